@@ -1,0 +1,41 @@
+"""What goes wrong in a user's hands, said in one line, with an exit code.
+
+| exit code | meaning                                                        |
+|-----------|----------------------------------------------------------------|
+| 0         | done                                                           |
+| 1         | a fault of flaxvae itself (a traceback is shown: please report) |
+| 2         | misuse: a flag, a name or a value that cannot be              |
+| 3         | data: missing, damaged, or not what it is said to be           |
+| 130, 143  | stopped by Ctrl-C, by SIGTERM                                  |
+
+A message has three parts: what was seen, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlaxvaeError(Exception):
+    """Base of every error a user can cause; its text is one line."""
+
+    exit_code = 1
+
+
+class UsageError(FlaxvaeError):
+    """A flag, name or value that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(FlaxvaeError):
+    """Data that are missing, damaged, or not what they are said to be."""
+
+    exit_code = 3
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """``"; did you mean 'mnist'?"`` for the nearest option, or ``""`` if none is near."""
+    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
