@@ -1,0 +1,161 @@
+"""What a VAE is: five pure functions, and the bound that they give. Read this file first.
+
+A variational autoencoder is a joint density p(x, z) = p(z) p(x|z), whose decoder p(x|z) is a
+network, and an encoder q(z|x) that approximates its posterior. For every q
+
+    log p(x) >= ELBO = E_q[log p(x|z)] - KL(q(z|x) || p(z))                   (Kingma & Welling 2013)
+
+and, with k samples z_1..z_k from q(z|x) and weights w_i = p(x, z_i) / q(z_i|x),
+
+    log p(x) >= E[log 1/k sum_i w_i],   tighter as k grows.                   (Burda et al. 2015)
+
+All numbers are nats, summed over pixels and latent dimensions, one an example: nothing here
+averages over a batch or weights a term.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from flaxvae.distributions import Distribution
+
+Array = jax.Array
+Variables = dict[str, Any]  # {"params": ...} get gradients; other collections do not
+
+
+class Batch(NamedTuple):
+    """Examples as a model sees them."""
+
+    x: Array  # [B, *data] float32, in [0, 1] for images
+    y: Array | None = None  # [B] integer labels
+    mask: Array | None = None  # [B] 0 on rows that only pad a batch
+
+
+class Latent(NamedTuple):
+    """One draw z ~ q(z|x). L counts latent dimensions (flat models) or levels (hierarchies)."""
+
+    z: Any  # what decode takes: [B, D], or a tuple of [B, D_l]
+    code: Array  # [B, D] deterministic representation, for metrics and search
+    kl: Array  # [B, L] nats: in closed form where known, else this draw's log q(z|x) - log p(z)
+    log_ratio: Array  # [B] log p(z) - log q(z|x) of this very z
+    penalty: Array  # [B] loss besides the bound, else zeros
+    updates: Variables  # collections without gradient to write back, else {}
+
+
+class Init(Protocol):
+    def __call__(self, key: Array, x: Array, y: Array | None = None) -> Variables: ...
+
+
+class Encode(Protocol):
+    def __call__(self, variables: Variables, x: Array, y: Array | None = None) -> Any: ...
+
+
+class Reparameterize(Protocol):
+    def __call__(self, variables: Variables, key: Array, features: Any, train: bool) -> Latent: ...
+
+
+class Decode(Protocol):
+    def __call__(self, variables: Variables, z: Any, y: Array | None = None) -> Distribution: ...
+
+
+class PriorSample(Protocol):
+    def __call__(
+        self,
+        variables: Variables,
+        key: Array,
+        n: int,
+        y: Array | None = None,
+        temperature: float = 1.0,
+    ) -> Any: ...
+
+
+class Model(NamedTuple):
+    """A VAE. Each field is a pure function; ``variables`` always comes first, then the key."""
+
+    init: Init  # (key, x, y) -> variables
+    encode: Encode  # (variables, x, y) -> features of q(z|x), any pytree
+    reparameterize: Reparameterize  # (variables, key, features, train) -> Latent
+    decode: Decode  # (variables, z, y) -> distribution over x
+    prior_sample: PriorSample  # (variables, key, n, y, temperature) -> z
+
+
+class Terms(NamedTuple):
+    """The parts of the bound for one draw of z, per example, in nats."""
+
+    log_px: Array  # [B] log p(x|z)
+    kl: Array  # [B, L]
+    log_w: Array  # [B] log p(x, z) - log q(z|x)
+    penalty: Array  # [B]
+    latent: Latent
+
+    @property
+    def elbo(self) -> Array:
+        """log p(x|z) - KL, the KL in closed form where it is known, shape [B]."""
+        return self.log_px - self.kl.sum(-1)
+
+
+def _terms(model: Model, variables: Variables, key: Array, batch: Batch, features, train) -> Terms:
+    latent = model.reparameterize(variables, key, features, train)
+    log_px = model.decode(variables, latent.z, batch.y).log_prob(batch.x)
+    return Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)
+
+
+def elbo(
+    model: Model,
+    variables: Variables,
+    key: Array,
+    batch: Batch,
+    *,
+    inputs: Array | None = None,
+    train: bool = False,
+) -> Terms:
+    """The evidence lower bound of each example, from one draw of z (Kingma & Welling 2013).
+
+    Args:
+        model: the five functions.
+        variables: what ``model.init`` returned, or its trained successor.
+        key: a typed key; decides the noise of z and nothing else.
+        batch: examples [B, *data]; the likelihood is that of ``batch.x``.
+        inputs: what to encode instead of ``batch.x`` (a corrupted copy, for denoising).
+        train: whether relaxations made for training (a soft categorical, say) may be used.
+
+    Returns:
+        Terms, whose ``elbo`` and ``log_w`` [B] are the two estimators of the bound, with the KL
+        in closed form and with all of it by Monte Carlo: equal in expectation.
+    """
+    features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
+    return _terms(model, variables, key, batch, features, train)
+
+
+def elbo_samples(
+    model: Model,
+    variables: Variables,
+    key: Array,
+    batch: Batch,
+    samples: int,
+    *,
+    inputs: Array | None = None,
+    train: bool = False,
+) -> Terms:
+    """``elbo`` for L = ``samples`` independent draws of z, encoded once.
+
+    Returns:
+        Terms with a leading axis L on every array: log_px [L, B], kl [L, B, D], log_w [L, B].
+    """
+    features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
+    keys = jax.random.split(key, samples)
+    return jax.vmap(lambda k: _terms(model, variables, k, batch, features, train))(keys)
+
+
+def log_weights(model: Model, variables: Variables, key: Array, batch: Batch, k: int) -> Array:
+    """Importance weights log w_i = log p(x, z_i) - log q(z_i|x), z_i ~ q(z|x), i = 1..k.
+
+    logsumexp over axis 0 minus log k is the importance-weighted bound (Burda et al. 2015) and,
+    for large k, the usual estimate of log p(x); its mean over axis 0 estimates the ELBO.
+
+    Returns:
+        [k, B] nats. No relaxation is used.
+    """
+    return elbo_samples(model, variables, key, batch, k).log_w

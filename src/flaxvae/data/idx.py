@@ -1,0 +1,103 @@
+"""The IDX format: how MNIST and its cousins are distributed.
+
+A file is a magic number (two zero bytes, 8 for uint8, the number of axes), one big-endian
+uint32 for the length of each axis, then the bytes. A dataset is four files, each ``.gz`` or not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from flaxvae.errors import DataError
+
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def read(path: Path, axes: int) -> np.ndarray:
+    """One IDX file.
+
+    Args:
+        path: the file, compressed or not (its content decides, not its name).
+        axes: 3 for images, 1 for labels.
+
+    Returns:
+        uint8, [N, H, W] for images or [N] for labels; read-only.
+
+    Raises:
+        DataError: it cannot be read, is not IDX, or is shorter or longer than its header says.
+    """
+    try:
+        raw = path.read_bytes()
+        if raw.startswith(b"\x1f\x8b"):
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); fetch it again") from error
+    start = 4 + 4 * axes
+    magic = bytes([0, 0, 8, axes])
+    if raw[:4] != magic or len(raw) < start:
+        what = "images" if axes == 3 else "labels"
+        raise DataError(
+            f"{path}: begins with 0x{raw[:4].hex()}, expected the magic number 0x{magic.hex()} of "
+            f"IDX {what} and the length of each axis; fetch it again"
+        )
+    shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
+    if len(raw) - start != math.prod(shape):
+        raise DataError(
+            f"{path}: {len(raw) - start} bytes of data, expected {math.prod(shape)} by its "
+            f"header's shape {shape}; fetch it again"
+        )
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def read_folder(folder: Path, dataset: str) -> tuple[list[np.ndarray], str]:
+    """The four files of a dataset, from ``folder/dataset`` or else from ``folder`` itself.
+
+    Returns:
+        Training images [N, H, W] and labels [N], test images and labels (all uint8), and
+        where they were found, in words.
+
+    Raises:
+        DataError: a file is missing or damaged, or images and labels differ in number.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one with the IDX files of {dataset}")
+    inner = folder / dataset
+    home = inner if any(_find(inner, name) for name in FILES) else folder
+    paths = []
+    for name in FILES:
+        path = _find(home, name)
+        if path is None:
+            also = "" if home == inner else f", nor in a sub-folder {dataset}"
+            raise DataError(
+                f"{home}: no {name} there (.gz or not){also}; put all four IDX files of "
+                f"{dataset} there: {', '.join(FILES)}"
+            )
+        paths.append(path)
+    arrays = [read(path, axes) for path, axes in zip(paths, (3, 1, 3, 1))]
+    for at in (0, 2):
+        images, labels = len(arrays[at]), len(arrays[at + 1])
+        if images != labels:
+            raise DataError(
+                f"{paths[at]}: {images} images, but {labels} labels in {paths[at + 1].name}; "
+                f"fetch both again"
+            )
+    return arrays, f"IDX files in {home}"
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """``name`` in ``folder``, spelt with ``-idx`` or ``.idx``, plain or ``.gz``."""
+    for spelling in (name, name.replace("-idx", ".idx")):
+        for path in (folder / spelling, folder / f"{spelling}.gz"):
+            if path.is_file():
+                return path
+    return None

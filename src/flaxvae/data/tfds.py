@@ -1,0 +1,170 @@
+"""MNIST and its cousins from tensorflow-datasets (TFDS), without TensorFlow.
+
+TFDS reads prepared data without TensorFlow, but its own MNIST builder needs TensorFlow to
+prepare them. The builder here differs from it in that step only, so what it writes is what
+every other user of TFDS reads: same name, version, URLs, checksums and records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import numpy as np
+
+from flaxvae.data import idx
+from flaxvae.errors import DataError
+
+_BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+_PROBE_SECONDS = 5.0
+_INSTALL = "pip install 'flaxvae[tfds]' and try where there is a network"
+
+
+def read(dataset: str) -> tuple[list[np.ndarray], str]:
+    """A dataset in TFDS's folder (``TFDS_DATA_DIR``), downloaded and prepared at first use.
+
+    Args:
+        dataset: mnist, fashion_mnist or kmnist.
+
+    Returns:
+        Training images [N, 28, 28, 1] uint8 and labels [N] int32, test images and labels,
+        in TFDS's order; and where they come from, in words.
+
+    Raises:
+        DataError: not prepared and no way to prepare, or what is there cannot be read.
+    """
+    try:
+        import array_record  # noqa: F401 (TFDS imports these two late: ask before a download)
+        import PIL  # noqa: F401
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise _unavailable(dataset, f"tensorflow-datasets is not installed ({error})") from error
+    home = Path(tfds.core.constants.DATA_DIR, dataset)
+    with _quiet():
+        try:
+            builder = _builder(dataset)
+            if not builder.is_prepared():
+                _prepare(builder)
+            source = tfds.builder_from_directory(builder.data_path).as_data_source()
+            arrays = [a for split in ("train", "test") for a in _stack(source[split])]
+        except DataError:
+            raise
+        except Exception as error:  # array_record, protobuf and PIL each raise their own
+            raise DataError(
+                f"{home}: cannot be read as array_record ({_line(error)}); set TFDS_DATA_DIR to "
+                "another folder, or delete this one to have it prepared again"
+            ) from error
+    return arrays, f"tensorflow-datasets {dataset}:{builder.version}"
+
+
+def _stack(split: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All images [N, H, W, C] and labels [N] of a TFDS data source."""
+    examples = list(split)
+    images = np.stack([example["image"] for example in examples])
+    return images, np.array([example["label"] for example in examples], np.int32)
+
+
+def _prepare(builder: Any) -> None:
+    """Download (checksums verified) and write; TFDS renames a finished folder into place."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+    if not _reachable(builder.URL):
+        host = urlsplit(builder.URL).hostname
+        raise _unavailable(builder.name, f"not prepared, and {host} cannot be reached")
+    logging.getLogger(__name__).info("preparing %s in %s", builder.name, builder.data_path)
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(
+                try_download_gcs=False, force_checksums_validation=True
+            ),
+        )
+    except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
+        if not builder.is_prepared():  # else another process was quicker
+            why = f"cannot be prepared ({_line(error)})"
+            raise _unavailable(builder.name, why, "try again") from error
+
+
+def _builder(dataset: str) -> Any:
+    """TFDS's builder of ``dataset``, reading the raw files with `idx`, not with TensorFlow."""
+    from PIL import Image
+    from tensorflow_datasets.image_classification import mnist
+
+    parent = getattr(mnist, _BUILDERS[dataset])
+
+    class Builder(parent, skip_registration=True):  # type: ignore[misc]
+        name = dataset
+        url_infos = parent.url_infos  # size and SHA-256 of each file
+
+        def _split_generators(self, dl_manager):
+            paths = dl_manager.download([urljoin(self.URL, f"{name}.gz") for name in idx.FILES])
+            return {
+                "train": self._generate_examples(*paths[:2]),
+                "test": self._generate_examples(*paths[2:]),
+            }
+
+        def _generate_examples(self, images, labels):
+            # A PIL image is encoded as PNG by PIL, an array would be by TensorFlow.
+            pairs = zip(idx.read(Path(images), 3), idx.read(Path(labels), 1))
+            for key, (image, label) in enumerate(pairs):
+                yield key, {"image": Image.fromarray(image), "label": int(label)}
+
+    return Builder()
+
+
+def _reachable(url: str) -> bool:
+    """Whether the host of ``url``, or the proxy in use for it, accepts a connection."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    address = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+    answered = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection(address, _PROBE_SECONDS):
+            answered.set()
+
+    # On a thread, because looking up a name heeds no time-out.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    return answered.is_set()
+
+
+def _unavailable(dataset: str, why: str, remedy: str = _INSTALL) -> DataError:
+    return DataError(
+        f"{dataset}: {why}; {remedy}, or put its four IDX files in a folder and pass --data-dir "
+        "DIR (or set FLAXVAE_DATA_DIR), or take --dataset digits, which needs no download"
+    )
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text: TFDS goes on for several."""
+    return str(error).strip().partition("\n")[0].rstrip(":") or type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS prints to stdout, draws progress bars and warns through absl: none of it here."""
+    import tensorflow_datasets as tfds
+
+    absl = logging.getLogger("absl")
+    level = absl.level
+    absl.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        absl.setLevel(level)

@@ -1,0 +1,194 @@
+"""Strided convolutions and their transposes, lowered to what the platform does fast.
+
+A convolution is y = W^T patches(x); its transpose is x = scatter(W y), where ``scatter`` is the
+adjoint of ``patches``. XLA's own convolutions are right on GPU and TPU. On CPU they are slow, and
+several times slower again inside a compiled loop, so there the same sums are written as one GEMM
+over activations kept as [C, H, W, B]: with the batch as the minor axis a strided slice is a
+contiguous run.
+
+Both lowerings take the same kernels [k, k, C_large, C_small] and give the same numbers:
+
+    conv:           [large H, W, C_large] -> [small H, W, C_small],  small = ceil(large / stride)
+    conv_transpose: the adjoint, [small, C_small] -> [large, C_large], for any such ``large``
+
+The padding is that of ``k=3, stride=2, padding=1`` in the tutorials: (k - 1) // 2 rows before the
+image, the rest after it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Size = tuple[int, int]
+
+
+class Lowering(NamedTuple):
+    """A layout of activations and the two layers in it."""
+
+    enter: Callable[[Array], Array]  # [B, H, W, C] -> the layout
+    leave: Callable[[Array], Array]  # and back
+    conv: Callable[[Array, Array, Array, int], Array]  # (x, kernel, bias, stride)
+    conv_transpose: Callable[[Array, Array, Array, int, Size], Array]  # (…, stride, size)
+
+
+def small_size(large: Size, stride: int) -> Size:
+    """Height and width after a convolution of this stride: each is ceil(large / stride)."""
+    return -(-large[0] // stride), -(-large[1] // stride)
+
+
+def _padding(large: int, kernel: int, stride: int) -> tuple[int, int]:
+    small = -(-large // stride)
+    before = (kernel - 1) // 2
+    # A stride beyond the kernel leaves rows that no tap reads: then nothing is padded after.
+    return before, max(stride * (small - 1) + kernel - before - large, 0)
+
+
+# --- native -----------------------------------------------------------------------------------
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def _native_conv(x: Array, kernel: Array, bias: Array, stride: int) -> Array:
+    k = kernel.shape[0]
+    pads = [_padding(n, k, stride) for n in x.shape[1:3]]
+    y = lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_NHWC)
+    return y + bias[None, None, None]
+
+
+def _native_conv_transpose(x: Array, kernel: Array, bias: Array, stride: int, size: Size) -> Array:
+    k = kernel.shape[0]
+    pads = []
+    for small, large in zip(x.shape[1:3], size):
+        before = k - 1 - _padding(large, k, stride)[0]
+        pads.append((before, large + k - 1 - before - (stride * (small - 1) + 1)))
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    y = lax.conv_general_dilated(
+        x, flipped, (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=_NHWC
+    )
+    return y + bias[None, None, None]
+
+
+NATIVE = Lowering(lambda x: x, lambda x: x, _native_conv, _native_conv_transpose)
+
+
+# --- GEMM, activations [C, H, W, B] -------------------------------------------------------------
+
+
+def _patches(x: Array, k: int, stride: int) -> Array:
+    """[C, H, W, B] -> [k, k, C, h, w, B]: for each tap, the pixels under it."""
+    (height, width), (h, w) = x.shape[1:3], small_size(x.shape[1:3], stride)
+    pads = (_padding(height, k, stride), _padding(width, k, stride))
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    h_end, w_end = stride * (h - 1) + 1, stride * (w - 1) + 1
+    taps = [
+        x[:, i : i + h_end : stride, j : j + w_end : stride] for i in range(k) for j in range(k)
+    ]
+    return jnp.stack(taps).reshape(k, k, *taps[0].shape)
+
+
+def _scatter(taps: Array, stride: int, size: Size) -> Array:
+    """The adjoint of ``_patches``: [k, k, C, h, w, B] -> [C, H, W, B].
+
+    Padded row r of the image receives tap i of patch (r - i) / stride: so each of the stride^2
+    phases of the image is a sum of shifted taps, and the phases interleave.
+    """
+    k, c, h, w, b = taps.shape[0], *taps.shape[2:]
+    reach = -(-k // stride)  # taps of one phase, along one axis
+    rows, columns = h + reach - 1, w + reach - 1
+    phases = []
+    for a in range(stride):
+        for d in range(stride):
+            total = jnp.zeros((c, rows, columns, b), taps.dtype)
+            for i in range(a, k, stride):
+                for j in range(d, k, stride):
+                    top, left = i // stride, j // stride
+                    bottom, right = rows - h - top, columns - w - left
+                    shifts = ((0, 0), (top, bottom), (left, right), (0, 0))
+                    total = total + jnp.pad(taps[i, j], shifts)
+            phases.append(total)
+    grid = jnp.stack(phases).reshape(stride, stride, c, rows, columns, b)
+    image = grid.transpose(2, 3, 0, 4, 1, 5).reshape(c, rows * stride, columns * stride, b)
+    top, left = (k - 1) // 2, (k - 1) // 2
+    missing = [max(top + n - have, 0) for n, have in zip(size, image.shape[1:3])]
+    image = jnp.pad(image, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+    return image[:, top : top + size[0], left : left + size[1]]
+
+
+def _contract(kernel: Array, patches: Array) -> Array:
+    """W^T patches: [k, k, C, O], [k, k, C, h, w, B] -> [O, h, w, B]."""
+    return jnp.einsum("ijco,ijchwb->ohwb", kernel, patches)
+
+
+def _expand(kernel: Array, y: Array) -> Array:
+    """W y: [k, k, C, O], [O, h, w, B] -> [k, k, C, h, w, B]."""
+    return jnp.einsum("ijco,ohwb->ijchwb", kernel, y)
+
+
+def _outer(patches: Array, y: Array) -> Array:
+    """patches y^T, the gradient of a kernel: [k, k, C, O]."""
+    return jnp.einsum("ijchwb,ohwb->ijco", patches, y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _down(x: Array, kernel: Array, stride: int) -> Array:
+    return _contract(kernel, _patches(x, kernel.shape[0], stride))
+
+
+def _down_forward(x, kernel, stride):
+    return _down(x, kernel, stride), (x, kernel)
+
+
+def _down_backward(stride, saved, dy):
+    x, kernel = saved
+    # The patches are gathered again: keeping them would hold k*k copies of every activation.
+    dx = _scatter(_expand(kernel, dy), stride, x.shape[1:3])
+    return dx, _outer(_patches(x, kernel.shape[0], stride), dy)
+
+
+_down.defvjp(_down_forward, _down_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _up(x: Array, kernel: Array, stride: int, size: Size) -> Array:
+    return _scatter(_expand(kernel, x), stride, size)
+
+
+def _up_forward(x, kernel, stride, size):
+    return _up(x, kernel, stride, size), (x, kernel)
+
+
+def _up_backward(stride, size, saved, dy):
+    x, kernel = saved
+    patches = _patches(dy, kernel.shape[0], stride)
+    return _contract(kernel, patches), _outer(patches, x)
+
+
+_up.defvjp(_up_forward, _up_backward)
+
+
+def _gemm_conv(x: Array, kernel: Array, bias: Array, stride: int) -> Array:
+    return _down(x, kernel, stride) + bias[:, None, None, None]
+
+
+def _gemm_conv_transpose(x: Array, kernel: Array, bias: Array, stride: int, size: Size) -> Array:
+    return _up(x, kernel, stride, size) + bias[:, None, None, None]
+
+
+GEMM = Lowering(
+    lambda x: x.transpose(3, 1, 2, 0),
+    lambda x: x.transpose(3, 1, 2, 0),
+    _gemm_conv,
+    _gemm_conv_transpose,
+)
+
+
+def lowering() -> Lowering:
+    """The lowering for the platform that computations run on by default."""
+    return GEMM if jax.default_backend() == "cpu" else NATIVE

@@ -1,0 +1,1 @@
+"""What a person sees of a run: figures, and lines in a terminal."""

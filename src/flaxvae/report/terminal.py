@@ -1,0 +1,184 @@
+"""How a run looks in a terminal: a header, one moving bar, few lines, a summary with next steps.
+
+On a terminal the bar is drawn by Rich, which honours ``NO_COLOR``; elsewhere (a file, a pipe, CI)
+the same lines are written plainly, without escape codes. However many epochs there are, about
+twenty are printed, evenly spaced, the first and the last among them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+LINES, QUIET = 20, 10.0  # epoch lines in all; seconds between plain progress lines
+COLUMNS = {  # a record's keys, and what stands above their column
+    "train_elbo": "train -ELBO",
+    "train_reconstruction": "reconstruction",
+    "train_kl": "KL",
+    "validation_elbo": "validation -ELBO",
+    "validation_reconstruction": "validation rec.",
+    "images_per_second": "images/s",
+}
+
+
+class Terminal:
+    """Where a run reports; a context manager that leaves the terminal as it found it."""
+
+    def __init__(self, stream: TextIO | None = None, width: int | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._tty = self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._width = width or (min(shutil.get_terminal_size().columns, 100) if self._tty else 80)
+        self._console: Any = None
+        if self._tty:
+            from rich.console import Console
+
+            self._console = Console(file=self._stream, width=self._width, force_terminal=True)
+        self._bar: Any = None
+        self._columns: list[str] = []
+        self._unprinted: Mapping[str, Any] | None = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def header(self, facts: Mapping[str, str]) -> None:
+        """What is about to run: names and values in two columns."""
+        self._table(facts)
+        self._line()
+
+    def start(self, total_steps: int, steps_per_epoch: int, done: int = 0) -> None:
+        """Begin, or resume after ``done`` steps."""
+        self._total, self._per_epoch = total_steps, steps_per_epoch
+        self._epochs = math.ceil(total_steps / steps_per_epoch)
+        self._every = math.ceil((self._epochs - done // steps_per_epoch) / LINES) or 1
+        self._first: tuple[int, float] | None = None
+        self._started = self._spoke = time.monotonic()
+        if self._tty:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            left = TextColumn("epoch {task.fields[epoch]}")
+            bar = BarColumn(bar_width=None, style="dim", complete_style="cyan")
+            right = TextColumn("{task.percentage:>3.0f} %  {task.fields[rest]}")
+            quiet: dict[str, Any] = {"auto_refresh": False, "transient": True, "expand": True}
+            self._bar = Progress(left, bar, right, console=self._console, **quiet)
+            fields = {"epoch": self._epoch_of(done + 1), "rest": "starting"}
+            self._bar.add_task("", total=total_steps, completed=done, **fields)
+            self._bar.start()
+
+    def progress(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
+        """After ``step`` steps: moves the bar, or now and then writes a line."""
+        now = time.monotonic()
+        self._first = self._first or (step, now)  # without the compilation before it
+        first, since = self._first
+        left = (now - since) / (step - first) * (self._total - step) if step > first else None
+        text = f"ETA {_duration(left)}  {images_per_second:,.0f} images/s  {_headline(metrics)}"
+        if self._bar:
+            self._bar.update(0, completed=step, epoch=self._epoch_of(step), rest=text)
+            self._bar.refresh()
+        elif now - self._spoke >= max(QUIET, (now - self._started) / 10):  # rarer as it lasts
+            self._line(f"    epoch {self._epoch_of(step)}  {100 * step // self._total} %  {text}")
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """A finished epoch, a row of ``metrics.jsonl``: a line, unless there are many."""
+        self._unprinted, number = record, record["epoch"]
+        if not self._columns or number % self._every == 0 or number == self._epochs:
+            self._print_epoch()
+
+    def note(self, text: str) -> None:
+        """One remark, on a line of its own."""
+        for line in textwrap.wrap(text, self._width, subsequent_indent="  "):
+            self._line(line)
+
+    def summary(self, facts: Mapping[str, str], next_commands: Sequence[tuple[str, str]]) -> None:
+        """How it ended, and what one might do next; commands are never broken."""
+        self.close()
+        self._line()
+        digits = {k: m.end() for k, v in facts.items() if (m := re.match(r"[-−]?[\d,]+", v))}
+        widest = max(digits.values(), default=0)  # align the units digits of what begins a number
+        self._table({k: " " * (widest - digits.get(k, widest)) + v for k, v in facts.items()})
+        self._line("\nNext:" if next_commands else "")
+        column = max([len(command) for command, _ in next_commands], default=0)
+        fits = all(column + len(words) + 4 <= self._width for _, words in next_commands)
+        for command, words in next_commands:
+            self._line(f"  {command:<{column}}  {words}" if fits else f"  {command}")
+            if not fits:
+                self.note(f"      {words}")
+
+    def close(self) -> None:
+        """Remove the bar, show the cursor again, and print an epoch that was held back."""
+        bar, self._bar = self._bar, None
+        if bar:
+            bar.stop()
+        if self._unprinted:
+            self._print_epoch()
+
+    def _print_epoch(self) -> None:
+        record, self._unprinted = self._unprinted or {}, None
+        columns = [key for key in COLUMNS if record.get(key) is not None or key in self._columns]
+        useless = "validation_reconstruction" if "train_elbo" in columns else "train_kl"
+        columns = [key for key in columns if key != useless]
+        if columns != self._columns:
+            self._columns = columns
+            heading = "  ".join(["    epoch", *(f"{COLUMNS[key]:>8}" for key in columns)])
+            self._line(heading, dim=len(heading))
+        line = f"{record['epoch']}/{self._epochs}".rjust(9)
+        for key in columns:
+            value, sign = record.get(key), -1 if key.endswith("elbo") else 1
+            places = 0 if key == "images_per_second" else 2
+            text = "" if value is None else _number(sign * value, places)
+            line += "  " + text.rjust(max(8, len(COLUMNS[key])))
+        self._line(line.rstrip())
+
+    def _epoch_of(self, step: int) -> str:
+        return f"{min(max(step - 1, 0) // self._per_epoch + 1, self._epochs)}/{self._epochs}"
+
+    def _table(self, facts: Mapping[str, str]) -> None:
+        column = max(map(len, facts), default=0) + 2
+        room = max(self._width - column, 20)
+        for name, value in facts.items():
+            for line in textwrap.wrap(value, room, break_on_hyphens=False) or [""]:
+                self._line(f"{name:<{column}}{line}".rstrip(), dim=column)
+                name = ""
+
+    def _line(self, text: str = "", dim: int = 0) -> None:
+        """Write a line; on a terminal its first ``dim`` characters are dim."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "replace").decode(encoding)
+        self._spoke = time.monotonic()
+        if self._console:
+            from rich.text import Text
+
+            styled = Text(text)
+            styled.stylize("dim", 0, dim)
+            self._console.print(styled, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def _headline(metrics: Mapping[str, float]) -> str:
+    """The one number to watch: -ELBO, else the reconstruction term, else the loss."""
+    known = {key.removeprefix("train_"): value for key, value in metrics.items()}
+    if "elbo" in known:
+        return f"-ELBO {_number(-known['elbo'])}"
+    key = "reconstruction" if "reconstruction" in known else "loss"
+    return f"{key} {_number(known[key])}" if key in known else ""
+
+
+def _number(value: float, places: int = 2) -> str:
+    return f"{value:,.{places}f}" if 0.1 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "--"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m {rest:02}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02}m"
