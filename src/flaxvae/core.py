@@ -53,7 +53,9 @@ class Encode(Protocol):
 
 
 class Reparameterize(Protocol):
-    def __call__(self, variables: Variables, key: Array, features: Any, train: bool) -> Latent: ...
+    def __call__(
+        self, variables: Variables, key: Array | None, features: Any, train: bool
+    ) -> Latent: ...
 
 
 class Decode(Protocol):
@@ -76,7 +78,7 @@ class Model(NamedTuple):
 
     init: Init  # (key, x, y) -> variables
     encode: Encode  # (variables, x, y) -> features of q(z|x), any pytree
-    reparameterize: Reparameterize  # (variables, key, features, train) -> Latent
+    reparameterize: Reparameterize  # (variables, key, features, train) -> Latent; key None: mean
     decode: Decode  # (variables, z, y) -> distribution over x
     prior_sample: PriorSample  # (variables, key, n, y, temperature) -> z
 

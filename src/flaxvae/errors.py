@@ -6,7 +6,8 @@
 | 1         | a fault of flaxvae itself (a traceback is shown: please report) |
 | 2         | misuse: a flag, a name or a value that cannot be              |
 | 3         | data: missing, damaged, or not what it is said to be           |
-| 130, 143  | stopped by Ctrl-C, by SIGTERM                                  |
+| 4         | training diverged: a loss that is not finite                    |
+| 130, 143  | stopped by Ctrl-C, by SIGTERM, after saving                     |
 
 A message has three parts: what was seen, what was expected, what to do.
 """
@@ -33,6 +34,20 @@ class DataError(FlaxvaeError):
     """Data that are missing, damaged, or not what they are said to be."""
 
     exit_code = 3
+
+
+class DivergedError(FlaxvaeError):
+    """A loss that is not finite."""
+
+    exit_code = 4
+
+
+class Stopped(FlaxvaeError):
+    """Training was asked to stop by a signal, and has saved its state."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

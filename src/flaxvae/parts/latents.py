@@ -18,7 +18,7 @@ class Latents(NamedTuple):
     """A posterior with its prior, as pure functions of the encoder's heads."""
 
     heads: Mapping[str, int]  # sizes of what the encoder must give
-    draw: Callable[[Array, Mapping[str, Array]], Latent]  # (key, heads) -> one draw
+    draw: Callable[[Array | None, Mapping[str, Array]], Latent]  # (key, heads) -> one draw
     prior_sample: Callable[[Array, int, float], Array]  # (key, n, temperature) -> z [n, D]
 
 
@@ -33,10 +33,10 @@ def gaussian(dim: int) -> Latents:
     1/2 sum_d (mean_d^2 + exp(log_var_d) - 1 - log_var_d), kept dimension by dimension.
     """
 
-    def draw(key: Array, heads: Mapping[str, Array]) -> Latent:
+    def draw(key: Array | None, heads: Mapping[str, Array]) -> Latent:
         q = Normal(heads["mean"], heads["log_var"])
         p = standard_normal(q.mean.shape)
-        z = q.sample(key)
+        z = q.mean if key is None else q.sample(key)
         return Latent(
             z=z,
             code=q.mean,
@@ -56,7 +56,7 @@ def point(dim: int) -> Latents:
     shows what the prior of a VAE is good for.
     """
 
-    def draw(key: Array, heads: Mapping[str, Array]) -> Latent:
+    def draw(key: Array | None, heads: Mapping[str, Array]) -> Latent:
         z = heads["code"]
         none = jnp.zeros(z.shape[0])
         return Latent(

@@ -1,8 +1,7 @@
 """How a run looks in a terminal: a header, one moving bar, few lines, a summary with next steps.
 
-On a terminal the bar is drawn by Rich, which honours ``NO_COLOR``; elsewhere (a file, a pipe, CI)
-the same lines are written plainly, without escape codes. However many epochs there are, about
-twenty are printed, evenly spaced, the first and the last among them.
+The bar is Rich's, which honours ``NO_COLOR``; in a file or a pipe the same lines come without it
+and without escape codes. Of many epochs about twenty are printed, the first and last among them.
 """
 
 from __future__ import annotations
@@ -70,16 +69,16 @@ class Terminal:
             right = TextColumn("{task.percentage:>3.0f} %  {task.fields[rest]}")
             quiet: dict[str, Any] = {"auto_refresh": False, "transient": True, "expand": True}
             self._bar = Progress(left, bar, right, console=self._console, **quiet)
-            fields = {"epoch": self._epoch_of(done + 1), "rest": "starting"}
-            self._bar.add_task("", total=total_steps, completed=done, **fields)
+            now = self._epoch_of(done + 1)
+            self._bar.add_task("", total=total_steps, completed=done, epoch=now, rest="starting")
             self._bar.start()
 
     def progress(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
         """After ``step`` steps: moves the bar, or now and then writes a line."""
         now = time.monotonic()
         self._first = self._first or (step, now)  # without the compilation before it
-        first, since = self._first
-        left = (now - since) / (step - first) * (self._total - step) if step > first else None
+        done, spent = step - self._first[0], now - self._first[1]
+        left = spent / done * (self._total - step) if done else None
         text = f"ETA {_duration(left)}  {images_per_second:,.0f} images/s  {_headline(metrics)}"
         if self._bar:
             self._bar.update(0, completed=step, epoch=self._epoch_of(step), rest=text)
@@ -101,11 +100,11 @@ class Terminal:
     def summary(self, facts: Mapping[str, str], next_commands: Sequence[tuple[str, str]]) -> None:
         """How it ended, and what one might do next; commands are never broken."""
         self.close()
-        self._line()
         digits = {k: m.end() for k, v in facts.items() if (m := re.match(r"[-−]?[\d,]+", v))}
-        widest = max(digits.values(), default=0)  # align the units digits of what begins a number
+        widest = max(digits.values(), default=0)  # numbers line up at their units
+        self._line()
         self._table({k: " " * (widest - digits.get(k, widest)) + v for k, v in facts.items()})
-        self._line("\nNext:" if next_commands else "")
+        self._line("\nNext:" * bool(next_commands))
         column = max([len(command) for command, _ in next_commands], default=0)
         fits = all(column + len(words) + 4 <= self._width for _, words in next_commands)
         for command, words in next_commands:
@@ -115,9 +114,9 @@ class Terminal:
 
     def close(self) -> None:
         """Remove the bar, show the cursor again, and print an epoch that was held back."""
-        bar, self._bar = self._bar, None
-        if bar:
-            bar.stop()
+        if self._bar:
+            self._bar.stop()
+        self._bar = None
         if self._unprinted:
             self._print_epoch()
 
@@ -128,8 +127,7 @@ class Terminal:
         columns = [key for key in columns if key != useless]
         if columns != self._columns:
             self._columns = columns
-            heading = "  ".join(["    epoch", *(f"{COLUMNS[key]:>8}" for key in columns)])
-            self._line(heading, dim=len(heading))
+            self._line("  ".join(["    epoch", *(f"{COLUMNS[k]:>8}" for k in columns)]), dim=80)
         line = f"{record['epoch']}/{self._epochs}".rjust(9)
         for key in columns:
             value, sign = record.get(key), -1 if key.endswith("elbo") else 1
@@ -143,9 +141,10 @@ class Terminal:
 
     def _table(self, facts: Mapping[str, str]) -> None:
         column = max(map(len, facts), default=0) + 2
-        room = max(self._width - column, 20)
         for name, value in facts.items():
-            for line in textwrap.wrap(value, room, break_on_hyphens=False) or [""]:
+            for line in textwrap.wrap(
+                value, max(self._width - column, 20), break_on_hyphens=False
+            ) or [""]:
                 self._line(f"{name:<{column}}{line}".rstrip(), dim=column)
                 name = ""
 
@@ -157,9 +156,7 @@ class Terminal:
         if self._console:
             from rich.text import Text
 
-            styled = Text(text)
-            styled.stylize("dim", 0, dim)
-            self._console.print(styled, soft_wrap=True)
+            self._console.print(Text.assemble((text[:dim], "dim"), text[dim:]), soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
 
@@ -169,8 +166,7 @@ def _headline(metrics: Mapping[str, float]) -> str:
     known = {key.removeprefix("train_"): value for key, value in metrics.items()}
     if "elbo" in known:
         return f"-ELBO {_number(-known['elbo'])}"
-    key = "reconstruction" if "reconstruction" in known else "loss"
-    return f"{key} {_number(known[key])}" if key in known else ""
+    return next((f"{k} {_number(known[k])}" for k in ("reconstruction", "loss") if k in known), "")
 
 
 def _number(value: float, places: int = 2) -> str:

@@ -1,0 +1,1 @@
+"""What a run has learnt: reads a trained model, never trains."""

@@ -1,0 +1,119 @@
+"""How good a model is: the ELBO and its terms, bits per dimension, log p(x), reconstruction error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxvae.core import Batch, Model, Variables, log_weights
+from flaxvae.data.pipeline import Split
+from flaxvae.errors import UsageError
+from flaxvae.training import batches
+from flaxvae.training.trained import Run
+
+Array = jax.Array
+
+CHUNK = 500  # images decoded at once, over draws and examples: bounds the memory at any k
+
+
+def log_likelihood(model: Model, k: int, chunk: int):
+    """log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), as a function of a batch.
+
+    A lower bound on log p(x) in expectation, tight as k grows (Burda et al. 2015). The sum runs
+    over chunks of ``chunk`` draws with a streaming logsumexp, so memory does not grow with k.
+
+    Returns:
+        ``function(variables, key, batch) -> [B]`` nats.
+    """
+    chunk = min(chunk, k)
+
+    def function(variables: Variables, key: Array, batch: Batch) -> Array:
+        def add(total, i):
+            log_w = log_weights(model, variables, jax.random.fold_in(key, i), batch, chunk)
+            counts = (i * chunk + jnp.arange(chunk) < k)[:, None]
+            log_w = jnp.where(counts, log_w, -jnp.inf)
+            return jnp.logaddexp(total, jax.nn.logsumexp(log_w, axis=0)), None
+
+        start = jnp.full(batch.x.shape[0], -jnp.inf)
+        total, _ = jax.lax.scan(add, start, jnp.arange(-(-k // chunk)))
+        return total - math.log(k)
+
+    return function
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean(dtype=np.float64))
+
+
+def evaluate(
+    run: Run,
+    split: Split,
+    *,
+    k: int = 0,
+    samples: int = 1,
+    seed: int = 0,
+    watch: batches.Watch | None = None,
+) -> dict[str, Any]:
+    """The numbers of a model on a split: nats summed over dimensions, averaged over images.
+
+    Args:
+        run: the model.
+        split: the images.
+        k: draws of the importance-weighted estimate of log p(x); 0 leaves it out.
+        samples: draws of z for the ELBO.
+        seed: decides the draws.
+        watch: hears how far the importance-weighted estimate is.
+
+    Returns:
+        images; reconstruction = -log p(x|z); mse, squared error of the reconstruction from the
+        posterior mean, averaged over pixels too. With a bound also: elbo, elbo_standard_error
+        (over images), kl, kl_per_unit (a list); with probabilities, bits_per_dim = -elbo /
+        (D log 2); with k, log_likelihood = {k, nats, standard_error}.
+
+    Raises:
+        UsageError: k or samples out of range, or a likelihood asked of a plain autoencoder.
+    """
+    if k < 0 or samples < 1:
+        raise UsageError(f"k = {k}, samples = {samples}: expected k >= 0 and samples >= 1")
+    if k and not run.recipe.has_bound:
+        raise UsageError(
+            f"a {run.plan.model} has no likelihood: expected --k 0, or a model with a prior"
+        )
+    model, variables = run.recipe.model, run.variables
+    terms = batches.bound_terms(model)
+
+    def measure(variables, key, batch):
+        draws = jax.vmap(lambda key: terms(variables, key, batch))
+        found = jax.tree.map(lambda x: x.mean(0), draws(jax.random.split(key, samples)))
+        error = jnp.square(run.reconstruction(variables, key, batch) - batch.x)
+        return found | {"mse": error.reshape(len(error), -1).mean(-1)}
+
+    bound_key, weight_key = jax.random.split(jax.random.key(seed))
+    found = batches.over_split(measure, split, run.mesh)(variables, bound_key)
+    count, size = len(split.x), math.prod(split.x.shape[1:])
+    result: dict[str, Any] = {
+        "images": count,
+        "mse": _mean(found["mse"]),
+        "reconstruction": _mean(found["reconstruction"]),
+    }
+    if not run.recipe.has_bound:
+        return result
+    result |= {
+        "elbo": _mean(found["elbo"]),
+        "elbo_standard_error": float(found["elbo"].std() / math.sqrt(count)),
+        "kl": _mean(found["kl"].sum(-1)),
+        "kl_per_unit": found["kl"].mean(0, dtype=np.float64).tolist(),
+    }
+    if run.recipe.probabilities:
+        result["bits_per_dim"] = -result["elbo"] / (size * math.log(2))
+    if k:
+        images = max(run.mesh.size, 10)
+        function = log_likelihood(model, k, max(CHUNK // images, 1))
+        nats = batches.over_split(function, split, run.mesh, images)(variables, weight_key, watch)
+        error = float(nats.std() / math.sqrt(count))
+        result["log_likelihood"] = {"k": k, "nats": _mean(nats), "standard_error": error}
+    return result

@@ -1,0 +1,73 @@
+"""Walks through latent space: interpolation, the 2-D manifold, a plane through the codes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from flaxvae.errors import UsageError
+from flaxvae.training.trained import Run
+
+
+def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
+    """Straight lines between codes: [N, D], [N, D] -> [N, steps, D], both ends included."""
+    if steps < 2:
+        raise UsageError(f"{steps} steps: expected 2 or more")
+    weight = np.linspace(0.0, 1.0, steps, dtype=np.float32)[None, :, None]
+    return (1 - weight) * start[:, None] + weight * end[:, None]
+
+
+def interpolations(run: Run, x: np.ndarray, steps: int, y: np.ndarray | None = None) -> np.ndarray:
+    """Decoded lines between the codes of successive pairs of images.
+
+    Args:
+        run: the model.
+        x: [2 N, *shape] images: each row goes from x[2 i] to x[2 i + 1].
+
+    Returns:
+        [N, steps, *shape] in [0, 1].
+    """
+    codes = run.encode(x, y)
+    path = interpolate(codes[0::2], codes[1::2], steps)
+    decoded = run.decode(path.reshape(-1, path.shape[-1]))
+    return decoded.reshape(*path.shape[:2], *decoded.shape[1:])
+
+
+class Manifold(NamedTuple):
+    images: np.ndarray  # [n, n, *shape], row 0 at the top: the largest value of the second unit
+    z: np.ndarray  # [n] increasing values of either coordinate
+    units: tuple[int, int]  # which two latent dimensions; the others are 0
+
+
+def manifold(run: Run, n: int, kl_per_unit: np.ndarray) -> Manifold:
+    """A grid through the prior's inverse CDF, decoded (Kingma & Welling 2013, figure 4).
+
+    z = Phi^-1(u) for u evenly spaced inside (0, 1), so that each tile stands for as much of the
+    prior as any other, in the plane of the two units with the largest KL.
+    """
+    units = np.sort(np.argsort(kl_per_unit)[-2:])
+    z = special.ndtri((np.arange(n) + 0.5) / n).astype(np.float32)
+    codes = np.zeros((n, n, len(kl_per_unit)), np.float32)
+    codes[..., units[0]] = z[None, :]
+    codes[..., units[-1]] = z[::-1, None]
+    decoded = run.decode(codes.reshape(n * n, -1))
+    return Manifold(decoded.reshape(n, n, *decoded.shape[1:]), z, (int(units[0]), int(units[-1])))
+
+
+class Plane(NamedTuple):
+    points: np.ndarray  # [N, 2]
+    explained: tuple[float, float] | None  # parts of the variance; None: the latents themselves
+
+
+def plane(codes: np.ndarray) -> Plane:
+    """Codes [N, D] in two dimensions: as they are if D = 2, else by PCA (0 padded if D = 1)."""
+    if codes.shape[1] == 1:
+        return Plane(np.concatenate([codes, np.zeros_like(codes)], 1), None)
+    if codes.shape[1] == 2:
+        return Plane(codes, None)
+    centred = codes - codes.mean(0)
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    parts = singular**2 / max((singular**2).sum(), np.finfo(np.float32).tiny)
+    return Plane(centred @ axes[:2].T, (float(parts[0]), float(parts[1])))

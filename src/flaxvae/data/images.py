@@ -1,0 +1,39 @@
+"""What is done to pixels between the file and the model."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from flaxvae.settings import Binarization
+
+Array = jax.Array
+
+# One draw for everyone: runs with different seeds are evaluated on, and "fixed" ones trained on,
+# the same binary images.
+FIXED_SEED = 0
+
+PHRASES: dict[Binarization, str] = {
+    "none": "pixels in [0, 1]",
+    "dynamic": "dynamically binarized",
+    "fixed": f"binarized once (draw, seed {FIXED_SEED})",
+    "threshold": "binarized at 0.5",
+}
+
+
+def scale(raw: Array, peak: float) -> Array:
+    """Stored values 0..peak to float32 in [0, 1], shape kept."""
+    return raw.astype(jnp.float32) / peak
+
+
+def binarize(x: Array, how: Binarization, key: Array) -> Array:
+    """Pixels in [0, 1] to zeros and ones (or unchanged, for "none"), float32, shape kept.
+
+    ``dynamic`` and ``fixed`` draw Bernoulli(pixel) with ``key`` (Salakhutdinov & Murray 2008;
+    Burda et al. 2015): they differ in whether the caller draws at every visit or once.
+    """
+    if how == "none":
+        return x
+    if how == "threshold":
+        return (x >= 0.5).astype(x.dtype)
+    return jax.random.bernoulli(key, x).astype(x.dtype)

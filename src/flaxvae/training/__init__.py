@@ -1,0 +1,1 @@
+"""How a model learns: devices, the compiled step, the loop, the run folder."""

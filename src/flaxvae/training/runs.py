@@ -1,0 +1,207 @@
+"""The run folder: everything that describes a run, and from which it is rebuilt.
+
+    runs/<dataset>-<model>-s<seed>-<time>/
+        run.json         what was asked for and with what versions: rebuilds the model
+        metrics.jsonl    one line an epoch
+        summary.json     the closing numbers
+        checkpoints/     Orbax
+        figures/*.png
+        tb/              TensorBoard events, where tensorboardX is installed
+    runs/latest          points to the newest
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from flaxvae import zoo
+from flaxvae.errors import DataError, UsageError
+from flaxvae.settings import DataSettings, TrainSettings, asdict
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run is asked to be: all that decides its result, given the machine."""
+
+    model: str
+    arguments: Mapping[str, Any]  # of the recipe
+    data: DataSettings
+    training: TrainSettings  # with epochs filled in
+
+    def recipe(self, spec: zoo.DataSpec) -> zoo.Recipe:
+        """The recipe, built for these data."""
+        return zoo.recipe(self.model)(spec, **self.arguments)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either the old one or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the packages that decide a result."""
+    names = ("flaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a source tree, not installed
+            found[name] = "not installed"
+    return found
+
+
+class RunFolder:
+    """The files of one run; knows their names and formats, nothing of models."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.figures = path / "figures"
+        self._tensorboard: Any = None
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan, facts: Mapping[str, Any]) -> RunFolder:
+        """Make the folder and its run.json, and point ``latest`` beside it to it."""
+        path.mkdir(parents=True, exist_ok=True)
+        record = {
+            "format": FORMAT,
+            "model": plan.model,
+            "arguments": dict(plan.arguments),
+            "data": asdict(plan.data),
+            "training": asdict(plan.training),
+            **facts,
+            "versions": versions(),
+            "cores": os.cpu_count(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        write_json(path / "run.json", record)
+        latest = path.parent / "latest"
+        if latest.is_symlink() or not latest.exists():
+            partial = path.parent / f".latest-{os.getpid()}"
+            partial.symlink_to(path.name)
+            partial.replace(latest)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            UsageError: ``path`` is not a run folder.
+        """
+        path = Path(path).resolve()
+        if not (path / "run.json").is_file():
+            seen = "no such folder" if not path.exists() else "no run.json in it"
+            raise UsageError(
+                f"{path} is not a run folder ({seen}): expected one that `flaxvae train` wrote, "
+                "such as runs/latest"
+            )
+        return cls(path)
+
+    def record(self) -> dict[str, Any]:
+        """The contents of run.json. Raises DataError if it cannot be read as such."""
+        path = self.path / "run.json"
+        try:
+            record = json.loads(path.read_text())
+            known = record["format"] == FORMAT
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}): expected what train wrote") from None
+        if not known:
+            raise DataError(
+                f"{path} has format {record['format']}: expected {FORMAT}; use the flaxvae "
+                f"that wrote it ({record.get('versions', {}).get('flaxvae', 'unknown')})"
+            )
+        return record
+
+    def plan(self) -> Plan:
+        """What the run was asked to be."""
+        record = self.record()
+        arguments = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in record["arguments"].items()
+        }
+        return Plan(
+            record["model"],
+            arguments,
+            DataSettings(**record["data"]),
+            TrainSettings(**record["training"]),
+        )
+
+    def spec(self) -> zoo.DataSpec:
+        """What the recipe was told of the data."""
+        found = self.record()["data_spec"]
+        return zoo.DataSpec(**{**found, "shape": tuple(found["shape"])})
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a last line that was cut off does not count."""
+        rows = []
+        path = self.path / "metrics.jsonl"
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def rewind(self, epochs: int) -> list[dict[str, Any]]:
+        """Forget the epochs after the first ``epochs``, which a resume will do again."""
+        rows = [row for row in self.history() if row["epoch"] <= epochs]
+        partial = self.path / "metrics.jsonl.partial"
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.replace(self.path / "metrics.jsonl")
+        return rows
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add an epoch to metrics.jsonl, and to TensorBoard's events where it is installed."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._tensorboard is None:
+            self._tensorboard = _tensorboard(self.path / "tb")
+        for name, value in row.items():
+            if self._tensorboard and name not in ("epoch", "step"):
+                self._tensorboard.add_scalar(name.replace("_", "/", 1), value, row["step"])
+
+    def close(self) -> None:
+        """Flush TensorBoard's events."""
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return False
+    return SummaryWriter(str(folder))
+
+
+def new_path(plan: Plan, dataset: str, run: str | None, root: Path = Path("runs")) -> Path:
+    """Where a new run goes: ``run`` if given, else a fresh name under ``root``.
+
+    Raises:
+        UsageError: the folder exists and is not empty.
+    """
+    stem = f"{dataset}-{plan.model}-s{plan.training.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path(run) if run else root / stem
+    count = 1
+    while not run and path.exists():
+        count += 1
+        path = root / f"{stem}-{count}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(
+            f"--run {path} exists and is not empty: expected a new folder; "
+            f"to go on with it, `flaxvae train --resume {path}`"
+        )
+    return path

@@ -1,0 +1,189 @@
+"""The train step, and the compiled loop of steps that Python calls.
+
+The noise of a step is a function of (seed, step) and the order of an epoch one of (seed, epoch).
+A state therefore carries no key and no iterator, and cutting a training anywhere, on any number
+of devices, does not change what it computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from flaxvae.core import Batch, Variables
+from flaxvae.data import images
+from flaxvae.data.pipeline import Data
+from flaxvae.errors import UsageError
+from flaxvae.settings import TrainSettings
+from flaxvae.training import mesh as meshes
+from flaxvae.zoo import Recipe
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that changes in training, and all that a checkpoint holds."""
+
+    step: Array  # int32, steps done
+    variables: Variables
+    opt_state: Any
+    ema: Any  # moving average of the parameters, {} unless asked for
+    best: Any  # variables at the best validation ELBO, {} unless stopping early
+    totals: dict[str, Array]  # sums of this epoch's metrics
+
+    def evaluated(self) -> Variables:
+        """The variables that evaluation uses: the moving average where there is one."""
+        return {**self.variables, "params": self.ema} if self.ema else self.variables
+
+    def final(self) -> Variables:
+        """The variables that a training leaves: the best ones where they are kept."""
+        return self.best or self.evaluated()
+
+
+class Keys(NamedTuple):
+    """Independent streams of one seed."""
+
+    init: Array
+    order: Array
+    noise: Array
+    evaluation: Array
+
+
+def keys(seed: int) -> Keys:
+    return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+
+
+class Trainer(NamedTuple):
+    """A recipe compiled for its data, settings and devices."""
+
+    steps_per_epoch: int
+    total_steps: int
+    learning_rate: Callable[[Any], Any]
+    sharding: NamedSharding  # of the state
+    init: Callable[[], TrainState]
+    order: Callable[[int], Array]  # epoch -> [steps_per_epoch, batch] indices
+    segment: Callable[[TrainState, Array, int], TrainState]  # (state, order, steps), donates state
+
+
+def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
+    """Linear warm-up from zero, then constant or a cosine to zero at the last step."""
+    peak, warmup = settings.learning_rate, settings.warmup_steps
+    after = max(total_steps - warmup, 1)
+    if settings.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, after)
+    else:
+        main = optax.constant_schedule(peak)
+    if not warmup:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+
+
+def optimizer(settings: TrainSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2014), with the gradient's norm clipped first where asked."""
+    adam = optax.adam(schedule)
+    if settings.clip_norm is None:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adam)
+
+
+def check(data: Data, settings: TrainSettings, mesh: Mesh) -> None:
+    """Raises UsageError for settings that cannot train on these data and devices."""
+    size, images_ = settings.batch_size, len(data.train.x)
+    if size > images_:
+        raise UsageError(
+            f"--batch-size {size}: expected at most {images_}, the training images of "
+            f"{data.spec.name}"
+        )
+    if size % mesh.size:
+        raise UsageError(
+            f"--batch-size {size}: expected a multiple of {mesh.size}, the number of devices; "
+            f"use {size - size % mesh.size or mesh.size}, or --devices"
+        )
+    if settings.patience is not None and data.validation is None:
+        raise UsageError("--patience needs validation images: expected --validation above 0")
+
+
+def trainer(
+    recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
+) -> Trainer:
+    """Compile ``recipe`` for training. The data stay on every device, as stored.
+
+    An epoch is ``len(train) // batch_size`` steps over a fresh permutation; the rows left over
+    are other ones each time.
+    """
+    check(data, settings, mesh)
+    train, batch_size = data.train, settings.batch_size
+    steps_per_epoch = len(train.x) // batch_size
+    total_steps = epochs * steps_per_epoch
+    schedule = learning_rate(settings, total_steps)
+    adam = optimizer(settings, schedule)
+    stream = keys(settings.seed)
+    whole = meshes.replicated(mesh)
+    x_all, y_all = meshes.put((train.x, train.y), whole)
+
+    def loss(params, rest, key, batch, step):
+        return recipe.loss({**rest, "params": params}, key, batch, step)
+
+    def make_batch(rows: Array, key: Array, x_all, y_all) -> Batch:
+        x = images.scale(x_all[rows], train.peak)
+        x = images.binarize(x, data.binarization, key)
+        return Batch(x, None if y_all is None else y_all[rows])
+
+    def step(state: TrainState, order, x_all, y_all) -> TrainState:
+        pixel_key, model_key = jax.random.split(jax.random.fold_in(stream.noise, state.step))
+        batch = make_batch(order[state.step % steps_per_epoch], pixel_key, x_all, y_all)
+        params = state.variables["params"]
+        rest = {k: v for k, v in state.variables.items() if k != "params"}
+        gradient = jax.grad(loss, has_aux=True)
+        grads, (metrics, updates) = gradient(params, rest, model_key, batch, state.step)
+        change, opt_state = adam.update(grads, state.opt_state, params)
+        params = optax.apply_updates(params, change)
+        ema = state.ema and optax.incremental_update(params, state.ema, 1 - (settings.ema or 0))
+        return TrainState(
+            step=state.step + 1,
+            variables={**rest, **updates, "params": params},
+            opt_state=opt_state,
+            ema=ema,
+            best=state.best,
+            totals=jax.tree.map(jnp.add, state.totals, metrics),
+        )
+
+    def init() -> TrainState:
+        example = make_batch(jnp.zeros(1, jnp.int32), stream.init, x_all[:1], y_all)
+        variables = recipe.model.init(stream.init, example.x, example.y)
+        params = variables["params"]
+        _, (metrics, _) = recipe.loss(variables, stream.init, example, jnp.int32(0))
+        return TrainState(
+            step=jnp.int32(0),
+            variables=variables,
+            opt_state=adam.init(params),
+            ema=jax.tree.map(jnp.copy, params) if settings.ema is not None else {},
+            best=jax.tree.map(jnp.copy, variables) if settings.patience is not None else {},
+            totals=jax.tree.map(jnp.zeros_like, metrics),
+        )
+
+    def segment(state, order, steps, x_all, y_all):
+        return jax.lax.fori_loop(0, steps, lambda _, s: step(s, order, x_all, y_all), state)
+
+    def order(epoch):
+        permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
+        return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
+
+    compiled = jax.jit(segment, donate_argnums=0, out_shardings=whole)
+    return Trainer(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        learning_rate=schedule,
+        sharding=whole,
+        init=jax.jit(init, out_shardings=whole),
+        order=jax.jit(order, out_shardings=meshes.split(mesh, axis=1)),
+        segment=lambda state, order, steps: compiled(state, order, steps, x_all, y_all),
+    )

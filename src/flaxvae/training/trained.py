@@ -1,0 +1,176 @@
+"""A trained model in hand: ``flaxvae.load("runs/latest")``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxvae.core import Batch, Variables
+from flaxvae.data import pipeline
+from flaxvae.data.pipeline import Data, Split
+from flaxvae.errors import DataError, UsageError
+from flaxvae.training import batches
+from flaxvae.training import mesh as meshes
+from flaxvae.training.checkpoints import Checkpoints, model_part
+from flaxvae.training.runs import Plan, RunFolder
+from flaxvae.zoo import DataSpec, Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A model with its trained variables, and the folder it came from.
+
+    Arrays go in and come out as NumPy. Images may be [N, *shape] or, with one channel, [N, H, W]:
+    uint8 as the dataset stores them, or floats in [0, 1]. They are binarized as the evaluation
+    images were, where the model was trained on binary ones.
+    """
+
+    folder: RunFolder
+    plan: Plan
+    spec: DataSpec
+    recipe: Recipe
+    variables: Variables
+    peak: float  # what uint8 images are divided by
+    mesh: Mesh
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    def data(self) -> Data:
+        """The run's own data, loaded again. Raises DataError if they have changed."""
+        data = pipeline.prepare(self.plan.data)
+        check_same_data(self.folder, data)
+        return data
+
+    def encode(self, x: Any, y: Any = None) -> np.ndarray:
+        """The deterministic code of each image (a VAE's posterior mean), [N, D]."""
+        return self._each(lambda v, key, batch: self._latent(v, None, batch).code, x, y)
+
+    def decode(self, z: Any, y: Any = None) -> np.ndarray:
+        """The mean of p(x|z): [N, D] -> [N, *shape] in [0, 1]. Raises UsageError on other shapes."""
+        z = jnp.asarray(z, jnp.float32)
+        like = jax.eval_shape(
+            lambda v: self.recipe.model.prior_sample(v, jax.random.key(0), 1), self.variables
+        )
+        if z.ndim != like.ndim or z.shape[1:] != like.shape[1:]:
+            raise UsageError(f"latents of shape {z.shape}: expected [N, {like.shape[1]}]")
+        return np.asarray(self._decode(z, None if y is None else jnp.asarray(y)))
+
+    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, y: Any = None):
+        """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
+
+        ``temperature`` scales the prior's standard deviation.
+        """
+        if n < 1:
+            raise UsageError(f"{n} samples: expected 1 or more")
+        if not 0 <= temperature < float("inf"):
+            raise UsageError(f"temperature {temperature}: expected 0 or more")
+        y = None if y is None else jnp.asarray(y)
+        model = self.recipe.model
+        z = model.prior_sample(self.variables, jax.random.key(seed), n, y, temperature)
+        return np.asarray(self._decode(z, y))
+
+    def reconstruct(self, x: Any, y: Any = None) -> np.ndarray:
+        """The mean of p(x|z) at each image's posterior mean, [N, *shape]."""
+        return self._each(self.reconstruction, x, y)
+
+    def score(self, x: Any, y: Any = None, *, samples: int = 16, seed: int = 0) -> np.ndarray:
+        """-ELBO of each image in nats, averaged over draws of z, [N]: high where it is unusual.
+
+        A plain autoencoder, which has no bound, gives -log p(x | z = f(x)).
+        """
+        terms = batches.bound_terms(self.recipe.model)
+
+        def score(variables, key, batch):
+            keys = jax.random.split(key, samples)
+            return -jax.vmap(lambda k: terms(variables, k, batch)["elbo"])(keys).mean(0)
+
+        return self._each(score, x, y, seed)
+
+    def reconstruction(self, variables: Variables, key, batch: Batch) -> jax.Array:
+        """``reconstruct`` as a function of a batch, for ``batches.over_split``."""
+        z = self._latent(variables, None, batch).z
+        return self.recipe.model.decode(variables, z, batch.y).mean
+
+    def split(self, x: Any, y: Any = None) -> Split:
+        """Images checked and prepared as the run's own were.
+
+        Raises:
+            UsageError: another shape than the model's.
+            DataError: values that are not finite, or outside [0, 1].
+        """
+        x, shape = np.asarray(x), self.spec.shape
+        if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
+            x = x[..., None]
+        if x.shape[1:] != shape or not len(x):
+            wanted = ", ".join(map(str, shape))
+            raise UsageError(f"images of shape {x.shape}: expected [N, {wanted}] with N >= 1")
+        if x.dtype == np.uint8:
+            peak = self.peak
+        else:
+            x, peak = x.astype(np.float32), 1.0
+            if not np.isfinite(x).all():
+                raise DataError("images with values that are not finite: expected [0, 1]")
+        if x.min() < 0 or x.max() > peak:
+            raise DataError(f"images from {x.min():g} to {x.max():g}: expected 0 to {peak:g}")
+        y = None if y is None else np.asarray(y, np.int32)
+        return pipeline.binarized(Split(x, y, peak), self.plan.data.binarization, fold=3)
+
+    def _latent(self, variables, key, batch):
+        model = self.recipe.model
+        features = model.encode(variables, batch.x, batch.y)
+        return model.reparameterize(variables, key, features, False)
+
+    def _each(self, function, x, y, seed: int = 0):
+        run = batches.over_split(function, self.split(x, y), self.mesh)
+        return run(self.variables, jax.random.key(seed))
+
+    def _decode(self, z, y):
+        decode = self.recipe.model.decode
+        return jax.jit(lambda v, z, y: decode(v, z, y).mean)(self.variables, z, y)
+
+
+def check_same_data(folder: RunFolder, data: Data) -> None:
+    """Raises DataError unless ``data`` are, to the byte, those that the run was trained on."""
+    recorded = folder.record()["data_sha256"]
+    if data.sha256 != recorded:
+        raise DataError(
+            f"the images of {data.origin} are not those of {folder.path}: expected sha256 "
+            f"{recorded[:12]}…, seen {data.sha256[:12]}…; find the original data, or train anew"
+        )
+
+
+def load(path: str | Path) -> Run:
+    """The model of a run folder, ready for use on this machine's devices.
+
+    Raises:
+        UsageError: not a run folder.
+        DataError: the folder is damaged.
+    """
+    folder = RunFolder.open(path)
+    plan, spec, record = folder.plan(), folder.spec(), folder.record()
+    recipe, mesh = plan.recipe(spec), meshes.make()
+    sharding = meshes.replicated(mesh)
+    example = jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32)
+    label = None if spec.classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), example, label)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    ema, best = plan.training.ema is not None, plan.training.patience is not None
+    if not folder.checkpoints.is_dir():
+        raise DataError(f"{folder.path} has no checkpoints: expected a run that has begun")
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        parts = checkpoints.restore({"model": model_part(like, ema, best)})
+    if parts is None:
+        raise DataError(f"{folder.checkpoints} is empty: expected a run that has saved")
+    model = parts["model"]
+    variables = model["variables"]
+    if ema:
+        variables = {**variables, "params": model["ema"]}
+    return Run(folder, plan, spec, recipe, model.get("best", variables), record["peak"], mesh)
