@@ -36,7 +36,7 @@ def interpolations(run: Run, x: np.ndarray, steps: int, y: np.ndarray | None = N
 
 
 class Manifold(NamedTuple):
-    images: np.ndarray  # [n, n, *shape], row 0 at the top: the largest value of the second unit
+    images: np.ndarray  # [n * n, *shape]: i * n + j is decoded from (z[j], z[i])
     z: np.ndarray  # [n] increasing values of either coordinate
     units: tuple[int, int]  # which two latent dimensions; the others are 0
 
@@ -51,9 +51,9 @@ def manifold(run: Run, n: int, kl_per_unit: np.ndarray) -> Manifold:
     z = special.ndtri((np.arange(n) + 0.5) / n).astype(np.float32)
     codes = np.zeros((n, n, len(kl_per_unit)), np.float32)
     codes[..., units[0]] = z[None, :]
-    codes[..., units[-1]] = z[::-1, None]
-    decoded = run.decode(codes.reshape(n * n, -1))
-    return Manifold(decoded.reshape(n, n, *decoded.shape[1:]), z, (int(units[0]), int(units[-1])))
+    codes[..., units[-1]] = z[:, None]
+    images = run.decode(codes.reshape(n * n, -1))
+    return Manifold(images, z, (int(units[0]), int(units[-1])))
 
 
 class Plane(NamedTuple):

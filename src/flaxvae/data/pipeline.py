@@ -34,6 +34,7 @@ class Data(NamedTuple):
     train: Split
     validation: Split | None
     test: Split
+    peak: float  # the value that stands for 1.0 in the source's own images
     binarization: Binarization  # what is still to be done to train, at every visit
     origin: str
     sha256: str  # of the stored training and test images
@@ -95,4 +96,6 @@ def prepare(settings: DataSettings) -> Data:
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
     digest = _digest(dataset.x_train, dataset.x_test)
-    return Data(spec, train, validation, test, how, dataset.origin, digest)
+    return Data(
+        spec, train, validation, test, dataset.peak, how, dataset.origin, digest
+    )

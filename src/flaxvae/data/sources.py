@@ -98,6 +98,16 @@ def _digits() -> Dataset:
     return _checked("digits", "scikit-learn load_digits", x, y, held_out=360)._replace(peak=16.0)
 
 
+def read_images(path: Path) -> np.ndarray:
+    """All the images of an .npz or .npy file, in order, checked: [N, H, W, C] or [N, D].
+
+    Raises DataError if the file is missing, damaged, or holds no images.
+    """
+    arrays = _arrays(path)
+    x, peak = _images(next(arrays[key] for key in _IMAGE_KEYS if key in arrays), str(path))
+    return x if peak != 1.0 else x.astype(np.float32)
+
+
 def _file(path: Path) -> Dataset:
     """The arrays of an .npz, or the images of an .npy."""
     arrays = _arrays(path)

@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 LINES, QUIET = 20, 10.0  # epoch lines in all; seconds between plain progress lines
@@ -91,6 +91,26 @@ class Terminal:
         self._unprinted, number = record, record["epoch"]
         if not self._columns or number % self._every == 0 or number == self._epochs:
             self._print_epoch()
+
+    def watch(self, what: str) -> Callable[[int, int], None]:
+        """A callback ``(done, total)`` in images, for long work that is not training."""
+        started, spoke = time.monotonic(), [0.0]
+
+        def report(done: int, total: int) -> None:
+            now = time.monotonic()
+            if now - spoke[0] < (0.5 if self._tty else QUIET) and done < total:
+                return
+            spoke[0], spent = now, max(now - started, 1e-9)
+            left = _duration(spent / done * (total - done))
+            text = f"{what}: {done:,} of {total:,} images  ETA {left}  {done / spent:,.1f} images/s"
+            if self._tty:  # one line that is written over, and cleared at the end
+                print("\r" + text.ljust(self._width - 1), end="", file=self._stream, flush=True)
+                if done == total:
+                    print("\r" + " " * (self._width - 1) + "\r", end="", file=self._stream)
+            else:
+                self._line(text)
+
+        return report
 
     def note(self, text: str) -> None:
         """One remark, on a line of its own."""

@@ -110,6 +110,11 @@ class RunFolder:
             )
         return cls(path)
 
+    def extend(self, plan: Plan) -> None:
+        """Record that the run goes on to other epochs or on other devices."""
+        record = self.record() | {"data": asdict(plan.data), "training": asdict(plan.training)}
+        write_json(self.path / "run.json", record)
+
     def record(self) -> dict[str, Any]:
         """The contents of run.json. Raises DataError if it cannot be read as such."""
         path = self.path / "run.json"

@@ -1,0 +1,5 @@
+"""``python -m flaxvae`` is ``flaxvae``."""
+
+from flaxvae.cli import main
+
+main()

@@ -1,0 +1,284 @@
+"""The command line: a thin skin. It parses, calls what does the work, and turns errors into exits.
+
+JAX is imported only once the arguments have been understood, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+
+from flaxvae import zoo
+from flaxvae.errors import FlaxvaeError, UsageError, did_you_mean
+from flaxvae.settings import DataSettings, TrainSettings
+
+RunArgument = tyro.conf.Positional[str]
+LATEST = "runs/latest"
+
+
+def train(argv: list[str]) -> None:
+    """Train a model, evaluate it on held-out images, draw its figures."""
+    resume = _value_of("--resume", argv)
+    if resume is None:
+        model = _value_of("--model", argv) or "vae"
+        data, training, own = DataSettings(), TrainSettings(), {}
+    else:  # the run's own settings are the defaults, so that any other is seen to differ
+        from flaxvae.training.runs import RunFolder
+
+        plan = RunFolder.open(resume).plan()
+        model = _value_of("--model", argv) or plan.model
+        data, training = plan.data, plan.training
+        own = plan.arguments if model == plan.model else {}
+    arguments = _arguments_type(zoo.recipe(model), f"{model} options")
+
+    def command(
+        model: str = model,
+        run: str | None = None,
+        resume: str | None = None,
+        data: DataSettings = data,
+        training: TrainSettings = training,
+        arguments: arguments = arguments(**own),  # type: ignore[valid-type]
+    ):
+        return run, resume, data, training, arguments
+
+    command.__doc__ = f"""Train a model, evaluate it on held-out images, draw its figures.
+
+    Args:
+        model: {", ".join(zoo.RECIPES)}; each has flags of its own, shown with --model NAME --help.
+        run: Folder to write; by default runs/<dataset>-<model>-s<seed>-<time>.
+        resume: Go on with this run folder, from its last checkpoint.
+    """
+    command.__annotations__["arguments"] = arguments
+    run, resume, *settings = _parse(command, argv, "train")
+    from flaxvae import api
+    from flaxvae.report.terminal import Terminal
+
+    plan = api.make_plan(model, **{k: v for s in settings for k, v in vars(s).items()})
+    with Terminal() as terminal:
+        api.execute(plan, run=run, resume=resume, terminal=terminal)
+
+
+def evaluate(
+    run: RunArgument = LATEST,
+    k: int = 0,
+    samples: int = 1,
+    split: Literal["test", "validation"] = "test",
+    images: int | None = None,
+    seed: int = 0,
+) -> None:
+    """ELBO, its terms, reconstruction error and, with --k, log p(x), on held-out images.
+
+    Args:
+        run: Run folder.
+        k: Importance samples an image for log p(x) (5000 in the papers); 0 leaves it out.
+        samples: Draws of z an image for the ELBO.
+        split: Which images.
+        images: Only the first so many of them.
+        seed: Decides the draws.
+    """
+    from flaxvae import api
+
+    api.evaluate(run, k=k, samples=samples, split=split, images=images, seed=seed)
+
+
+def sample(
+    run: RunArgument = LATEST,
+    n: int = 100,
+    seed: int = 0,
+    temperature: float = 1.0,
+    out: str | None = None,
+) -> None:
+    """Draw new images from the prior.
+
+    Args:
+        run: Run folder.
+        n: How many.
+        seed: Decides the draws.
+        temperature: Scale of the prior's standard deviation; below 1 is less varied.
+        out: PNG to write; by default figures/samples.png in the run.
+    """
+    from flaxvae import api
+
+    print(api.sample(run, n=n, seed=seed, temperature=temperature, out=out))
+
+
+def reconstruct(
+    run: RunArgument = LATEST, images: str | None = None, n: int = 20, out: str | None = None
+) -> None:
+    """Show images over their reconstructions.
+
+    Args:
+        run: Run folder.
+        images: An .npz or .npy file; by default the test images.
+        n: How many, from the first.
+        out: PNG to write; by default figures/reconstructions.png in the run.
+    """
+    from flaxvae import api
+
+    print(api.reconstruct(run, images=images, n=n, out=out))
+
+
+def interpolate(
+    run: RunArgument = LATEST, rows: int = 8, steps: int = 10, out: str | None = None
+) -> None:
+    """Walk along straight lines between the codes of pairs of test images.
+
+    Args:
+        run: Run folder.
+        rows: Pairs of images.
+        steps: Images a row, both ends included.
+        out: PNG to write; by default figures/interpolations.png in the run.
+    """
+    from flaxvae import api
+
+    print(api.interpolate(run, rows=rows, steps=steps, out=out))
+
+
+def encode(run: RunArgument = LATEST, images: str | None = None, out: str | None = None) -> None:
+    """Write latents (posterior means) and scores (-ELBO, nats) of images to an .npz file.
+
+    Args:
+        run: Run folder.
+        images: An .npz or .npy file; by default the test images, with their labels.
+        out: File to write, with z [N, D], score [N] and labels [N]; by default latents.npz
+            in the run.
+    """
+    from flaxvae import api
+
+    print(api.encode(run, images=images, out=out))
+
+
+def figures(run: RunArgument = LATEST) -> None:
+    """Draw all figures of a run again.
+
+    Args:
+        run: Run folder.
+    """
+    from flaxvae import api
+
+    for path in api.draw(run):
+        print(path)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "eval": evaluate,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "encode": encode,
+    "figures": figures,
+}
+
+
+def _usage() -> str:
+    lines = ["usage: flaxvae COMMAND [OPTIONS]      (flaxvae COMMAND --help lists its options)", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}")
+    lines += ["", "Try: flaxvae train                    (80 seconds, no download)"]
+    return "\n".join(lines)
+
+
+def _value_of(flag: str, argv: list[str]) -> str | None:
+    """The value of a flag that decides which other flags there are."""
+    for i, word in enumerate(argv):
+        if word.startswith(flag + "="):
+            return word.partition("=")[2]
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+    return None
+
+
+def _arguments_type(recipe: Callable[..., Any], title: str) -> Any:
+    """A dataclass of a recipe's keyword arguments, with help from the "Args:" of its docstring."""
+    doc = inspect.cleandoc(recipe.__doc__ or "")
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("\nArgs:")[2], re.M)
+    helps = {name: " ".join(text.split()) for name, text in entries}
+    hints = get_type_hints(recipe, localns={"Recipe": zoo.Recipe})
+    fields = [
+        (
+            name,
+            Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
+            dataclasses.field(default=parameter.default),
+        )
+        for name, parameter in inspect.signature(recipe).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    made = dataclasses.make_dataclass(title.title().replace(" ", ""), fields, frozen=True)
+    made.__doc__ = doc.splitlines()[0]
+    return made
+
+
+def _flags(command: Callable[..., Any]) -> Iterable[str]:
+    for name, kind in get_type_hints(command, localns=vars()).items():
+        if dataclasses.is_dataclass(kind):
+            yield from ("--" + f.name.replace("_", "-") for f in dataclasses.fields(kind))
+        elif name != "return":
+            yield "--" + name.replace("_", "-")
+
+
+def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
+    """Call ``command`` with the arguments in ``argv``; misuse exits with code 2."""
+    known = {*_flags(command), "--help"}
+    for word in argv:
+        flag = word.partition("=")[0].replace("_", "-")
+        if word.startswith("--") and flag not in known:
+            raise UsageError(
+                f"unknown option {flag}{did_you_mean(flag, known)} "
+                f"(flaxvae {name} --help lists all)"
+            )
+    return tyro.cli(
+        command,
+        args=argv,
+        prog=f"flaxvae {name}",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return
+    name, rest = argv[0], argv[1:]
+    if name == "--version":
+        from flaxvae import __version__
+
+        print(f"flaxvae {__version__}")
+    elif name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS)
+        raise UsageError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
+    elif name == "train":
+        train(rest)
+    else:
+        _parse(COMMANDS[name], rest, name)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the ``flaxvae`` command; exits with the codes that ``errors`` documents."""
+    try:
+        _run(sys.argv[1:] if argv is None else argv)
+    except FlaxvaeError as error:
+        print(f"flaxvae: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("flaxvae: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe left early
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"flaxvae: {error.strerror}: {error.filename}", file=sys.stderr)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()
