@@ -1,0 +1,83 @@
+# Each target is one `flaxvae …` command, in a virtual environment made on first use.
+#   make train DATASET=mnist MODEL=vae EPOCHS=20 SEED=0 ARGS="--latent-dim 2"
+
+DATASET    ?= digits
+MODEL      ?= vae
+EPOCHS     ?=
+SEED       ?=
+DATA_DIR   ?=
+RUN        ?=
+ARGS       ?=
+ACCEL      ?= cpu
+VENV       ?= .venv
+NO_INSTALL ?=
+PYTHON     ?= python3
+
+comma  := ,
+extras := tfds,tensorboard,dev$(if $(filter-out cpu,$(ACCEL)),$(comma)$(ACCEL))
+stamp  := $(VENV)/.installed-$(ACCEL)
+# NO_INSTALL=1 takes the environment as it is: that of VENV, or with VENV= the one on the PATH.
+bin     := $(if $(VENV),$(VENV)/bin/)
+python  := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
+ready   := $(if $(NO_INSTALL),,$(stamp))
+flaxvae := PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(python) -m flaxvae
+run     := $(or $(RUN),runs/latest)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train eval sample reconstruct interpolate encode figures test test-slow lint \
+        format experiments constraints clean
+
+help: ## list the targets
+	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
+	@echo "            [VENV=.venv NO_INSTALL=1 PYTHON=python3]"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+setup: $(ready) ## make .venv and install
+
+train: $(ready) ## train, evaluate, draw figures (DATASET=digits needs no download)
+	@$(flaxvae) train --dataset $(DATASET) --model $(MODEL) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
+	  $(if $(RUN),--run $(RUN)) $(ARGS)
+
+eval sample reconstruct interpolate encode figures: $(ready)
+	@$(flaxvae) $@ $(run) $(ARGS)
+
+eval: ## ELBO, KL, MSE and, with ARGS="--k 500", log p(x) of RUN (default runs/latest)
+sample: ## draw images from the prior of RUN
+reconstruct: ## test images of RUN over their reconstructions
+interpolate: ## walks between images in the latent space of RUN
+encode: ## latents and scores of images, .npz
+figures: ## draw all figures of RUN again
+
+test: $(ready) ## the tests (minutes)
+	@$(python) -m pytest $(ARGS)
+
+test-slow: $(ready) ## the tests that train for minutes or need MNIST
+	@$(python) -m pytest -m slow $(ARGS)
+
+lint: $(ready) ## ruff and mypy
+	@$(bin)ruff check . && $(bin)ruff format --check . && $(bin)mypy
+
+format: $(ready) ## ruff, rewriting files
+	@$(bin)ruff check --fix . && $(bin)ruff format .
+
+experiments: $(ready) ## run every study in experiments/ and rewrite experiments/README.md
+	@$(python) -m experiments $(ARGS)
+
+constraints: ## rewrite constraints.txt with today's versions (needs uv)
+	@{ echo "# Exact versions that the tests passed with. Made by: make constraints"; \
+	  uv pip compile pyproject.toml --universal --python-version 3.11 --extra tfds \
+	  --extra tensorboard --extra dev --no-header --no-annotate -q; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## remove .venv and caches, not runs
+	rm -rf $(or $(VENV),.venv) .pytest_cache .ruff_cache .mypy_cache
+	find src tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(stamp): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Python %d.%d is too old: expected 3.11 or newer; use make PYTHON=python3.11" % v)'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) ($(ACCEL)), a minute or two"
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(extras)]'
+	@touch $@
