@@ -13,14 +13,14 @@ from flaxvae.analysis import bounds
 
 
 def study() -> list[Row]:
-    choices = dict(
-        dataset="mnist",
-        binarization="dynamic",
-        validation=0.0,
-        net="mlp",
-        widths=(500,),
-        latent_dim=20,
-    )
+    choices = {
+        "dataset": "mnist",
+        "binarization": "dynamic",
+        "validation": 0.0,
+        "net": "mlp",
+        "widths": (500,),
+        "latent_dim": 20,
+    }
     rows = []
     run = runs.train("flax_example", "vae", epochs=10, **choices)
     for epochs, theirs, asked in ((10, 103.6, 102.0), (20, 101.8, 100.0)):

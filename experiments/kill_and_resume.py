@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments.runs import ROOT
 from experiments.table import Row
 
-CHOICES = "--dataset digits --epochs 600 --net conv --latent-dim 10".split()
+CHOICES = ("--dataset", "digits", "--epochs", "600", "--latent-dim", "10")
 
 
 def start(*arguments: str) -> subprocess.Popen:

@@ -1,8 +1,8 @@
 """flaxvae: variational autoencoders in JAX and Flax.
 
-    import flaxvae
-    run = flaxvae.load("runs/latest")        # or flaxvae.train(dataset="mnist", latent_dim=2)
-    run.encode(x), run.decode(z), run.sample(64), run.reconstruct(x), run.score(x)
+import flaxvae
+run = flaxvae.load("runs/latest")        # or flaxvae.train(dataset="mnist", latent_dim=2)
+run.encode(x), run.decode(z), run.sample(64), run.reconstruct(x), run.score(x)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One command from data to report: plan, train, evaluate, draw.
 
-    run = flaxvae.train(dataset="mnist", model="vae", epochs=20, latent_dim=2)
-    run = flaxvae.load("runs/latest")
+run = flaxvae.train(dataset="mnist", model="vae", epochs=20, latent_dim=2)
+run = flaxvae.load("runs/latest")
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def encode(run: str, *, images: str | None, out: str | None) -> str:
     """Write codes and scores of images to an .npz file; returns its path."""
     loaded = load(run)
     path = _target(out, loaded.path / "latents.npz", ".npz")
-    labels = {}
+    labels: dict[str, Any] = {}
     if images is None:
         test = loaded.data().test
         x = figures.pixels(test, slice(None))
@@ -305,13 +305,13 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     return facts
 
 
-def _header(
-    plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path
-) -> dict[str, str]:
+def _header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> dict[str, str]:
     def count(split: pipeline.Split | None) -> str:
         return f"{len(split.x) if split else 0:,}"
 
-    splits = f"{count(data.train)} train, {count(data.validation)} validation, {count(data.test)} test"
+    splits = (
+        f"{count(data.train)} train, {count(data.validation)} validation, {count(data.test)} test"
+    )
     choices = ", ".join(f"{k} {v}" for k, v in plan.arguments.items())
     training = plan.training
     return {

@@ -10,9 +10,7 @@ import inspect
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
@@ -30,15 +28,17 @@ def train(argv: list[str]) -> None:
     resume = _value_of("--resume", argv)
     if resume is None:
         model = _value_of("--model", argv) or "vae"
-        data, training, own = DataSettings(), TrainSettings(), {}
+        data, training = DataSettings(), TrainSettings()
+        own: dict[str, Any] = {}
     else:  # the run's own settings are the defaults, so that any other is seen to differ
         from flaxvae.training.runs import RunFolder
 
         plan = RunFolder.open(resume).plan()
         model = _value_of("--model", argv) or plan.model
         data, training = plan.data, plan.training
-        own = plan.arguments if model == plan.model else {}
+        own = dict(plan.arguments) if model == plan.model else {}
     arguments = _arguments_type(zoo.recipe(model), f"{model} options")
+    own_arguments = arguments(**own)
 
     def command(
         model: str = model,
@@ -46,7 +46,7 @@ def train(argv: list[str]) -> None:
         resume: str | None = None,
         data: DataSettings = data,
         training: TrainSettings = training,
-        arguments: arguments = arguments(**own),  # type: ignore[valid-type]
+        arguments: arguments = own_arguments,  # type: ignore[valid-type]
     ):
         return run, resume, data, training, arguments
 

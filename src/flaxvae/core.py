@@ -3,11 +3,11 @@
 A variational autoencoder is a joint density p(x, z) = p(z) p(x|z), whose decoder p(x|z) is a
 network, and an encoder q(z|x) that approximates its posterior. For every q
 
-    log p(x) >= ELBO = E_q[log p(x|z)] - KL(q(z|x) || p(z))                   (Kingma & Welling 2013)
+    log p(x) >= ELBO = E_q[log p(x|z)] - KL(q(z|x) || p(z))      (Kingma & Welling 2013)
 
 and, with k samples z_1..z_k from q(z|x) and weights w_i = p(x, z_i) / q(z_i|x),
 
-    log p(x) >= E[log 1/k sum_i w_i],   tighter as k grows.                   (Burda et al. 2015)
+    log p(x) >= E[log 1/k sum_i w_i],   tighter as k grows.      (Burda et al. 2015)
 
 All numbers are nats, summed over pixels and latent dimensions, one an example: nothing here
 averages over a batch or weights a term.

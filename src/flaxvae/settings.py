@@ -1,4 +1,4 @@
-"""What a person can choose about data and training; a model's own choices are its recipe's arguments.
+"""What a person can choose about data and training; a model's own choices are its recipe's.
 
 Plain frozen dataclasses: the command line takes its flags and help texts from them, and a
 run folder stores them in ``run.json``. Nothing here imports JAX, so ``--help`` is quick.

@@ -1,4 +1,4 @@
-"""How good a model is: the ELBO and its terms, bits per dimension, log p(x), reconstruction error."""
+"""How good a model is: ELBO and its terms, bits per dimension, log p(x), reconstruction error."""
 
 from __future__ import annotations
 

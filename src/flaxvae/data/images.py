@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxvae.settings import Binarization
 
@@ -21,9 +22,9 @@ PHRASES: dict[Binarization, str] = {
 }
 
 
-def scale(raw: Array, peak: float) -> Array:
+def scale(raw: Array | np.ndarray, peak: float) -> Array:
     """Stored values 0..peak to float32 in [0, 1], shape kept."""
-    return raw.astype(jnp.float32) / peak
+    return jnp.asarray(raw).astype(jnp.float32) / peak
 
 
 def binarize(x: Array, how: Binarization, key: Array) -> Array:

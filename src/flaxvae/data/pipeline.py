@@ -96,6 +96,4 @@ def prepare(settings: DataSettings) -> Data:
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
     digest = _digest(dataset.x_train, dataset.x_test)
-    return Data(
-        spec, train, validation, test, dataset.peak, how, dataset.origin, digest
-    )
+    return Data(spec, train, validation, test, dataset.peak, how, dataset.origin, digest)

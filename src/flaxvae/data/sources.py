@@ -87,7 +87,8 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
         arrays, origin = idx.read_folder(Path(folder).expanduser(), dataset)
     else:
         arrays, origin = tfds.read(dataset)
-    return _checked(dataset, origin, *arrays)
+    x, y, x_test, y_test = arrays
+    return _checked(dataset, origin, x, y, x_test, y_test)
 
 
 def _digits() -> Dataset:

@@ -99,9 +99,9 @@ def _builder(dataset: str) -> Any:
     from PIL import Image
     from tensorflow_datasets.image_classification import mnist
 
-    parent = getattr(mnist, _BUILDERS[dataset])
+    parent: Any = getattr(mnist, _BUILDERS[dataset])
 
-    class Builder(parent, skip_registration=True):  # type: ignore[misc]
+    class Builder(parent, skip_registration=True):  # type: ignore[call-arg]
         name = dataset
         url_infos = parent.url_infos  # size and SHA-256 of each file
 

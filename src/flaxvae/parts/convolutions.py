@@ -83,7 +83,8 @@ NATIVE = Lowering(lambda x: x, lambda x: x, _native_conv, _native_conv_transpose
 
 def _patches(x: Array, k: int, stride: int) -> Array:
     """[C, H, W, B] -> [k, k, C, h, w, B]: for each tap, the pixels under it."""
-    (height, width), (h, w) = x.shape[1:3], small_size(x.shape[1:3], stride)
+    height, width = x.shape[1:3]
+    h, w = small_size((height, width), stride)
     pads = (_padding(height, k, stride), _padding(width, k, stride))
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     h_end, w_end = stride * (h - 1) + 1, stride * (w - 1) + 1

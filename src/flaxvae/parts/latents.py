@@ -59,8 +59,6 @@ def point(dim: int) -> Latents:
     def draw(key: Array | None, heads: Mapping[str, Array]) -> Latent:
         z = heads["code"]
         none = jnp.zeros(z.shape[0])
-        return Latent(
-            z=z, code=z, kl=jnp.zeros_like(z), log_ratio=none, penalty=none, updates={}
-        )
+        return Latent(z=z, code=z, kl=jnp.zeros_like(z), log_ratio=none, penalty=none, updates={})
 
     return Latents({"code": dim}, draw, _standard_normal_sample(dim))

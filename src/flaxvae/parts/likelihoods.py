@@ -34,11 +34,13 @@ class Likelihood(NamedTuple):
 
     values: int  # numbers the decoder gives for each number of x
     init: Callable[[], dict[str, Array]]  # its own parameters
-    distribution: Callable[[dict[str, Any], Array], Distribution]  # (parameters, [B, *data, values])
+    distribution: Callable[
+        [dict[str, Any], Array], Distribution
+    ]  # (parameters, [B, *data, values])
 
 
 def bounded_log_var(raw: Array) -> Array:
-    """A smooth map of the reals into LOG_VAR_RANGE, with slope 1 in its middle; never saturates hard."""
+    """A smooth map of the reals into LOG_VAR_RANGE, with slope 1 in its middle."""
     low, high = LOG_VAR_RANGE
     return low + (high - low) * jax.nn.sigmoid(4 * raw / (high - low))
 

@@ -50,7 +50,7 @@ class Heads(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Dense layers of the given widths, each followed by the activation: [B, F] -> [B, widths[-1]]."""
+    """Dense layers, each followed by the activation: [B, F] -> [B, widths[-1]]."""
 
     widths: tuple[int, ...]
     activation: str

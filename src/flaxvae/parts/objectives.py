@@ -36,7 +36,8 @@ def _draw(model: Model, variables: Variables, key: Array, batch: Batch, samples:
     """Terms averaged over L draws, and the updates of the first draw."""
     terms = elbo_samples(model, variables, key, batch, samples, train=True)
     updates = jax.tree.map(lambda leaf: leaf[0], terms.latent.updates)
-    return Terms(*(leaf.mean(0) for leaf in terms[:4]), terms.latent), updates
+    log_px, kl, log_w, penalty = (leaf.mean(0) for leaf in terms[:4])
+    return Terms(log_px, kl, log_w, penalty, terms.latent), updates
 
 
 def negative_elbo(

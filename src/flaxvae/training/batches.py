@@ -69,6 +69,7 @@ def over_split(
 
 def bound_terms(model: Model) -> Callable[[Any, jax.Array, Batch], dict[str, jax.Array]]:
     """Per example, in nats: {"elbo" [B], "reconstruction" [B] = -log p(x|z), "kl" [B, L]}."""
+
     def terms(variables, key, batch):
         found = elbo(model, variables, key, batch)
         return {"elbo": found.elbo, "reconstruction": -found.log_px, "kl": found.kl}

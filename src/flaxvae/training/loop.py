@@ -62,7 +62,7 @@ class Quiet:
 
 @contextmanager
 def _signals():
-    """Collects SIGINT and SIGTERM into a list, so that a step is never torn; twice stops at once."""
+    """A list that SIGINT and SIGTERM are put into, between steps; the second one stops at once."""
     seen: list[int] = []
 
     def handler(number, frame):
@@ -73,7 +73,9 @@ def _signals():
     if threading.current_thread() is not threading.main_thread():
         yield seen
         return
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield seen
     finally:
@@ -87,9 +89,7 @@ def _means(state: TrainState, steps: int) -> dict[str, float]:
 
 def _epochs_since_best(history: list[dict[str, Any]]) -> int:
     """By the validation ELBO; by the reconstruction where a model has no bound."""
-    values = [
-        row.get("validation_elbo", -row["validation_reconstruction"]) for row in history
-    ]
+    values = [row.get("validation_elbo", -row["validation_reconstruction"]) for row in history]
     return len(values) - 1 - values.index(max(values)) if values else 0
 
 
@@ -216,7 +216,9 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
             if signals and not finished():
                 raise Stopped(
                     f"stopped at step {step} of {trainer.total_steps}"
-                    + (f", saved; `flaxvae train --resume {folder.path}` goes on" if folder else ""),
+                    + (
+                        f", saved; `flaxvae train --resume {folder.path}` goes on" if folder else ""
+                    ),
                     signals[0],
                 )
     save()

@@ -1,13 +1,13 @@
 """The run folder: everything that describes a run, and from which it is rebuilt.
 
-    runs/<dataset>-<model>-s<seed>-<time>/
-        run.json         what was asked for and with what versions: rebuilds the model
-        metrics.jsonl    one line an epoch
-        summary.json     the closing numbers
-        checkpoints/     Orbax
-        figures/*.png
-        tb/              TensorBoard events, where tensorboardX is installed
-    runs/latest          points to the newest
+runs/<dataset>-<model>-s<seed>-<time>/
+    run.json         what was asked for and with what versions: rebuilds the model
+    metrics.jsonl    one line an epoch
+    summary.json     the closing numbers
+    checkpoints/     Orbax
+    figures/*.png
+    tb/              TensorBoard events, where tensorboardX is installed
+runs/latest          points to the newest
 """
 
 from __future__ import annotations

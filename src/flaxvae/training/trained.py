@@ -54,7 +54,7 @@ class Run:
         return self._each(lambda v, key, batch: self._latent(v, None, batch).code, x, y)
 
     def decode(self, z: Any, y: Any = None) -> np.ndarray:
-        """The mean of p(x|z): [N, D] -> [N, *shape] in [0, 1]. Raises UsageError on other shapes."""
+        """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes."""
         z = jnp.asarray(z, jnp.float32)
         like = jax.eval_shape(
             lambda v: self.recipe.model.prior_sample(v, jax.random.key(0), 1), self.variables
