@@ -1,7 +1,7 @@
 """SIGKILL at a random step, resume, and the same bits.
 
-A training is killed at random moments until it has died five times, resumed each time, and its
-parameters' sha256 at the end is compared with that of one that nobody disturbed.
+A training is killed at random moments five times and resumed each time; its parameters' sha256 at
+the end is compared with that of one that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments.runs import ROOT
 from experiments.table import Row
 
-CHOICES = ("--dataset", "digits", "--epochs", "600", "--latent-dim", "10")
+CHOICES = ("--dataset", "digits", "--epochs", "1000", "--latent-dim", "10")
 
 
 def start(*arguments: str) -> subprocess.Popen:
@@ -36,6 +36,13 @@ def sha256(run: Path) -> str:
     return json.loads((run / "summary.json").read_text())["parameters_sha256"]
 
 
+def last_step(run: Path) -> int:
+    """The last step that metrics.jsonl tells of, 0 before there is one."""
+    path = run / "metrics.jsonl"
+    rows = path.read_text().splitlines() if path.exists() else []
+    return json.loads(rows[-1])["step"] if rows else 0
+
+
 def study() -> list[Row]:
     straight, killed = ROOT / "undisturbed", ROOT / "killed"
     for path in (straight, killed):
@@ -45,25 +52,25 @@ def study() -> list[Row]:
     moment = random.Random(0)
     steps, process = [], start(*CHOICES, "--run", str(killed))
     while len(steps) < 5:
-        while not (killed / "metrics.jsonl").exists() and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(moment.uniform(2.0, 5.0))
+        before = last_step(killed)
+        while last_step(killed) <= before and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(moment.uniform(0.0, 2.0))
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGKILL)
         process.wait()
-        last = (killed / "metrics.jsonl").read_text().splitlines()[-1:]
-        steps.append(json.loads(last[0])["step"] if last else 0)
+        steps.append(last_step(killed))
         process = start("--resume", str(killed))
     if process.wait():
         raise RuntimeError("the resumed training failed")
     one, other = sha256(straight), sha256(killed)
     told = ", ".join(map(str, steps))
-    budget = "600 epochs, 6,000 steps"
+    budget = "1,000 epochs, 10,000 steps"
     return [
         Row("sha256, undisturbed", "digits", budget, one[:16] + "…", ""),
         Row(
-            f"sha256, killed {len(steps)} times, after steps {told}",
+            f"sha256, killed {len(steps)} times, in the epochs after steps {told}",
             "digits",
             budget,
             other[:16] + "…",

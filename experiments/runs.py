@@ -31,4 +31,5 @@ def extend(run: Run, **choices: Any) -> Run:
 
 def keep_figure(run: Run, figure: str, name: str) -> None:
     """Copy a figure of the run to figures/<name>.png, which is committed."""
+    FIGURES.mkdir(exist_ok=True)
     shutil.copy(run.folder.figures / figure, FIGURES / f"{name}.png")

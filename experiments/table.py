@@ -22,9 +22,9 @@ class Row(NamedTuple):
 def save(name: str, rows: list[Row], minutes: float) -> None:
     """Keep a study's rows in results/<name>.json."""
     record = {"minutes": round(minutes, 1), "rows": [row._asdict() for row in rows]}
-    (HERE / "results" / f"{name}.json").write_text(
-        json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    )
+    path = HERE / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_readme(studies: dict[str, str]) -> None:

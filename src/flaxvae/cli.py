@@ -5,8 +5,12 @@ JAX is imported only once the arguments have been understood, so that ``--help``
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import inspect
+import io
+import itertools
 import os
 import re
 import sys
@@ -236,12 +240,34 @@ def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
                 f"unknown option {flag}{did_you_mean(flag, known)} "
                 f"(flaxvae {name} --help lists all)"
             )
-    return tyro.cli(
-        command,
-        args=argv,
-        prog=f"flaxvae {name}",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
-    )
+
+    @functools.wraps(command)
+    def understood(*args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            args, kwargs = tyro.cli(
+                understood,
+                args=argv,
+                prog=f"flaxvae {name}",
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise UsageError(f"{_unboxed(said.getvalue())} (flaxvae {name} --help lists all)") from None
+    return command(*args, **kwargs)
+
+
+def _unboxed(box: str) -> str:
+    """The message of an error of tyro's, which comes in a frame, wrapped, with explanations."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
+    texts = [line if line.strip("─-") else "" for line in lines]  # rules are gaps, too
+    message = itertools.takewhile(bool, itertools.dropwhile(lambda text: not text, texts))
+    return " ".join(message).rstrip(".")
 
 
 def _run(argv: list[str]) -> None:

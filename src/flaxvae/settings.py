@@ -45,7 +45,7 @@ class TrainSettings:
 
     epochs: int | None = None
     """Passes over the training images; by default what the dataset suggests
-    (digits 200, mnist 20)."""
+    (digits 500, mnist 20)."""
 
     batch_size: int = 128
     """Images a step, over all devices together."""

@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "digits": Source("1,797 real 8x8 handwritten digits, built in (scikit-learn)", 200),
+    "digits": Source("1,797 real 8x8 handwritten digits, built in (scikit-learn)", 500),
     "mnist": Source("70,000 28x28 handwritten digits (IDX files or tensorflow-datasets)", 20),
     "fashion_mnist": Source("70,000 28x28 articles of clothing (likewise)", 20),
     "kmnist": Source("70,000 28x28 cursive Japanese characters (likewise)", 20),
