@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -53,6 +53,12 @@ def make_plan(model: str = "vae", **choices: Any) -> Plan:
         if name not in known:
             hint = did_you_mean(name, known)
             raise UsageError(f"unknown argument {name!r} for model {model!r}{hint}")
+    for kind in (DataSettings, TrainSettings, recipe):
+        for name, annotation in get_type_hints(kind).items():
+            options = get_args(annotation) if get_origin(annotation) is Literal else ()
+            if options and name in choices and choices[name] not in options:
+                expected = ", ".join(options)
+                raise UsageError(f"{name} {choices[name]!r}: expected one of {expected}")
     data = DataSettings(**{k: v for k, v in choices.items() if k in fields[0]})
     training = TrainSettings(**{k: v for k, v in choices.items() if k in fields[1]})
     if training.epochs is None:
@@ -125,6 +131,8 @@ def execute(
     started = time.monotonic()
     folder = None
     if resume is not None:
+        if run is not None:
+            raise UsageError(f"--run {run} with --resume {resume}: expected one of them")
         folder = RunFolder.open(resume)
         check_resume(folder.plan(), plan)
     data = pipeline.prepare(plan.data)
@@ -251,8 +259,10 @@ def encode(run: str, *, images: str | None, out: str | None) -> str:
         labels = {} if test.y is None else {"labels": test.y}
     else:
         x = sources.read_images(Path(images))
+    arrays = {"z": loaded.encode(x), "score": loaded.score(x), **labels}
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.stem + ".partial.npz")
-    np.savez(partial, z=loaded.encode(x), score=loaded.score(x), **labels)
+    np.savez(partial, **arrays)
     partial.replace(path)
     return relative(path)
 
@@ -271,11 +281,10 @@ def test_images(run: Run) -> np.ndarray:
 
 
 def _target(out: str | None, default: Path, suffix: str) -> Path:
-    """Where a command writes, its folder made."""
+    """Where a command writes."""
     path = Path(out) if out else default
     if path.suffix.lower() != suffix:
         raise UsageError(f"--out {path}: expected a name that ends in {suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 

@@ -81,7 +81,7 @@ def evaluate(
         raise UsageError(f"k = {k}, samples = {samples}: expected k >= 0 and samples >= 1")
     if k and not run.recipe.has_bound:
         raise UsageError(
-            f"a {run.plan.model} has no likelihood: expected --k 0, or a model with a prior"
+            f"model {run.plan.model} has no likelihood: expected --k 0, or a model with a prior"
         )
     model, variables = run.recipe.model, run.variables
     terms = batches.bound_terms(model)
@@ -93,7 +93,7 @@ def evaluate(
         return found | {"mse": error.reshape(len(error), -1).mean(-1)}
 
     bound_key, weight_key = jax.random.split(jax.random.key(seed))
-    found = batches.over_split(measure, split, run.mesh)(variables, bound_key)
+    found = batches.over_split(measure, run.mesh)(split, variables, bound_key)
     count, size = len(split.x), math.prod(split.x.shape[1:])
     result: dict[str, Any] = {
         "images": count,
@@ -113,7 +113,8 @@ def evaluate(
     if k:
         images = max(run.mesh.size, 10)
         function = log_likelihood(model, k, max(CHUNK // images, 1))
-        nats = batches.over_split(function, split, run.mesh, images)(variables, weight_key, watch)
+        estimate = batches.over_split(function, run.mesh, images)
+        nats = estimate(split, variables, weight_key, watch)
         error = float(nats.std() / math.sqrt(count))
         result["log_likelihood"] = {"k": k, "nats": _mean(nats), "standard_error": error}
     return result

@@ -18,47 +18,36 @@ Watch = Callable[[int, int], None]  # (examples done, examples in all)
 
 
 def over_split(
-    function: Callable[[Any, jax.Array, Batch], Any],
-    split: Split,
-    mesh: Mesh,
-    batch_size: int = 500,
+    function: Callable[[Any, jax.Array, Batch], Any], mesh: Mesh, batch_size: int = 512
 ) -> Callable[..., Any]:
-    """Compile ``function(variables, key, batch)`` for all of ``split``.
+    """Compile ``function(variables, key, batch)`` for whole splits.
 
     Args:
         function: returns a pytree of arrays whose axis 0 is the example.
-        split: the examples; the last batch is padded and the padding cut off again.
-        mesh: devices; ``batch_size`` is rounded up to a multiple of their number.
+        mesh: devices, between which a batch is split.
+        batch_size: examples at once; a power of two below it where a split has fewer, so that
+            splits of many sizes cost few compilations.
 
     Returns:
-        ``run(variables, key, watch=None)``: the pytree for all examples in order, as NumPy
+        ``run(split, variables, key, watch=None)``: the pytree for all examples in order, as NumPy
         arrays. Batch i gets the key ``fold_in(key, i)``. ``watch`` hears how far it is.
     """
-    count = len(split.x)
-    size = -(-min(batch_size, count) // mesh.size) * mesh.size
-    starts = range(0, count, size)
     by_row = meshes.split(mesh)
 
-    def rows(array: np.ndarray, start: int) -> np.ndarray:
-        part = array[start : start + size]
-        return np.concatenate([part, np.repeat(part[:1], size - len(part), 0)])
-
-    batches = [
-        meshes.put(
-            (rows(split.x, start), None if split.y is None else rows(split.y, start)), by_row
-        )
-        for start in starts
-    ]
-
     @jax.jit
-    def one(variables, key, i, x, y):
-        batch = Batch(images.scale(x, split.peak), y)
+    def one(variables, key, i, x, y, peak):
+        batch = Batch(images.scale(x, peak), y)
         return function(variables, jax.random.fold_in(key, i), batch)
 
-    def run(variables, key, watch: Watch | None = None):
+    def run(split: Split, variables, key, watch: Watch | None = None):
+        count = len(split.x)
+        size = min(batch_size, 1 << (count - 1).bit_length())
+        size = -(-size // mesh.size) * mesh.size
         parts = []
-        for i, (x, y) in enumerate(batches):
-            parts.append(one(variables, key, i, x, y))
+        for i, start in enumerate(range(0, count, size)):
+            rows = np.arange(start, start + size) % count  # the last batch is padded
+            x, y = meshes.put((split.x[rows], None if split.y is None else split.y[rows]), by_row)
+            parts.append(one(variables, key, i, x, y, split.peak))
             if watch is not None:
                 jax.block_until_ready(parts[-1])
                 watch(min((i + 1) * size, count), count)

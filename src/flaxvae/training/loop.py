@@ -147,7 +147,7 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
     validate = None
     if data.validation is not None:
         terms = batches.bound_terms(recipe.model)
-        validate = batches.over_split(terms, data.validation, mesh)
+        validate = batches.over_split(terms, mesh)
     validation_key = keys(settings.seed).evaluation
 
     def end_epoch(state: TrainState, speed: float) -> tuple[TrainState, dict[str, Any]]:
@@ -160,7 +160,7 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
                 "--clip-norm 1, or --warmup-steps 500"
             )
         if validate is not None:
-            found = validate(state.evaluated(), validation_key)
+            found = validate(data.validation, state.evaluated(), validation_key)
             if recipe.has_bound:
                 row["validation_elbo"] = float(found["elbo"].mean(dtype="float64"))
                 row["validation_kl"] = float(found["kl"].sum(-1).mean(dtype="float64"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Run:
 
     def encode(self, x: Any, y: Any = None) -> np.ndarray:
         """The deterministic code of each image (a VAE's posterior mean), [N, D]."""
-        return self._each(lambda v, key, batch: self._latent(v, None, batch).code, x, y)
+        return self._encode(self.split(x, y), self.variables, jax.random.key(0))
 
     def decode(self, z: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes."""
@@ -79,20 +80,18 @@ class Run:
 
     def reconstruct(self, x: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z) at each image's posterior mean, [N, *shape]."""
-        return self._each(self.reconstruction, x, y)
+        return self._reconstruct(self.split(x, y), self.variables, jax.random.key(0))
 
     def score(self, x: Any, y: Any = None, *, samples: int = 16, seed: int = 0) -> np.ndarray:
         """-ELBO of each image in nats, averaged over draws of z, [N]: high where it is unusual.
 
         A plain autoencoder, which has no bound, gives -log p(x | z = f(x)).
         """
-        terms = batches.bound_terms(self.recipe.model)
-
-        def score(variables, key, batch):
-            keys = jax.random.split(key, samples)
-            return -jax.vmap(lambda k: terms(variables, k, batch)["elbo"])(keys).mean(0)
-
-        return self._each(score, x, y, seed)
+        if samples < 1:
+            raise UsageError(f"{samples} samples: expected 1 or more")
+        split, key = self.split(x, y), jax.random.key(seed)
+        draws = [self._elbo(split, self.variables, k) for k in jax.random.split(key, samples)]
+        return -np.mean(draws, axis=0)
 
     def reconstruction(self, variables: Variables, key, batch: Batch) -> jax.Array:
         """``reconstruct`` as a function of a batch, for ``batches.over_split``."""
@@ -128,13 +127,27 @@ class Run:
         features = model.encode(variables, batch.x, batch.y)
         return model.reparameterize(variables, key, features, False)
 
-    def _each(self, function, x, y, seed: int = 0):
-        run = batches.over_split(function, self.split(x, y), self.mesh)
-        return run(self.variables, jax.random.key(seed))
+    # Compiled once a run, so that calls on many small arrays do not compile again.
 
-    def _decode(self, z, y):
+    @functools.cached_property
+    def _encode(self):
+        code = lambda v, key, batch: self._latent(v, None, batch).code  # noqa: E731
+        return batches.over_split(code, self.mesh)
+
+    @functools.cached_property
+    def _reconstruct(self):
+        return batches.over_split(self.reconstruction, self.mesh)
+
+    @functools.cached_property
+    def _elbo(self):
+        terms = batches.bound_terms(self.recipe.model)
+        return batches.over_split(lambda *inputs: terms(*inputs)["elbo"], self.mesh)
+
+    @functools.cached_property
+    def _decode(self):
         decode = self.recipe.model.decode
-        return jax.jit(lambda v, z, y: decode(v, z, y).mean)(self.variables, z, y)
+        compiled = jax.jit(lambda v, z, y: decode(v, z, y).mean)
+        return lambda z, y: compiled(self.variables, z, y)
 
 
 def check_same_data(folder: RunFolder, data: Data) -> None:
