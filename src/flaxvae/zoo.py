@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from flaxvae import parts
 from flaxvae.errors import UsageError, did_you_mean
@@ -47,7 +47,13 @@ def _check(ok: bool, seen: str, expected: str) -> None:
         raise UsageError(f"{seen}: expected {expected}")
 
 
+def _one_of(options: Any, flag: str, seen: str) -> None:
+    names = get_args(options)
+    _check(seen in names, f"--{flag} {seen}", f"one of {', '.join(names)}")
+
+
 def _likelihood(name: Likelihood, sigma: float):
+    _one_of(Likelihood, "likelihood", name)
     _check(0 < sigma < math.inf, f"--sigma {sigma}", "a number above 0")
     return {
         "bernoulli": parts.likelihoods.bernoulli,
@@ -58,6 +64,8 @@ def _likelihood(name: Likelihood, sigma: float):
 
 
 def _assemble(data: DataSpec, latents, likelihood, net: Net, widths, activation) -> Model:
+    _one_of(Net, "net", net)
+    _one_of(Activation, "activation", activation)
     _check(min(widths, default=1) >= 1, f"--widths {' '.join(map(str, widths))}", "1 or more each")
     if net == "mlp":
         network = parts.networks.mlp(
@@ -171,6 +179,7 @@ def beta_vae(
     _check(latent_dim >= 1, f"--latent-dim {latent_dim}", "1 or more")
     _check(0 <= beta < math.inf, f"--beta {beta}", "0 or more")
     _check(samples >= 1, f"--samples {samples}", "1 or more")
+    _one_of(Kl, "kl", kl)
     latents = parts.latents.gaussian(latent_dim)
     model = _assemble(data, latents, _likelihood(likelihood, sigma), net, widths, activation)
     loss = parts.objectives.negative_elbo(

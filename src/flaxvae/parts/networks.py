@@ -7,6 +7,7 @@ the features of a convolution and to the input of an MLP.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -28,6 +29,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def _kernel(in_axis: int = -2, out_axis: int = -1) -> nn.initializers.Initializer:
+    """Uniform with variance 1 / (3 fan-in), as in the tutorials (PyTorch's default).
+
+    784-500-20 on MNIST ends its 10th epoch 0.6 nats lower than from a variance of 1 / fan-in.
+    """
+    return nn.initializers.variance_scaling(
+        1 / 3, "fan_in", "uniform", in_axis=in_axis, out_axis=out_axis
+    )
+
+
+Dense = functools.partial(nn.Dense, kernel_init=_kernel())
+
+
 class Network(NamedTuple):
     """Both halves, as Flax modules with the call signatures below."""
 
@@ -46,7 +60,7 @@ class Heads(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return {name: nn.Dense(size, name=name)(x) for name, size in self.sizes.items()}
+        return {name: Dense(size, name=name)(x) for name, size in self.sizes.items()}
 
 
 class Mlp(nn.Module):
@@ -58,7 +72,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x):
         for width in self.widths:
-            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
+            x = ACTIVATIONS[self.activation](Dense(width)(x))
         return x
 
 
@@ -82,11 +96,8 @@ class MlpDecoder(nn.Module):
     @nn.compact
     def __call__(self, z, labels=None):
         x = Mlp(self.widths, self.activation, name="body")(_append(z, labels))
-        x = nn.Dense(math.prod(self.shape) * self.values, name="out")(x)
+        x = Dense(math.prod(self.shape) * self.values, name="out")(x)
         return x.reshape(x.shape[0], *self.shape, self.values)
-
-
-_KERNEL = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 class Conv(nn.Module):
@@ -97,7 +108,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, lowering, x):
-        kernel = self.param("kernel", _KERNEL, (3, 3, self.inputs, self.channels))
+        kernel = self.param("kernel", _kernel(), (3, 3, self.inputs, self.channels))
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         return lowering.conv(x, kernel, bias, 2)
 
@@ -112,10 +123,7 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, lowering, x):
         # Kernels are stored as those of the convolution they transpose, [3, 3, large, small].
-        fan_in = nn.initializers.variance_scaling(
-            1.0, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2
-        )
-        kernel = self.param("kernel", fan_in, (3, 3, self.channels, self.inputs))
+        kernel = self.param("kernel", _kernel(-1, -2), (3, 3, self.channels, self.inputs))
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         return lowering.conv_transpose(x, kernel, bias, 2, self.size)
 
@@ -136,7 +144,7 @@ class ConvEncoder(nn.Module):
             inputs = channels
         x = lowering.leave(x)
         x = _append(x.reshape(x.shape[0], -1), labels)
-        x = nn.relu(nn.Dense(self.width, name="dense")(x))
+        x = nn.relu(Dense(self.width, name="dense")(x))
         return Heads(self.heads, name="heads")(x)
 
 
@@ -154,9 +162,9 @@ class ConvDecoder(nn.Module):
         sizes = [self.shape[:2]]
         for _ in self.channels:
             sizes.append(convolutions.small_size(sizes[-1], 2))
-        x = nn.relu(nn.Dense(self.width, name="dense_0")(_append(z, labels)))
+        x = nn.relu(Dense(self.width, name="dense_0")(_append(z, labels)))
         smallest = (*sizes[-1], self.channels[-1])
-        x = nn.relu(nn.Dense(math.prod(smallest), name="dense_1")(x))
+        x = nn.relu(Dense(math.prod(smallest), name="dense_1")(x))
         x = lowering.enter(x.reshape(-1, *smallest))
         outputs = (self.shape[-1] * self.values, *self.channels[:-1])
         for i in reversed(range(len(self.channels))):

@@ -17,7 +17,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,16 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What goes wrong inside is the file's fault: DataError."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} is damaged ({reason}): expected what train wrote") from None
 
 
 def versions() -> dict[str, str]:
@@ -118,11 +129,9 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """The contents of run.json. Raises DataError if it cannot be read as such."""
         path = self.path / "run.json"
-        try:
+        with _reading(path):
             record = json.loads(path.read_text())
             known = record["format"] == FORMAT
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}): expected what train wrote") from None
         if not known:
             raise DataError(
                 f"{path} has format {record['format']}: expected {FORMAT}; use the flaxvae "
@@ -133,21 +142,24 @@ class RunFolder:
     def plan(self) -> Plan:
         """What the run was asked to be."""
         record = self.record()
-        arguments = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in record["arguments"].items()
-        }
-        return Plan(
-            record["model"],
-            arguments,
-            DataSettings(**record["data"]),
-            TrainSettings(**record["training"]),
-        )
+        with _reading(self.path / "run.json"):
+            arguments = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in record["arguments"].items()
+            }
+            return Plan(
+                record["model"],
+                arguments,
+                DataSettings(**record["data"]),
+                TrainSettings(**record["training"]),
+            )
 
     def spec(self) -> zoo.DataSpec:
         """What the recipe was told of the data."""
-        found = self.record()["data_spec"]
-        return zoo.DataSpec(**{**found, "shape": tuple(found["shape"])})
+        record = self.record()
+        with _reading(self.path / "run.json"):
+            found = record["data_spec"]
+            return zoo.DataSpec(**{**found, "shape": tuple(found["shape"])})
 
     def history(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line that was cut off does not count."""
