@@ -1,15 +1,21 @@
 """Eight fake CPU devices for every test, and no silent broadcasting between ranks."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import numpy as np
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+COMPILED = (
+    tempfile.TemporaryDirectory()
+)  # many trainings here are the same program: compile it once
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +28,32 @@ def assert_mean():
         np.testing.assert_array_less(np.abs(samples.mean(0) - expected), error)
 
     return check
+
+
+TINY = {"dataset": "digits", "net": "mlp", "widths": (32,), "latent_dim": 2, "devices": 1}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a small finished run, figures included; tests may add files to it."""
+    import flaxvae
+
+    path = tmp_path_factory.mktemp("runs") / "trained"
+    flaxvae.train("vae", epochs=2, run=str(path), **TINY)
+    return path
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Trainings end without drawing, which takes longer than they do."""
+    from flaxvae import api
+
+    monkeypatch.setattr(api.figures, "write", lambda *arguments: [])
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules whose time is all compilation: half of that is spent on speed."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

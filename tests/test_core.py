@@ -50,7 +50,7 @@ class Linear(NamedTuple):
 
 
 def linear(shift=0.0, widen=0.0) -> Linear:
-    """q = posterior, its mean off by ``shift`` standard deviations, its log-variance by ``widen``."""
+    """q is the posterior, but for ``shift`` standard deviations and ``widen`` of log-variance."""
     variance = 1 / (1 + (W**2).sum(0) / S**2)
     gain = W * variance / S**2  # [5, 2]: E[z|x] = (x - b) gain
 
@@ -121,8 +121,7 @@ def test_log_likelihood_does_not_depend_on_chunks(k, chunk):
 def test_log_likelihood_is_the_logsumexp_of_its_draws():
     lg, key = linear(0.7, 0.4), jax.random.key(3)
     chunks = [
-        weights_of(MODEL, lg.variables, jax.random.fold_in(key, i), lg.batch, 4)
-        for i in range(3)
+        weights_of(MODEL, lg.variables, jax.random.fold_in(key, i), lg.batch, 4) for i in range(3)
     ]
     used = np.concatenate(chunks).astype(np.float64)[:10]
     expected = special.logsumexp(used, axis=0) - np.log(10)
@@ -153,7 +152,7 @@ def test_importance_weighted_bound_rises_with_k(assert_mean):
 
 
 @pytest.mark.parametrize("chunk", [64, 700, 5000])
-def test_five_thousand_draws_close_the_gap(chunk, assert_mean):
+def test_five_thousand_draws_close_the_gap(chunk):
     lg = linear(0.3, 0.3)
     found = repeated(lg, 5000, chunk, 20, chunk)
     gap = np.abs(np.asarray(found, np.float64).mean(0) - lg.log_px)

@@ -1,0 +1,412 @@
+"""The command line: what it refuses, in one line and without a trace, and what it writes."""
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import flaxvae
+from conftest import TINY
+from flaxvae import cli, zoo
+from flaxvae.data import idx
+from flaxvae.errors import UsageError
+from flaxvae.settings import DataSettings, TrainSettings
+
+PNG = b"\x89PNG\r\n\x1a\n"
+FLAGS = {
+    "eval": "k samples split images seed",
+    "sample": "n seed temperature out",
+    "reconstruct": "images n out",
+    "interpolate": "rows steps out",
+    "encode": "images out",
+    "figures": "",
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLAXVAE_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory):
+    """The folder of an untrained plain autoencoder that held no images out."""
+    path = tmp_path_factory.mktemp("runs") / "ae"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        flaxvae.train("ae", epochs=0, validation=0, run=str(path), **TINY)
+    return path
+
+
+def run(line, capsys):
+    """Exit code, stdout and stderr of ``flaxvae`` with the arguments in ``line``."""
+    code = 0
+    try:
+        cli.main(line.split())
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capsys.readouterr()
+
+
+def listing(*folders):
+    paths = [path for folder in folders for path in folder.rglob("*")]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, trained, autoencoder):
+    """Checks that a line is refused as documented; returns what stderr said."""
+
+    def check(line, code=2, *words):
+        line = line.format(run=trained, ae=autoencoder)
+        before = listing(tmp_path, trained, autoencoder)
+        found, _, err = run(line, capsys)
+        assert found == code
+        assert err.startswith("flaxvae: ") and err.count("\n") == 1 and err.endswith("\n"), err
+        assert len(err) > len("flaxvae: \n") and "Traceback" not in err
+        assert listing(tmp_path, trained, autoencoder) == before
+        for word in words:
+            assert word in err, err
+        return err
+
+    return check
+
+
+# ---- misuse
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("trian", ["'trian'", "did you mean 'train'?"]),
+        ("--epochs 3", ["--epochs"]),
+        ("train --epoch 3", ["--epoch", "did you mean '--epochs'?"]),
+        ("sample --temprature 1", ["did you mean '--temperature'?", "flaxvae sample --help"]),
+        ("train --dataset mnits", ["did you mean 'mnist'?", "fashion_mnist"]),
+        ("train --model beta-vea", ["did you mean 'beta_vae'?", "models: ae, vae"]),
+        ("train --model vae --beta 2", ["--beta"]),
+        ("train --epochs -1", ["--epochs -1", "0 or more"]),
+        ("train --epochs abc", ["--epochs", "abc"]),
+        ("train --epochs", ["--epochs"]),
+        ("train stray", ["stray"]),
+        ("train -q", ["-q"]),
+        ("train --net cnn", ["cnn", "conv", "mlp"]),
+        ("train --learning-rate 0", ["--learning-rate 0.0", "above 0"]),
+        ("train --learning-rate nan", ["--learning-rate nan"]),
+        ("train --sigma 0", ["--sigma 0.0", "above 0"]),
+        ("train --latent-dim 0", ["--latent-dim 0", "1 or more"]),
+        ("train --model beta_vae --beta -1", ["--beta -1.0", "0 or more"]),
+        ("train --samples 0", ["--samples 0", "1 or more"]),
+        ("train --net mlp --widths 8 0", ["--widths 8 0"]),
+        ("train --validation 1", ["--validation 1.0", "below 1"]),
+        ("train --validation 0.0001", ["of 1437 images is 0", "--validation 0"]),
+        ("train --patience 3 --validation 0", ["--patience", "--validation"]),
+        ("train --batch-size 1320", ["--batch-size 1320", "1317"]),
+        ("train --batch-size 100", ["--batch-size 100", "multiple of 8", "use 96"]),
+        ("train --batch-size 4", ["multiple of 8", "use 8"]),
+        ("train --devices 99", ["--devices 99", "at most 8", "cpu"]),
+        ("train --seed -1", ["--seed -1"]),
+        ("train --run {run}", ["exists and is not empty", "--resume"]),
+        ("train --run {run}/run.json", ["exists"]),
+        ("train --resume {run} --run new", ["--run new", "--resume"]),
+        ("train --resume", ["--resume"]),
+        ("eval {ae} --k 100", ["likelihood"]),
+        ("eval {ae} --split validation", ["validation", "test"]),
+        ("eval {run} --split tset", ["tset", "validation"]),
+        ("eval {run} --k -1", ["-1"]),
+        ("eval {run} --k 1.5", ["--k", "1.5"]),
+        ("eval {run} --samples 0", ["0"]),
+        ("eval {run} --images 361", ["--images 361", "1 to 360"]),
+        ("sample {run} --n 0 --out new/s.png", ["0 samples"]),
+        ("sample {run} --temperature -1", ["temperature -1.0"]),
+        ("sample {run} --out s.jpg", ["s.jpg", ".png"]),
+        ("reconstruct {run} --n 0", ["--n 0"]),
+        ("reconstruct {run} --out new/r.npz", [".png"]),
+        ("interpolate {run} --rows 0", ["--rows 0", "1 to 180"]),
+        ("interpolate {run} --steps 1 --out new/i.png", ["1 steps", "2 or more"]),
+        ("encode {run} --out z.png", ["z.png", ".npz"]),
+    ],
+)
+def test_misuse(refused, line, words):
+    refused(line, 2, *words)
+
+
+@pytest.mark.parametrize("command", [*FLAGS, "train --resume"])
+def test_a_folder_that_is_no_run(refused, tmp_path, command):
+    refused(f"{command} absent", 2, "absent", "no such folder", "runs/latest")
+    refused(f"{command} {tmp_path}", 2, str(tmp_path), "no run.json")
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_no_run_yet(refused, command):
+    refused(command, 2, "latest", "no such folder")
+
+
+def test_resume_names_every_setting_that_differs(refused):
+    refused(
+        "train --resume {run} --learning-rate 0.01 --seed 5 --binarization threshold "
+        "--widths 16 16 --ema 0.9",
+        2,
+        "learning_rate 0.001 -> 0.01",
+        "seed 0 -> 5",
+        "binarization none -> threshold",
+        "widths (32,) -> (16, 16)",
+        "ema None -> 0.9",
+    )
+    error = refused("train --resume {run} --latent-dim 3 --epochs 9 --devices 1")
+    assert "latent_dim 2 -> 3" in error
+    assert "epochs" not in error and "devices" not in error  # these may differ
+    refused("train --resume {run} --model beta_vae", 2, "model vae -> beta_vae", "beta")
+
+
+# ---- data
+
+
+def header(magic, *shape):
+    return magic + np.array(shape, ">u4").tobytes()
+
+
+def idx_folder(path, **changes):
+    """Four sound IDX files of 16 training and 8 test images, but for ``changes``."""
+    path.mkdir()
+    for name, count in zip(idx.FILES, (16, 16, 8, 8)):
+        images = "images" in name
+        shape = (count, 8, 8) if images else (count,)
+        values = np.arange(np.prod(shape), dtype=np.uint8)
+        raw = header(bytes([0, 0, 8, len(shape)]), *shape) + values.tobytes()
+        raw = changes.get(name.rpartition("-idx")[0], lambda raw: raw)(raw)
+        if raw is not None:
+            (path / name).write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train-images": lambda raw: None}, ["train-images-idx3-ubyte", "no "]),
+        ({"t10k-labels": lambda raw: None}, ["t10k-labels-idx1-ubyte", "no "]),
+        ({"train-images": lambda raw: raw[:-1]}, ["1023 bytes", "expected 1024"]),
+        ({"train-images": lambda raw: raw[:10]}, ["train-images", "each axis"]),
+        ({"train-labels": lambda raw: b"\0\0\x08\x03" + raw[4:]}, ["magic", "0x00000803"]),
+        ({"t10k-images": lambda raw: b""}, ["t10k-images", "magic"]),
+    ],
+)
+def test_damaged_idx_files(refused, tmp_path, change, words):
+    idx_folder(tmp_path / "idx", **change)
+    refused("train --dataset mnist --data-dir idx --batch-size 8 --epochs 0", 3, *words)
+
+
+def test_the_idx_folder_of_these_tests_is_sound_otherwise(refused, tmp_path):
+    idx_folder(tmp_path / "idx")
+    refused("train --dataset mnist --data-dir idx", 2, "--batch-size 128", "15")
+    refused("train --dataset mnist --data-dir absent", 3, "absent", "no such folder")
+
+
+GOOD = np.linspace(0, 1, 40 * 64, dtype=np.float32).reshape(40, 8, 8)
+BAD_FILES = {
+    "keys.npz": ({"pictures": GOOD}, ["no images", "pictures", "x_train"]),
+    "nan.npz": ({"x": np.where(np.arange(64).reshape(8, 8) == 9, np.nan, GOOD)}, ["NaN", "40"]),
+    "range.npz": ({"x": GOOD * 255}, ["255", "expected 0 to 1"]),
+    "shape.npz": ({"x": np.zeros(5)}, ["(5,)"]),
+    "pickle.npz": ({"x": np.array([None, 1])}, ["pickle"]),
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_FILES, "absent.npz", "text.npz"])
+def test_bad_files_of_images(refused, tmp_path, name):
+    arrays, words = BAD_FILES.get(name, ({}, [name]))
+    if arrays:
+        np.savez(name, **arrays)
+    elif name == "text.npz":
+        (tmp_path / name).write_text("pixels")
+    refused(f"train --dataset {name} --epochs 0", 3, name, *words)
+    refused(f"reconstruct {{run}} --images {name} --out new/r.png", 3, name, *words)
+    refused(f"encode {{run}} --images {name} --out new/z.npz", 3, name, *words)
+
+
+def test_images_of_another_shape_than_the_models(refused):
+    np.savez("wide.npz", x=GOOD[:, :4])
+    for command in ("encode {run} --out new/z.npz", "reconstruct {run} --out new/r.png"):
+        refused(f"{command} --images wide.npz", 2, "4, 8, 1)", "[N, 8, 8, 1]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "training": {"x": 1}}'],
+)
+def test_a_damaged_run_json(refused, tmp_path, text):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text(text)
+    for command in ("sample broken", "train --resume broken"):
+        refused(command, 3, "run.json")
+
+
+def test_a_run_whose_data_have_changed(refused, tmp_path, no_figures, capsys):
+    np.savez("faces.npz", x=GOOD)
+    line = "train --run faces --dataset faces.npz --epochs 0 --net mlp --batch-size 8 --devices 1"
+    assert run(line, capsys)[0] == 0
+    np.savez("faces.npz", x=GOOD[::-1])
+    for command in ("eval faces", "encode faces", "train --resume faces --epochs 1"):
+        refused(command, 3, "sha256", "faces.npz")
+
+
+# ---- help
+
+
+def test_help_of_the_program_lists_every_command(capsys):
+    for line in ("", "--help", "help", "-h"):
+        code, out, err = run(line, capsys)
+        assert code == 0 and not err
+        assert all(f"  {name} " in out for name in ("train", *FLAGS))
+    assert run("--version", capsys)[1] == f"flaxvae {flaxvae.__version__}\n"
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_of_a_command_mentions_its_flags(capsys, command):
+    code, out, err = run(f"{command} --help", capsys)
+    assert code == 0 and not err
+    assert all(f"--{flag} " in out for flag in FLAGS[command].split())
+
+
+@pytest.mark.parametrize("model", zoo.RECIPES)
+def test_help_of_train_mentions_every_setting(capsys, model):
+    code, out, err = run(f"train --model {model} --help", capsys)
+    assert code == 0 and not err
+    own = [n for n, p in inspect.signature(zoo.recipe(model)).parameters.items() if n != "data"]
+    settings = [f.name for kind in (DataSettings, TrainSettings) for f in dataclasses.fields(kind)]
+    for name in [*own, *settings, "model", "run", "resume"]:
+        assert f"--{name.replace('_', '-')} " in out
+    assert ("--beta " in out) == (model == "beta_vae")
+
+
+@pytest.mark.parametrize("line", ["--help", "train --help", "eval --help", "trian"])
+def test_help_does_not_import_jax(line):
+    code = (
+        "import sys\nfrom flaxvae import cli\n"
+        "try: cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print(sorted({'jax', 'flax', 'orbax', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *line.split()], capture_output=True)
+    assert done.stdout.decode().splitlines()[-1] == "[]", done.stderr
+
+
+# ---- what the commands write
+
+
+def written(line, capsys):
+    """The one path that a command prints, relative to here or absolute."""
+    code, out, err = run(line, capsys)
+    assert (code, err) == (0, "") and out.count("\n") == 1
+    return out.strip()
+
+
+def test_eval_writes_what_it_prints(trained, capsys):
+    line = f"eval {trained} --k 3 --samples 2 --images 20 --split validation --seed 1"
+    code, out, err = run(line, capsys)
+    found = json.loads((trained / "evaluation.json").read_text())
+    assert (code, err) == (0, "")
+    assert f"{-found['elbo']:.2f}" in out and "nats" in out and "evaluation.json" in out
+    expected = {"split": "validation", "seed": 1, "samples": 2, "images": 20}
+    assert expected.items() <= found.items()
+    assert found["log_likelihood"]["k"] == 3 and len(found["kl_per_unit"]) == 2
+    numbers = [found[k] for k in ("mse", "reconstruction", "elbo", "elbo_standard_error", "kl")]
+    numbers += [*found["kl_per_unit"], *found["log_likelihood"].values()]
+    assert np.isfinite(numbers).all()
+    np.testing.assert_allclose(found["elbo"], -found["reconstruction"] - found["kl"], rtol=1e-6)
+    np.testing.assert_allclose(sum(found["kl_per_unit"]), found["kl"], rtol=1e-6)
+    assert "bits_per_dim" not in found  # pixels in [0, 1] have no probabilities
+
+
+def test_eval_of_an_autoencoder_reports_no_bound(autoencoder, capsys):
+    code, out, _ = run(f"eval {autoencoder}", capsys)
+    found = json.loads((autoencoder / "evaluation.json").read_text())
+    assert code == 0 and "ELBO" not in out and "KL" not in out
+    assert found["images"] == 360 and not {"elbo", "kl", "log_likelihood"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("sample {} --n 4", "samples"),
+        ("reconstruct {} --n 4", "reconstructions"),
+        ("interpolate {} --rows 2 --steps 3", "interpolations"),
+    ],
+)
+def test_pictures(trained, capsys, tmp_path, command, name):
+    command = command.format(trained)
+    default = trained / "figures" / f"{name}.png"
+    default.unlink(missing_ok=True)
+    assert written(command, capsys) == str(default)
+    assert written(f"{command} --out new/picture.PNG", capsys) == "new/picture.PNG"
+    for path in (default, tmp_path / "new" / "picture.PNG"):
+        assert path.read_bytes().startswith(PNG)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["picture.PNG"]  # nothing partial
+
+
+def test_sample_depends_on_seed_and_temperature(trained, capsys, tmp_path):
+    pictures = []
+    for options in ("", "", "--seed 1", "--temperature 0.5"):
+        written(f"sample {trained} --n 4 --out s.png {options}", capsys)
+        pictures.append((tmp_path / "s.png").read_bytes())
+    assert pictures[0] == pictures[1] and len(set(pictures)) == 3
+
+
+def test_encode(trained, capsys):
+    assert written(f"encode {trained}", capsys) == str(trained / "latents.npz")
+    run_ = flaxvae.load(trained)
+    test = run_.data().test
+    with np.load(trained / "latents.npz") as found:
+        assert set(found) == {"z", "score", "labels"}
+        assert found["z"].shape == (360, 2) and found["score"].shape == (360,)
+        np.testing.assert_array_equal(found["labels"], test.y)
+        np.testing.assert_array_equal(found["z"], run_.encode(test.x))
+        np.testing.assert_array_equal(found["score"], run_.score(test.x))
+    np.savez("mine.npz", images=GOOD)
+    assert written(f"encode {trained} --images mine.npz --out mine-z.npz", capsys) == "mine-z.npz"
+    with np.load("mine-z.npz") as found:
+        assert set(found) == {"z", "score"} and found["z"].shape == (40, 2)
+    assert written(f"reconstruct {trained} --images mine.npz --out m.png", capsys) == "m.png"
+
+
+def test_figures_draws_all_again(trained, capsys):
+    names = ["reconstructions", "samples", "latent_scatter"]
+    names += ["interpolations", "manifold", "curves"]
+    for path in (trained / "figures").iterdir():
+        path.unlink()
+    code, out, err = run(f"figures {trained}", capsys)
+    assert (code, err) == (0, "")
+    expected = {str(trained / "figures" / f"{name}.png") for name in names}
+    assert set(out.split()) == expected
+    assert {str(p) for p in (trained / "figures").iterdir()} == expected
+    assert all(p.read_bytes().startswith(PNG) for p in (trained / "figures").iterdir())
+
+
+def test_train_then_latest(capsys, tmp_path, no_figures):
+    code, out, err = run("train --net mlp --widths 8 --epochs 1 --seed 3 --devices 1", capsys)
+    assert (code, err) == (0, "")
+    (path,) = (p for p in (tmp_path / "runs").iterdir() if p.name != "latest")
+    assert path.name.startswith("digits-vae-s3-") and f"flaxvae eval runs/{path.name}" in out
+    assert "\x1b" not in out
+    assert written("sample --n 1", capsys) == f"runs/{path.name}/figures/samples.png"
+
+
+# ---- plans
+
+
+def test_unknown_argument_of_make_plan():
+    with pytest.raises(UsageError, match=r"'learning_rat' .*did you mean 'learning_rate'\?"):
+        flaxvae.make_plan(learning_rat=0.1)
+    with pytest.raises(UsageError, match="'beta'"):
+        flaxvae.make_plan("vae", beta=2.0)
+    assert flaxvae.make_plan("beta_vae", beta=2.0).arguments["beta"] == 2.0
+
+
+@pytest.mark.parametrize("name", ["net", "schedule", "binarization", "likelihood", "kl"])
+def test_make_plan_refuses_a_value_that_is_no_option(name):
+    with pytest.raises(UsageError, match=f"{name} 'nonsense': expected one of"):
+        flaxvae.make_plan(**{name: "nonsense"})

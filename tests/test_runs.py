@@ -1,0 +1,319 @@
+"""Run folders and what is loaded from them, against direct computation."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+import flaxvae
+from conftest import TINY
+from flaxvae import core
+from flaxvae.data import pipeline
+from flaxvae.errors import DataError, UsageError
+from flaxvae.settings import DataSettings, TrainSettings
+from flaxvae.training import checkpoints, mesh, runs
+from flaxvae.training import step as steps
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+PEAK = 16  # of digits: white as scikit-learn stores it
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return flaxvae.load(trained)
+
+
+@pytest.fixture(scope="module")
+def raw():
+    """Test images as stored, uint8 [360, 8, 8, 1]."""
+    return pipeline.prepare(DataSettings()).test.x
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def train(folder, epochs=1, model="vae", **choices):
+    return flaxvae.train(model, epochs=epochs, run=str(folder / "run"), **{**TINY, **choices})
+
+
+# ---- the folder
+
+
+def test_what_a_run_folder_holds(trained):
+    record, summary = read(trained / "run.json"), read(trained / "summary.json")
+    assert record["format"] == 1 and record["model"] == "vae"
+    assert record["arguments"]["latent_dim"] == 2 and record["arguments"]["widths"] == [32]
+    assert record["data"]["dataset"] == "digits" and record["peak"] == PEAK
+    assert record["training"]["epochs"] == 2 and record["training"]["batch_size"] == 128
+    assert record["data_spec"]["shape"] == [8, 8, 1] and record["devices"] == "1 x cpu"
+    assert record["versions"]["jax"] == jax.__version__ and "nats" in record["units"]
+    # 64 -> 32 -> 2 x 2 heads, 2 -> 32 -> 64, with biases
+    assert record["parameters"] == 65 * 32 + 33 * 4 + 3 * 32 + 33 * 64
+    assert summary["epochs"] == 2 and summary["data"] == "digits, pixels in [0, 1]"
+    assert summary["test"]["images"] == 360 and len(summary["parameters_sha256"]) == 64
+    names = {path.stem for path in (trained / "figures").iterdir()}
+    assert {"reconstructions", "samples", "latent_scatter", "manifold", "curves"} <= names
+
+
+def test_metrics_are_one_row_an_epoch(trained):
+    rows = runs.RunFolder(trained).history()
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [1317 // 128, 2 * (1317 // 128)]
+    for row in rows:
+        assert all(math.isfinite(value) for value in row.values())
+        assert row["train_loss"] == pytest.approx(-row["train_elbo"])
+        assert -row["train_elbo"] == pytest.approx(row["train_reconstruction"] + row["train_kl"])
+        bound = row["validation_reconstruction"] + row["validation_kl"]
+        assert -row["validation_elbo"] == pytest.approx(bound)
+        assert row["learning_rate"] == pytest.approx(1e-3) and row["images_per_second"] > 0
+    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_a_cut_off_last_line_of_metrics_does_not_count(tmp_path):
+    folder = runs.RunFolder(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert folder.history() == [{"epoch": 1}, {"epoch": 2}]
+    assert folder.rewind(1) == [{"epoch": 1}]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+
+
+def test_latest_is_a_relative_link_to_the_newest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = flaxvae.make_plan()
+    made = []
+    for _ in range(2):  # in the same second, most likely
+        path = runs.new_path(plan, "digits", None)
+        runs.RunFolder.create(path, plan, {})
+        made.append(path)
+        latest = tmp_path / "runs" / "latest"
+        assert latest.readlink().as_posix() == path.name
+        assert runs.RunFolder.open("runs/latest").path == path.resolve()
+    assert made[0] != made[1]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "latest").mkdir()  # a folder of that name is left alone
+    runs.RunFolder.create(tmp_path / "mine" / "a", plan, {})
+    assert not (tmp_path / "mine" / "latest").is_symlink()
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {*(p.name for p in made), "latest"}
+
+
+def test_a_plan_survives_the_folder(tmp_path):
+    plan = flaxvae.make_plan("beta_vae", widths=(5, 3), beta=2, ema=0.5, binarization="fixed")
+    assert runs.RunFolder.create(tmp_path / "r", plan, {}).plan() == plan
+
+
+# ---- the loaded model
+
+
+def test_loaded_variables_are_those_that_were_trained(run, trained):
+    recorded = read(trained / "summary.json")["parameters_sha256"]
+    assert checkpoints.digest(jax.device_get(run.variables["params"])) == recorded
+
+
+def test_each_function_equals_the_models_own(run, raw):
+    model, variables = run.recipe.model, run.variables
+    x = jnp.asarray(raw, jnp.float32) / PEAK
+    features = model.encode(variables, x)
+    decoded = model.decode(variables, features["mean"])
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(run.encode(raw), features["mean"], **close)
+    np.testing.assert_allclose(run.decode(features["mean"]), decoded.mean, **close)
+    np.testing.assert_allclose(run.reconstruct(raw), decoded.mean, **close)
+    z = np.asarray(model.prior_sample(variables, jax.random.key(3), 5))
+    np.testing.assert_allclose(run.sample(5, seed=3), model.decode(variables, z).mean, **close)
+    half = model.decode(variables, z / 2).mean
+    np.testing.assert_allclose(run.sample(5, seed=3, temperature=0.5), half, **close)
+    # The score is random: compare it with other draws of the ELBO, image by image.
+    n = 100
+    keys = jax.random.split(jax.random.key(99), n)
+    bound = jax.vmap(lambda key: core.elbo(model, variables, key, core.Batch(x)).elbo)
+    draws = jax.jit(bound)(keys)
+    error = (run.score(raw, samples=n) + draws.mean(0)) / (draws.std(0) * np.sqrt(2 / n))
+    assert np.abs(error).max() < 6 and 0.8 < error.std() < 1.2
+
+
+def test_shapes_types_and_determinism(run, raw):
+    x = raw[:7]
+    expected = {"encode": (7, 2), "reconstruct": (7, 8, 8, 1), "score": (7,)}
+    for name, shape in expected.items():
+        found = getattr(run, name)(x)
+        assert isinstance(found, np.ndarray) and found.dtype == np.float32
+        assert found.shape == shape
+        np.testing.assert_array_equal(found, getattr(run, name)(x))
+    assert (run.score(x, seed=0) != run.score(x, seed=1)).all()
+    images = run.sample(3)
+    assert images.shape == (3, 8, 8, 1) and images.dtype == np.float32
+    assert images.min() >= 0 and images.max() <= 1
+    np.testing.assert_array_equal(images, run.sample(3))
+    assert (images != run.sample(3, seed=1)).any()
+    assert np.ptp(run.sample(3, temperature=0), axis=0).max() == 0
+    assert run.encode(x[:1]).shape == (1, 2)
+
+
+def test_uint8_is_divided_by_the_datasets_own_white(run, raw):
+    assert raw.max() == PEAK
+    floats = raw.astype(np.float64) / PEAK
+    for name in ("encode", "reconstruct", "score"):
+        found = getattr(run, name)(raw)
+        np.testing.assert_array_equal(found, getattr(run, name)(floats))
+        np.testing.assert_array_equal(found, getattr(run, name)(raw[..., 0]))  # [N, H, W]
+
+
+@pytest.mark.parametrize("name", ["encode", "reconstruct", "score"])
+def test_images_that_cannot_be(run, raw, name):
+    function = getattr(run, name)
+    x = raw[:2] / np.float32(PEAK)
+    for wrong in (x[:, :4], x[0], x[:0], x.reshape(2, 64), x[..., 0, 0], np.float32(1)):
+        with pytest.raises(UsageError, match=r"expected \[N, 8, 8, 1\]"):
+            function(wrong)
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(DataError, match="not finite"):
+            function(np.where(np.arange(8)[:, None] == 3, bad, x))
+    for wrong, peak in ((x * 1.01, 1), (x - 0.01, 1), (raw[:2] + 1, PEAK), (raw.astype(int), 1)):
+        with pytest.raises(DataError, match=f"expected 0 to {peak}"):
+            function(wrong)
+
+
+def test_latents_and_numbers_that_cannot_be(run):
+    for z in (np.zeros(2), np.zeros((3, 1)), np.zeros((3, 3)), np.zeros((1, 3, 2))):
+        with pytest.raises(UsageError, match=r"expected \[N, 2\]"):
+            run.decode(z)
+    for n, temperature in ((0, 1.0), (-1, 1.0), (1, -1.0), (1, math.nan), (1, math.inf)):
+        with pytest.raises(UsageError):
+            run.sample(n, temperature=temperature)
+
+
+def test_a_run_without_checkpoints(tmp_path):
+    runs.RunFolder.create(
+        tmp_path / "r",
+        flaxvae.make_plan(net="mlp"),
+        {"data_spec": {"name": "d", "shape": [8, 8, 1]}, "peak": 1.0},
+    )
+    with pytest.raises(DataError, match="no checkpoints"):
+        flaxvae.load(tmp_path / "r")
+
+
+# ---- choices
+
+
+@pytest.mark.parametrize(
+    ("how", "choices"),
+    [("threshold", {"validation": 0}), ("fixed", {"model": "ae"}), ("dynamic", {"ema": 0.8})],
+)
+def test_binarized_runs(tmp_path, raw, how, choices):
+    returned = train(tmp_path, binarization=how, **choices)
+    run = flaxvae.load(tmp_path / "run")
+    summary = read(tmp_path / "run" / "summary.json")
+    for variables in (run.variables, returned.variables):
+        digest = checkpoints.digest(jax.device_get(variables["params"]))
+        assert digest == summary["parameters_sha256"]
+    assert run.spec.binary and "binarized" in summary["data"]
+    if how != "ae" and run.recipe.has_bound:
+        bits = -summary["test"]["elbo"] / (64 * math.log(2))
+        assert summary["test"]["bits_per_dim"] == pytest.approx(bits)
+    else:
+        assert "bits_per_dim" not in summary["test"] and "elbo" not in summary["test"]
+    # Images are made binary as the test images were, and binary ones stay as they are.
+    seen = run.split(raw)
+    assert set(np.unique(seen.x)) == {0, 1} and seen.peak == 1
+    if how == "threshold":
+        np.testing.assert_array_equal(seen.x, raw >= PEAK / 2)
+    np.testing.assert_array_equal(run.encode(raw), run.encode(seen.x.astype(np.float32)))
+    np.testing.assert_array_equal(run.split(seen.x.astype(np.float32)).x, seen.x)
+    rows = run.folder.history()
+    assert ("validation_reconstruction" in rows[0]) == (choices.get("validation") != 0)
+    if choices.get("validation") == 0:
+        assert not any(name.startswith("validation") for name in rows[0])
+        assert rows[0]["step"] == 1437 // 128
+
+
+def test_no_epochs_leaves_the_initial_weights(tmp_path):
+    returned = train(tmp_path, epochs=0, seed=4, patience=1)
+    run, summary = flaxvae.load(tmp_path / "run"), read(tmp_path / "run" / "summary.json")
+    x = jnp.zeros((1, 8, 8, 1))
+    initial = jax.jit(run.recipe.model.init)(steps.keys(4).init, x)
+    for variables in (run.variables, returned.variables):
+        jax.tree.map(np.testing.assert_array_equal, variables, initial)
+    assert summary["epochs"] == 0 and math.isfinite(summary["test"]["elbo"])
+    assert run.folder.history() == []
+
+
+def test_ema_is_the_average_of_the_weights_after_each_step(tmp_path):
+    decay = 0.9
+    train(tmp_path, ema=decay, epochs=2)
+    run = flaxvae.load(tmp_path / "run")
+    data = run.data()
+    trainer = steps.trainer(run.recipe, data, run.plan.training, mesh.make(1), 2)
+    state = trainer.init()
+    average = jax.tree.map(np.float64, state.variables["params"])
+    for step in range(trainer.total_steps):
+        order = trainer.order(step // trainer.steps_per_epoch)
+        state = trainer.segment(state, order, 1)
+        average = jax.tree.map(
+            lambda a, p: decay * a + (1 - decay) * np.float64(p), average, state.variables["params"]
+        )
+    last, loaded = state.variables["params"], run.variables["params"]
+    for name, expected in flatten_dict(average).items():
+        np.testing.assert_allclose(flatten_dict(loaded)[name], expected, atol=1e-6)
+    assert checkpoints.digest(last) != checkpoints.digest(loaded)  # the last weights are others
+
+
+def test_patience_stops_and_keeps_the_best(tmp_path):
+    returned = train(tmp_path, patience=2, epochs=60, learning_rate=0.05)
+    run = flaxvae.load(tmp_path / "run")
+    values = [row["validation_elbo"] for row in run.folder.history()]
+    best = int(np.argmax(values))
+    assert len(values) < 60 and best == len(values) - 1 - 2  # stopped two epochs after the best
+    validation = run.data().validation
+    batch = core.Batch(jnp.asarray(validation.x, jnp.float32) / PEAK)
+    key = jax.random.fold_in(steps.keys(0).evaluation, 0)
+    bound = jax.jit(lambda variables: core.elbo(run.recipe.model, variables, key, batch).elbo)
+    for variables in (run.variables, returned.variables):
+        assert float(bound(variables).mean()) == pytest.approx(max(values), rel=1e-5)
+
+
+def test_learning_rate_schedules(tmp_path):
+    def rates(total, at, **settings):
+        schedule = steps.learning_rate(TrainSettings(learning_rate=0.1, **settings), total)
+        return [float(schedule(step)) for step in at]
+
+    assert rates(100, [0, 50, 99]) == pytest.approx([0.1] * 3)
+    cosine = [0.05 * (1 + math.cos(math.pi * step / 100)) for step in (0, 25, 50, 100, 150)]
+    cosine[-1] = 0  # and stays there
+    assert rates(100, [0, 25, 50, 100, 150], schedule="cosine") == pytest.approx(cosine, abs=1e-8)
+    at = [0, 5, 10, 60, 110]
+    both = rates(110, at, schedule="cosine", warmup_steps=10)
+    assert both == pytest.approx([0, 0.05, 0.1, 0.05, 0], abs=1e-8)
+    assert rates(110, at, warmup_steps=10) == pytest.approx([0, 0.05, 0.1, 0.1, 0.1])
+    assert rates(5, [0, 4], schedule="cosine", warmup_steps=10) == pytest.approx([0, 0.04])
+    train(tmp_path, epochs=2, schedule="cosine", warmup_steps=10, learning_rate=0.1)
+    rows = flaxvae.load(tmp_path / "run").folder.history()
+    last = 0.05 * (1 + math.cos(math.pi * 9 / 10))  # steps 9 and 19 of 0..19
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.09, last])
+
+
+def test_clip_norm_scales_the_gradient_before_adam():
+    schedule = optax.constant_schedule(0.1)
+    clipped = steps.optimizer(TrainSettings(clip_norm=1.0), schedule)
+    plain = steps.optimizer(TrainSettings(), schedule)
+    gradients = [
+        {"a": jnp.array([3.0]), "b": jnp.array([4.0])},
+        {"a": jnp.array([0.3]), "b": -1e-3 * jnp.ones(1)},
+    ]
+    by_hand = [jax.tree.map(lambda g: g / 5.0, gradients[0]), gradients[1]]  # norms 5 and 0.3
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+
+    def updates(optimizer, gradients):
+        state, found = optimizer.init(params), []
+        for gradient in gradients:
+            change, state = optimizer.update(gradient, state, params)
+            found += [float(change["a"][0]), float(change["b"][0])]
+        return found
+
+    assert updates(clipped, gradients) == pytest.approx(updates(plain, by_hand), rel=1e-5)
+    assert updates(clipped, gradients) != pytest.approx(updates(plain, gradients), rel=1e-2)
