@@ -17,9 +17,14 @@ import flaxvae
 from conftest import TINY
 from flaxvae import cli
 from flaxvae.errors import DataError, DivergedError
+from flaxvae.report.terminal import Terminal
 from flaxvae.training import checkpoints, loop
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = [
+    pytest.mark.usefixtures("no_figures"),
+    # Orbax leaves coroutines behind when it fails to read.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 EPOCHS = 4
 
 
@@ -88,11 +93,10 @@ def test_more_epochs_later(straight, tmp_path, capsys):
     path = tmp_path / "run"
     flaxvae.train(epochs=1, run=str(path), **TINY)
     first = sha256(path)
-    assert rows(path) == rows(straight)[:1]
-    assert same(path, straight) if resume(path, capsys, "--epochs", str(EPOCHS)) else False
-    assert first != sha256(straight)
-    resume(path, capsys)  # nothing is left to do
-    assert same(path, straight)
+    assert first != sha256(straight) and rows(path) == rows(straight)[:1]
+    for _ in range(2):  # the second time, nothing is left to do
+        resume(path, capsys, "--epochs", str(EPOCHS))
+        assert same(path, straight)
 
 
 def test_stopped_within_an_epoch(straight, stopped, tmp_path, capsys):
@@ -110,8 +114,23 @@ def test_an_unsaved_tail_of_metrics_is_done_again(straight, stopped, tmp_path, c
     assert same(path, straight)
 
 
-def test_killed_terminated_and_interrupted(tmp_path):
-    """In processes of their own, at random moments: SIGKILL, SIGTERM, SIGINT, one after another."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_twice(straight, stopped, tmp_path, capsys, monkeypatch, number):
+    path = shutil.copytree(stopped, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(Terminal, "progress", lambda *arguments: os.kill(os.getpid(), number))
+        resume(path, capsys)
+    assert stop.value.code == 128 + number
+    err = capsys.readouterr().err
+    assert err.startswith("flaxvae: stopped at step ") and err.count("\n") == 1
+    assert f"flaxvae train --resume {path}" in err
+    assert steps_saved(path)[-1] == 16 and not (path / "summary.json").exists()
+    resume(path, capsys)
+    assert same(path, straight)
+
+
+def test_killed_and_terminated(tmp_path):
+    """In processes of their own, at random moments: SIGKILL, then SIGTERM."""
     script = (
         "import sys, time; from flaxvae import api, cli; from flaxvae.training import loop, runs;"
         "loop.CHECKPOINT_SECONDS, loop.SEGMENT_SECONDS = 0.2, 0.02;"
@@ -140,7 +159,7 @@ def test_killed_terminated_and_interrupted(tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     seen = 0  # steps
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGKILL, signal.SIGTERM):
         arguments = ("--resume", str(path)) if seen else (*choices.split(), "--run", str(path))
         process = start(*arguments, **compiled)
         try:
@@ -151,12 +170,8 @@ def test_killed_terminated_and_interrupted(tmp_path):
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-        if number == signal.SIGKILL:
-            assert process.returncode == -number, err
-        else:
-            assert process.returncode == 128 + number, err
-            assert err.startswith("flaxvae: stopped at step ") and err.count("\n") == 1
-            assert f"flaxvae train --resume {path}" in err
+        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), err
+        assert err.count("\n") == (number == signal.SIGTERM)
         assert newest(path) > seen and not (path / "summary.json").exists()
         seen = newest(path)
     last = start("--resume", str(path), **compiled)
@@ -231,7 +246,7 @@ def test_all_checkpoints_damaged(stopped, tmp_path, capsys):
     assert stop.value.code == DataError.exit_code
     err = capsys.readouterr().err
     assert err.startswith("flaxvae: ") and err.count("\n") == 1
-    assert "all 2 checkpoints are damaged" in err
+    assert "all checkpoints are damaged" in err
     with pytest.raises(DataError):
         flaxvae.load(path)
 
@@ -276,9 +291,9 @@ def test_divergence(tmp_path, capsys):
         cli.main([*line.split(), "--learning-rate", "1e30"])
     assert stop.value.code == DivergedError.exit_code == 4
     err = capsys.readouterr().err
-    assert err.startswith("flaxvae: the loss of epoch 1 (steps 1 to 10) is nan")
+    assert err.startswith("flaxvae: the loss is nan within steps ")
     assert err.count("\n") == 1 and "--learning-rate" in err
-    assert rows(path) == [] if (path / "metrics.jsonl").exists() else True
+    assert rows(path) == []
     assert steps_saved(path) == [0] and not (path / "summary.json").exists()
     leaves = jax.tree.leaves(flaxvae.load(path).variables)
     assert all(np.isfinite(leaf).all() for leaf in leaves)

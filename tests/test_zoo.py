@@ -206,6 +206,19 @@ def test_one_compilation_serves_all_segments(case):
     assert int(state.step) == 4 * PER_EPOCH
 
 
+def test_every_step_has_noise_of_its_own():
+    """The same images at a learning rate of nothing: what differs is z."""
+    settings = TrainSettings(batch_size=B, learning_rate=1e-30)
+    grey = data()._replace(binarization="none")
+    made = steps.trainer(recipe("vae-mlp"), grey, settings, meshes.make(1), epochs=1)
+    state, order, totals = made.init(), jnp.zeros((PER_EPOCH, B), jnp.int32), [0.0]
+    for _ in range(5):
+        state = made.segment(state, order, 1)
+        totals.append(float(state.totals["loss"]))
+    losses = np.diff(totals)
+    assert (np.abs(np.diff(np.sort(losses))) > 1e-5 * np.abs(losses).max()).all()
+
+
 def test_order_is_a_function_of_seed_and_epoch():
     made = trainer("vae-mlp", 8)
     order = np.asarray(made.order(1))

@@ -92,10 +92,12 @@ def check_resume(old: Plan, new: Plan) -> None:
     """Raises UsageError, naming the differences, if ``new`` would make another run of ``old``."""
     differences = changed(old, new)
     refused = {k: v for k, v in differences.items() if k not in _FREE_ON_RESUME}
-    if "epochs" in differences and old.training.schedule != "constant":
-        refused["epochs"] = differences["epochs"]  # the learning rate of past steps depends on it
+    was, now = old.training.epochs or 0, new.training.epochs or 0
+    # More epochs only, and not where the learning rate of the past ones depends on their number.
+    if now < was or (now > was and old.training.schedule != "constant"):
+        refused["epochs"] = (was, now)
     if refused:
-        listed = ", ".join(f"{name} {was} -> {now}" for name, (was, now) in refused.items())
+        listed = ", ".join(f"{name} {seen[0]} -> {seen[1]}" for name, seen in refused.items())
         raise UsageError(
             f"--resume with other settings ({listed}): expected those of the run; leave them "
             "out, or train a new run"

@@ -52,7 +52,7 @@ def negative_elbo(
     Args:
         model: whose bound.
         beta: weight of the KL, a number or a function of the step.
-        closed_form: the KL in closed form (lower variance), or all of it by Monte Carlo as
+        closed_form: the KL in closed form (usually the lower variance), or by Monte Carlo as
             log q(z|x) - log p(z) of the draws (Kingma & Welling 2013, estimators B and A).
         samples: L, draws of z for each image.
     """

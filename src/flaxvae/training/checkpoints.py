@@ -115,10 +115,10 @@ class Checkpoints:
                 self._manager.reload()
                 reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else ""
                 note(f"checkpoint {step} is damaged ({reason}), set aside as {aside.name}")
-        if steps:
+        if steps or any(self.folder.glob("damaged-*")):
             raise DataError(
-                f"{self.folder}: all {len(steps)} checkpoints are damaged, expected one that "
-                "restores; start the training again"
+                f"{self.folder}: all checkpoints are damaged, expected one that restores; start "
+                "the training again"
             )
         return None
 

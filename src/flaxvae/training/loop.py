@@ -123,7 +123,7 @@ def fit(
         asked) and the rows of metrics.jsonl, one an epoch.
 
     Raises:
-        DivergedError: an epoch's loss is not finite; its state is not saved.
+        DivergedError: the loss is not finite; that state is not saved.
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     watch = watch or Quiet()
@@ -153,12 +153,6 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
     def end_epoch(state: TrainState, speed: float) -> tuple[TrainState, dict[str, Any]]:
         row = {"epoch": step // per_epoch, "step": step}
         row |= {f"train_{name}": value for name, value in _means(state, per_epoch).items()}
-        if not math.isfinite(row["train_loss"]):
-            raise DivergedError(
-                f"the loss of epoch {row['epoch']} (steps {step - per_epoch + 1} to {step}) is "
-                f"{row['train_loss']}: expected a finite number; try a lower --learning-rate, "
-                "--clip-norm 1, or --warmup-steps 500"
-            )
         if validate is not None:
             found = validate(data.validation, state.evaluated(), validation_key)
             if recipe.has_bound:
@@ -203,7 +197,14 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
             step, done, seconds = step + steps, done + steps, seconds + elapsed
             chunk = max(1, min(4 * steps, round(SEGMENT_SECONDS * steps / elapsed)))
             speed = done * settings.batch_size / seconds
-            watch.progress(step, _means(state, (step - 1) % per_epoch + 1), speed)
+            metrics = _means(state, (step - 1) % per_epoch + 1)
+            if not math.isfinite(metrics["loss"]):  # before anything is saved
+                raise DivergedError(
+                    f"the loss is {metrics['loss']} within steps {step - steps + 1} to {step} "
+                    f"(epoch {epoch + 1}): expected a finite number; try a lower "
+                    "--learning-rate, --clip-norm 1, or --warmup-steps 500"
+                )
+            watch.progress(step, metrics, speed)
             if step % per_epoch == 0:
                 state, row = end_epoch(state, speed)
                 if folder is not None:
