@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-COMPILED = (
-    tempfile.TemporaryDirectory()
-)  # many trainings here are the same program: compile it once
+# Many trainings here are the same program: compile it once.
+COMPILED = tempfile.TemporaryDirectory()
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -12,7 +12,7 @@ from flaxvae import zoo
 
 ROOT = Path(flaxvae.__file__).parent
 FLOORS = ["errors", "settings", "distributions", "core", "parts", "zoo", "data", "training"]
-FLOORS += ["analysis", "report", "api", "cli"]
+FLOORS += ["analysis", "report", "api", "commands", "cli"]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("training/checkpoints.py",),

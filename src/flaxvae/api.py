@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
 from flaxvae import zoo
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline, sources
-from flaxvae.data.pipeline import Data
 from flaxvae.errors import UsageError, did_you_mean
-from flaxvae.report import figures
+from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
 from flaxvae.training import checkpoints, loop
@@ -31,8 +26,6 @@ from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.runs import Plan, RunFolder, new_path, write_json
 from flaxvae.training.trained import Run, check_same_data, load
-
-UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
 
 
 def make_plan(model: str = "vae", **choices: Any) -> Plan:
@@ -154,13 +147,13 @@ def execute(
             "peak": data.peak,
             "parameters": parameters,
             "devices": meshes.describe(mesh),
-            "units": UNITS,
+            "units": words.UNITS,
         }
         folder = RunFolder.create(path, plan, facts)
     else:
         folder.extend(plan)
     if terminal:
-        terminal.header(_header(plan, data, parameters, mesh, path))
+        terminal.header(words.header(plan, data, parameters, mesh, path))
     variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
     trained = Run(folder, plan, data.spec, recipe, variables, data.peak, mesh)
     evaluation = bounds.evaluate(trained, data.test)
@@ -169,183 +162,16 @@ def execute(
         "test": evaluation,
         "parameters_sha256": checkpoints.digest(jax.device_get(variables["params"])),
         "data": data.spec.name,
-        "units": UNITS,
+        "units": words.UNITS,
     }
     write_json(folder.path / "summary.json", summary)
     written = figures.write(trained, evaluation, data.test, folder.figures)
     if terminal:
-        facts = numbers(trained, evaluation)
-        facts["figures"] = f"{len(written)} in {relative(folder.figures)}"
+        facts = words.numbers(trained, evaluation)
+        facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
         facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
-        terminal.summary(facts, _next_commands(trained))
+        terminal.summary(facts, words.next_commands(trained))
     return trained
-
-
-def evaluate(
-    run: str,
-    *,
-    k: int = 0,
-    samples: int = 1,
-    split: str = "test",
-    images: int | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Measure a run on held-out images, print the numbers, write them to evaluation.json.
-
-    Raises UsageError for numbers out of range, or a validation split that the run has not.
-    """
-    loaded = load(run)
-    data = loaded.data()
-    chosen = data.test if split == "test" else data.validation
-    if chosen is None:
-        raise UsageError("--split validation: the run has no validation images; use test")
-    if images is not None:
-        if not 1 <= images <= len(chosen.x):
-            raise UsageError(f"--images {images}: expected 1 to {len(chosen.x)}")
-        y = None if chosen.y is None else chosen.y[:images]
-        chosen = chosen._replace(x=chosen.x[:images], y=y)
-    with Terminal() as terminal:
-        found = bounds.evaluate(
-            loaded, chosen, k=k, samples=samples, seed=seed, watch=terminal.watch("log p(x)")
-        )
-        write_json(
-            loaded.path / "evaluation.json",
-            {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
-            | found
-            | {"units": UNITS},
-        )
-        facts = numbers(loaded, found, split)
-        facts["written"] = relative(loaded.path / "evaluation.json")
-        terminal.summary(facts, [])
-    return found
-
-
-def sample(run: str, *, n: int, seed: int, temperature: float, out: str | None) -> str:
-    """Draw a mosaic of samples; returns the file's path."""
-    loaded = load(run)
-    path = _target(out, loaded.folder.figures / "samples.png", ".png")
-    return relative(figures.samples(path, loaded, n, seed=seed, temperature=temperature))
-
-
-def reconstruct(run: str, *, images: str | None, n: int, out: str | None) -> str:
-    """Draw images over their reconstructions; returns the file's path."""
-    if n < 1:
-        raise UsageError(f"--n {n}: expected 1 or more")
-    loaded = load(run)
-    path = _target(out, loaded.folder.figures / "reconstructions.png", ".png")
-    if images is None:
-        return relative(figures.reconstructions(path, loaded, test_images(loaded)[:n]))
-    split = loaded.split(sources.read_images(Path(images))[:n])
-    shown = figures.pixels(split, slice(None))
-    return relative(figures.reconstructions(path, loaded, shown, Path(images).name))
-
-
-def interpolate(run: str, *, rows: int, steps: int, out: str | None) -> str:
-    """Draw walks between pairs of test images; returns the file's path."""
-    loaded = load(run)
-    test = loaded.data().test
-    if not 1 <= rows <= len(test.x) // 2:
-        raise UsageError(f"--rows {rows}: expected 1 to {len(test.x) // 2}")
-    path = _target(out, loaded.folder.figures / "interpolations.png", ".png")
-    return relative(figures.interpolations(path, loaded, figures.pairs(test, rows), steps))
-
-
-def encode(run: str, *, images: str | None, out: str | None) -> str:
-    """Write codes and scores of images to an .npz file; returns its path."""
-    loaded = load(run)
-    path = _target(out, loaded.path / "latents.npz", ".npz")
-    labels: dict[str, Any] = {}
-    if images is None:
-        test = loaded.data().test
-        x = figures.pixels(test, slice(None))
-        labels = {} if test.y is None else {"labels": test.y}
-    else:
-        x = sources.read_images(Path(images))
-    arrays = {"z": loaded.encode(x), "score": loaded.score(x), **labels}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.stem + ".partial.npz")
-    np.savez(partial, **arrays)
-    partial.replace(path)
-    return relative(path)
-
-
-def draw(run: str) -> list[str]:
-    """Draw all figures of a run again; returns their paths."""
-    loaded = load(run)
-    test = loaded.data().test
-    evaluation = bounds.evaluate(loaded, test)
-    return [relative(p) for p in figures.write(loaded, evaluation, test, loaded.folder.figures)]
-
-
-def test_images(run: Run) -> np.ndarray:
-    """The test images of a run in [0, 1], as its model saw them."""
-    return figures.pixels(run.data().test, slice(None))
-
-
-def _target(out: str | None, default: Path, suffix: str) -> Path:
-    """Where a command writes."""
-    path = Path(out) if out else default
-    if path.suffix.lower() != suffix:
-        raise UsageError(f"--out {path}: expected a name that ends in {suffix}")
-    return path
-
-
-def relative(path: Path) -> str:
-    """A path as a person would type it here."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dict[str, str]:
-    """An evaluation in words, units included."""
-    facts = {f"{split} data": f"{evaluation['images']:,} images, {run.spec.name}"}
-    if "elbo" in evaluation:
-        error = evaluation["elbo_standard_error"]
-        facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image"
-    facts["reconstruction"] = f"{evaluation['reconstruction']:.2f} nats, -log p(x|z)"
-    if "kl" in evaluation:
-        facts["KL"] = f"{evaluation['kl']:.2f} nats"
-    if "bits_per_dim" in evaluation:
-        facts["bits per dim"] = f"{evaluation['bits_per_dim']:.4f}"
-    if "log_likelihood" in evaluation:
-        found = evaluation["log_likelihood"]
-        facts["-log p(x)"] = (
-            f"{-found['nats']:.2f} ± {found['standard_error']:.2f} nats, at most: "
-            f"{found['k']} importance samples"
-        )
-    facts["MSE"] = f"{evaluation['mse']:.5f} a pixel, from the posterior mean"
-    return facts
-
-
-def _header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> dict[str, str]:
-    def count(split: pipeline.Split | None) -> str:
-        return f"{len(split.x) if split else 0:,}"
-
-    splits = (
-        f"{count(data.train)} train, {count(data.validation)} validation, {count(data.test)} test"
-    )
-    choices = ", ".join(f"{k} {v}" for k, v in plan.arguments.items())
-    training = plan.training
-    return {
-        "model": f"{plan.model}, {parameters:,} parameters ({choices})",
-        "data": f"{data.spec.name}: {splits} ({data.origin})",
-        "training": f"{training.epochs} epochs, batch {training.batch_size}, Adam "
-        f"{training.learning_rate:g} ({training.schedule}), seed {training.seed}",
-        "devices": meshes.describe(mesh),
-        "units": UNITS,
-        "run": relative(path),
-    }
-
-
-def _next_commands(run: Run) -> list[tuple[str, str]]:
-    path = relative(run.path)
-    commands = [
-        (f"flaxvae sample {path}", "draw new images"),
-        (f"flaxvae interpolate {path}", "walk between images"),
-        (f"flaxvae encode {path}", "latents of the test images, .npz"),
-    ]
-    if run.recipe.has_bound:
-        commands.insert(0, (f"flaxvae eval {path} --k 500", "tighter estimate of log p(x)"))
-    return commands
 
 
 __all__ = ["Run", "execute", "load", "make_plan", "train"]

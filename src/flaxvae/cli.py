@@ -89,9 +89,9 @@ def evaluate(
         images: Only the first so many of them.
         seed: Decides the draws.
     """
-    from flaxvae import api
+    from flaxvae import commands
 
-    api.evaluate(run, k=k, samples=samples, split=split, images=images, seed=seed)
+    commands.evaluate(run, k=k, samples=samples, split=split, images=images, seed=seed)
 
 
 def sample(
@@ -110,9 +110,9 @@ def sample(
         temperature: Scale of the prior's standard deviation; below 1 is less varied.
         out: PNG to write; by default figures/samples.png in the run.
     """
-    from flaxvae import api
+    from flaxvae import commands
 
-    print(api.sample(run, n=n, seed=seed, temperature=temperature, out=out))
+    print(commands.sample(run, n=n, seed=seed, temperature=temperature, out=out))
 
 
 def reconstruct(
@@ -126,9 +126,9 @@ def reconstruct(
         n: How many, from the first.
         out: PNG to write; by default figures/reconstructions.png in the run.
     """
-    from flaxvae import api
+    from flaxvae import commands
 
-    print(api.reconstruct(run, images=images, n=n, out=out))
+    print(commands.reconstruct(run, images=images, n=n, out=out))
 
 
 def interpolate(
@@ -142,9 +142,9 @@ def interpolate(
         steps: Images a row, both ends included.
         out: PNG to write; by default figures/interpolations.png in the run.
     """
-    from flaxvae import api
+    from flaxvae import commands
 
-    print(api.interpolate(run, rows=rows, steps=steps, out=out))
+    print(commands.interpolate(run, rows=rows, steps=steps, out=out))
 
 
 def encode(run: RunArgument = LATEST, images: str | None = None, out: str | None = None) -> None:
@@ -156,9 +156,9 @@ def encode(run: RunArgument = LATEST, images: str | None = None, out: str | None
         out: File to write, with z [N, D], score [N] and labels [N]; by default latents.npz
             in the run.
     """
-    from flaxvae import api
+    from flaxvae import commands
 
-    print(api.encode(run, images=images, out=out))
+    print(commands.encode(run, images=images, out=out))
 
 
 def figures(run: RunArgument = LATEST) -> None:
@@ -167,9 +167,9 @@ def figures(run: RunArgument = LATEST) -> None:
     Args:
         run: Run folder.
     """
-    from flaxvae import api
+    from flaxvae import commands
 
-    for path in api.draw(run):
+    for path in commands.draw(run):
         print(path)
 
 
@@ -188,7 +188,7 @@ def _usage() -> str:
     lines = ["usage: flaxvae COMMAND [OPTIONS]      (flaxvae COMMAND --help lists its options)", ""]
     for name, command in COMMANDS.items():
         lines.append(f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}")
-    lines += ["", "Try: flaxvae train                    (80 seconds, no download)"]
+    lines += ["", "Try: flaxvae train      (a minute, no download)"]
     return "\n".join(lines)
 
 
