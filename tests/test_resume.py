@@ -237,6 +237,18 @@ def test_no_damage_to_any_file_goes_unseen(stopped, tmp_path):
     assert len(older) == 1 and caught >= 4  # the older one, and no third
 
 
+def test_loading_touches_nothing(stopped, tmp_path):
+    """A run may be loaded while it trains: not even a damaged checkpoint is moved."""
+    path = shutil.copytree(stopped, tmp_path / "run")
+    flip(largest(path / "checkpoints" / "15" / "model"))
+    (path / "checkpoints" / "16.orbax-checkpoint-tmp").mkdir()  # a save in flight
+    before = sorted(path.rglob("*"))
+    found = flaxvae.load(path).variables
+    assert sorted(path.rglob("*")) == before
+    shutil.rmtree(path / "checkpoints" / "15")
+    assert checkpoints.digest(found) == checkpoints.digest(flaxvae.load(path).variables)
+
+
 def test_all_checkpoints_damaged(stopped, tmp_path, capsys):
     path = shutil.copytree(stopped, tmp_path / "run")
     for step in (14, 15):

@@ -56,21 +56,26 @@ def model_part(variables: Any, ema: bool, best: bool) -> Any:
 
 
 class Checkpoints:
-    """The checkpoints of one run. A context manager: leaving it waits for a save in flight."""
+    """The checkpoints of one run. A context manager: leaving it waits for a save in flight.
 
-    def __init__(self, folder: Path, keep: int = 2):
+    With ``read_only`` nothing in the folder is touched, so that a run can be loaded while another
+    process trains it.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, read_only: bool = False):
         import orbax.checkpoint as ocp  # 0.9 s: only when checkpoints are touched
         from orbax.checkpoint.checkpoint_managers import preservation_policy
 
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save and restore
         self._ocp = ocp
-        self.folder = folder
+        self.folder, self._read_only = folder, read_only
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.LatestN(keep),
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -100,7 +105,7 @@ class Checkpoints:
 
         Args:
             like: the parts wanted, with ShapeDtypeStructs (with shardings) as leaves.
-            note: hears one line for each damaged checkpoint that is set aside.
+            note: hears one line for each damaged checkpoint.
 
         Raises:
             DataError: there are checkpoints, and all are damaged.
@@ -110,17 +115,22 @@ class Checkpoints:
             try:
                 return self._restore(step, like)
             except Exception as error:
-                aside = self.folder / f"damaged-{step}"
-                (self.folder / str(step)).rename(aside)
-                self._manager.reload()
-                reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else ""
-                note(f"checkpoint {step} is damaged ({reason}), set aside as {aside.name}")
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+                note(f"checkpoint {step} is damaged ({reason}){self._set_aside(step)}")
         if steps or any(self.folder.glob("damaged-*")):
             raise DataError(
                 f"{self.folder}: all checkpoints are damaged, expected one that restores; start "
                 "the training again"
             )
         return None
+
+    def _set_aside(self, step: int) -> str:
+        if self._read_only:
+            return ", passed over"
+        aside = self.folder / f"damaged-{step}"
+        (self.folder / str(step)).rename(aside)
+        self._manager.reload()
+        return f", set aside as {aside.name}"
 
     def _restore(self, step: int, like: Parts) -> Parts:
         ocp = self._ocp

@@ -178,7 +178,7 @@ def load(path: str | Path) -> Run:
     ema, best = plan.training.ema is not None, plan.training.patience is not None
     if not folder.checkpoints.is_dir():
         raise DataError(f"{folder.path} has no checkpoints: expected a run that has begun")
-    with Checkpoints(folder.checkpoints) as checkpoints:
+    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
         parts = checkpoints.restore({"model": model_part(like, ema, best)})
     if parts is None:
         raise DataError(f"{folder.checkpoints} is empty: expected a run that has saved")
