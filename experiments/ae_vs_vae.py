@@ -1,8 +1,9 @@
 """What the KL and the noise are for: AE and VAE side by side.
 
-The same convolutional networks, data and budget. The autoencoder reconstructs better; but codes
-drawn from N(0, I), or even from a Gaussian fitted to its codes, decode to strokes that are no
-digits, whereas a VAE's codes fill its prior.
+The same convolutional networks, data and budget. The autoencoder reconstructs better, but its codes
+lie wherever training left them, several units from the origin: drawn from N(0, I), they decode to
+smudges. Only a Gaussian fitted to them afterwards gives strokes. A VAE's codes fill its prior, which
+so is all that is needed to draw from it.
 """
 
 from __future__ import annotations
