@@ -1,9 +1,9 @@
 """What the KL and the noise are for: AE and VAE side by side.
 
-The same convolutional networks, data and budget. The autoencoder reconstructs better, but its codes
-lie wherever training left them, several units from the origin: drawn from N(0, I), they decode to
-smudges. Only a Gaussian fitted to them afterwards gives strokes. A VAE's codes fill its prior, which
-so is all that is needed to draw from it.
+The same convolutional networks, data and budget. The autoencoder reconstructs better, but its
+codes lie wherever training left them, several units from the origin: drawn from N(0, I), they
+decode to smudges; it takes a Gaussian fitted to them afterwards to give strokes. A VAE's codes fill
+its prior, which is then all that is needed to draw from it.
 """
 
 from __future__ import annotations
