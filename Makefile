@@ -63,7 +63,7 @@ format: $(ready) ## ruff, rewriting files
 	@$(bin)ruff check --fix . && $(bin)ruff format .
 
 experiments: $(ready) ## run every study in experiments/ and rewrite experiments/README.md
-	@$(python) -m experiments $(ARGS)
+	@PYTHONPATH=src $(python) -m experiments $(ARGS)
 
 constraints: ## rewrite constraints.txt with today's versions (needs uv)
 	@{ echo "# Exact versions that the tests passed with. Made by: make constraints"; \

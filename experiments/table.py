@@ -35,7 +35,7 @@ def write_readme(studies: dict[str, str]) -> None:
         "Written by `make experiments`; one study alone: `make experiments ARGS=NAME`. MNIST comes",
         "from `FLAXVAE_DATA_DIR` or tensorflow-datasets. Nats are summed over pixels and latent",
         "dimensions and averaged over the 10,000 test images (digits: 360), from one draw of z an",
-        "image unless stated; minutes are those of 2 CPU cores.",
+        "image unless stated; minutes are those of 2 shared CPU cores.",
     ]
     for name, doc in studies.items():
         path = HERE / "results" / f"{name}.json"
