@@ -16,7 +16,7 @@ FLOORS += ["analysis", "report", "api", "commands", "cli"]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("training/checkpoints.py",),
-    "flax": ("parts/networks.py",),
+    "flax": ("parts/",),
     "matplotlib": ("report/",),
     "tensorflow_datasets": ("data/",),
     "PIL": ("data/",),

@@ -33,16 +33,15 @@ def train(argv: list[str]) -> None:
     if resume is None:
         model = _value_of("--model", argv) or "vae"
         data, training = DataSettings(), TrainSettings()
-        own: dict[str, Any] = {}
+        chosen: dict[str, Any] = {}
     else:  # the run's own settings are the defaults, so that any other is seen to differ
         from flaxvae.training.runs import RunFolder
 
         plan = RunFolder.open(resume).plan()
         model = _value_of("--model", argv) or plan.model
         data, training = plan.data, plan.training
-        own = dict(plan.arguments) if model == plan.model else {}
-    arguments = _arguments_type(zoo.recipe(model), f"{model} options")
-    own_arguments = arguments(**own)
+        chosen = dict(plan.arguments) if model == plan.model else {}
+    groups = _groups(model, chosen)
 
     def command(
         model: str = model,
@@ -50,9 +49,9 @@ def train(argv: list[str]) -> None:
         resume: str | None = None,
         data: DataSettings = data,
         training: TrainSettings = training,
-        arguments: arguments = own_arguments,  # type: ignore[valid-type]
+        **groups: Any,
     ):
-        return run, resume, data, training, arguments
+        return run, resume, data, training, *groups.values()
 
     command.__doc__ = f"""Train a model, evaluate it on held-out images, draw its figures.
 
@@ -61,7 +60,7 @@ def train(argv: list[str]) -> None:
         run: Folder to write; by default runs/<dataset>-<model>-s<seed>-<time>.
         resume: Go on with this run folder, from its last checkpoint.
     """
-    command.__annotations__["arguments"] = arguments
+    _declare(command, groups)
     run, resume, *settings = _parse(command, argv, "train")
     from flaxvae import api
     from flaxvae.report.terminal import Terminal
@@ -99,6 +98,7 @@ def sample(
     n: int = 100,
     seed: int = 0,
     temperature: float = 1.0,
+    label: int | None = None,
     out: str | None = None,
 ) -> None:
     """Draw new images from the prior.
@@ -108,11 +108,13 @@ def sample(
         n: How many.
         seed: Decides the draws.
         temperature: Scale of the prior's standard deviation; below 1 is less varied.
+        label: Class to draw, of a conditional model; by default all in order.
         out: PNG to write; by default figures/samples.png in the run.
     """
     from flaxvae import commands
 
-    print(commands.sample(run, n=n, seed=seed, temperature=temperature, out=out))
+    options: dict[str, Any] = {"n": n, "seed": seed, "temperature": temperature, "label": label}
+    print(commands.sample(run, **options, out=out))
 
 
 def reconstruct(
@@ -147,6 +149,63 @@ def interpolate(
     print(commands.interpolate(run, rows=rows, steps=steps, out=out))
 
 
+def traverse(
+    run: RunArgument = LATEST,
+    image: int | None = None,
+    label: int | None = None,
+    units: int = 10,
+    steps: int = 11,
+    span: float = 3.0,
+    out: str | None = None,
+) -> None:
+    """Walk along single latent dimensions, the others held.
+
+    Args:
+        run: Run folder.
+        image: Test image to walk through, by its number; by default the prior's mean.
+        label: Class, of a conditional model; by default that of the image.
+        units: How many dimensions, from the most used.
+        steps: Images a row.
+        span: How far to either side, in standard deviations.
+        out: PNG to write; by default figures/traversals.png in the run.
+    """
+    from flaxvae import commands
+
+    options: dict[str, Any] = {"image": image, "label": label, "units": units, "steps": steps, "span": span}
+    print(commands.traverse(run, **options, out=out))
+
+
+def fit_prior(
+    run: RunArgument = LATEST,
+    epochs: int = 50,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    devices: int | None = None,
+) -> None:
+    """Fit the prior over a VQ-VAE's codes, with which it draws new images.
+
+    Args:
+        run: Run folder.
+        epochs: Passes over the training images' codes.
+        batch_size: Images a step.
+        learning_rate: Adam's, at first; it decays to zero by a cosine.
+        seed: Decides initial weights and order.
+        devices: Devices to use; by default all.
+    """
+    settings = TrainSettings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule="cosine",
+        seed=seed,
+        devices=devices,
+    )
+    from flaxvae import commands
+
+    commands.fit_prior(run, settings)
+
+
 def encode(run: RunArgument = LATEST, images: str | None = None, out: str | None = None) -> None:
     """Write latents (posterior means) and scores (-ELBO, nats) of images to an .npz file.
 
@@ -179,6 +238,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "reconstruct": reconstruct,
     "interpolate": interpolate,
+    "traverse": traverse,
+    "fit-prior": fit_prior,
     "encode": encode,
     "figures": figures,
 }
@@ -202,8 +263,22 @@ def _value_of(flag: str, argv: list[str]) -> str | None:
     return None
 
 
-def _arguments_type(recipe: Callable[..., Any], title: str) -> Any:
-    """A dataclass of a recipe's keyword arguments, with help from the "Args:" of its docstring."""
+def _groups(model: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's arguments as records of defaults: what it shares with others, and its own.
+
+    ``chosen`` are values to show in the place of its defaults.
+    """
+    groups = {
+        name: dataclasses.replace(record, **{k: chosen[k] for k in vars(record) if k in chosen})
+        for name, record in zoo.shared(model).items()
+    }
+    own = _own_arguments(model)
+    return groups | {model: own(**{k: v for k, v in chosen.items() if k in zoo.own(model)})}
+
+
+def _own_arguments(model: str) -> Any:
+    """A dataclass of a recipe's own arguments, with help from the "Args:" of its docstring."""
+    recipe = zoo.recipe(model)
     doc = inspect.cleandoc(recipe.__doc__ or "")
     entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("\nArgs:")[2], re.M)
     helps = {name: " ".join(text.split()) for name, text in entries}
@@ -212,14 +287,27 @@ def _arguments_type(recipe: Callable[..., Any], title: str) -> Any:
         (
             name,
             Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
-            dataclasses.field(default=parameter.default),
+            dataclasses.field(default=default),
         )
-        for name, parameter in inspect.signature(recipe).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        for name, default in zoo.own(model).items()
     ]
-    made = dataclasses.make_dataclass(title.title().replace(" ", ""), fields, frozen=True)
+    made = dataclasses.make_dataclass(model.title().replace("_", ""), fields, frozen=True)
     made.__doc__ = doc.splitlines()[0]
     return made
+
+
+def _declare(command: Callable[..., Any], groups: dict[str, Any]) -> None:
+    """Give ``command(..., **groups)`` one parameter for each group."""
+    signature = inspect.signature(command)
+    kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    made = [
+        inspect.Parameter(name, kept[0].kind, default=record, annotation=type(record))
+        for name, record in groups.items()
+    ]
+    command.__signature__ = signature.replace(parameters=kept + made)  # type: ignore[attr-defined]
+    hints = {name: type(record) for name, record in groups.items()}
+    command.__annotations__ = {k: v for k, v in command.__annotations__.items() if k != "groups"}
+    command.__annotations__ |= hints
 
 
 def _flags(command: Callable[..., Any]) -> Iterable[str]:

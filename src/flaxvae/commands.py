@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from flaxvae import api
 from flaxvae.analysis import bounds
 from flaxvae.data import sources
+from flaxvae.data.pipeline import Split
 from flaxvae.errors import UsageError
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import UNITS, numbers, relative
+from flaxvae.settings import TrainSettings
 from flaxvae.training.runs import write_json
 from flaxvae.training.trained import Run, load
 
@@ -56,11 +59,15 @@ def evaluate(
     return found
 
 
-def sample(run: str, *, n: int, seed: int, temperature: float, out: str | None) -> str:
+def sample(
+    run: str, *, n: int, seed: int, temperature: float, label: int | None, out: str | None
+) -> str:
     """Draw a mosaic of samples; returns the file's path."""
     loaded = load(run)
+    _check_label(loaded, label)
     path = _target(out, loaded.folder.figures / "samples.png", ".png")
-    return relative(figures.samples(path, loaded, n, seed=seed, temperature=temperature))
+    drawn = figures.samples(path, loaded, n, seed=seed, temperature=temperature, label=label)
+    return relative(drawn)
 
 
 def reconstruct(run: str, *, images: str | None, n: int, out: str | None) -> str:
@@ -69,11 +76,10 @@ def reconstruct(run: str, *, images: str | None, n: int, out: str | None) -> str
         raise UsageError(f"--n {n}: expected 1 or more")
     loaded = load(run)
     path = _target(out, loaded.folder.figures / "reconstructions.png", ".png")
-    if images is None:
-        return relative(figures.reconstructions(path, loaded, test_images(loaded)[:n]))
-    split = loaded.split(sources.read_images(Path(images))[:n])
-    shown = figures.pixels(split, slice(None))
-    return relative(figures.reconstructions(path, loaded, shown, Path(images).name))
+    shown = _images(loaded, images)
+    shown = figures.rows(shown, np.arange(min(n, len(shown.x))))
+    which = "test images" if images is None else Path(images).name
+    return relative(figures.reconstructions(path, loaded, shown, which))
 
 
 def interpolate(run: str, *, rows: int, steps: int, out: str | None) -> str:
@@ -83,26 +89,53 @@ def interpolate(run: str, *, rows: int, steps: int, out: str | None) -> str:
     if not 1 <= rows <= len(test.x) // 2:
         raise UsageError(f"--rows {rows}: expected 1 to {len(test.x) // 2}")
     path = _target(out, loaded.folder.figures / "interpolations.png", ".png")
-    return relative(figures.interpolations(path, loaded, figures.pairs(test, rows), steps))
+    ends = figures.pairs(test, rows, same_class=loaded.recipe.classes is not None)
+    return relative(figures.interpolations(path, loaded, ends, steps))
+
+
+def traverse(
+    run: str,
+    *,
+    image: int | None,
+    label: int | None,
+    units: int,
+    steps: int,
+    span: float,
+    out: str | None,
+) -> str:
+    """Draw walks along single latent dimensions; returns the file's path."""
+    loaded = load(run)
+    _check_label(loaded, label)
+    if not loaded.recipe.has_bound:
+        raise UsageError(f"model {loaded.plan.model} has no prior: expected one to traverse")
+    test = loaded.data().test
+    if image is not None and not 0 <= image < len(test.x):
+        raise UsageError(f"--image {image}: expected 0 to {len(test.x) - 1}, a test image")
+    path = _target(out, loaded.folder.figures / "traversals.png", ".png")
+    options: dict[str, Any] = {"image": image, "label": label, "units": units, "steps": steps, "span": span}
+    evaluation = bounds.evaluate(loaded, test)
+    return relative(figures.traversals(path, loaded, evaluation, test, **options))
 
 
 def encode(run: str, *, images: str | None, out: str | None) -> str:
     """Write codes and scores of images to an .npz file; returns its path."""
     loaded = load(run)
     path = _target(out, loaded.path / "latents.npz", ".npz")
-    labels: dict[str, Any] = {}
-    if images is None:
-        test = loaded.data().test
-        x = figures.pixels(test, slice(None))
-        labels = {} if test.y is None else {"labels": test.y}
-    else:
-        x = sources.read_images(Path(images))
-    arrays = {"z": loaded.encode(x), "score": loaded.score(x), **labels}
+    split = _images(loaded, images)
+    x = figures.pixels(split, slice(None))
+    labels: dict[str, Any] = {} if split.y is None else {"labels": split.y}
+    arrays = {"z": loaded.encode(x, split.y), "score": loaded.score(x, split.y), **labels}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.stem + ".partial.npz")
     np.savez(partial, **arrays)
     partial.replace(path)
     return relative(path)
+
+
+def fit_prior(run: str, settings: TrainSettings) -> None:
+    """Fit the prior over a run's codes, and draw samples from it."""
+    with Terminal() as terminal:
+        api.fit_prior(run, settings, terminal=terminal)
 
 
 def draw(run: str) -> list[str]:
@@ -113,9 +146,17 @@ def draw(run: str) -> list[str]:
     return [relative(p) for p in figures.write(loaded, evaluation, test, loaded.folder.figures)]
 
 
-def test_images(run: Run) -> np.ndarray:
-    """The test images of a run in [0, 1], as its model saw them."""
-    return figures.pixels(run.data().test, slice(None))
+def _images(run: Run, file: str | None) -> Split:
+    """The images of a file, as the run's own were prepared, or the run's test images."""
+    if file is None:
+        return run.data().test
+    x, y = sources.read_images(Path(file))
+    return run.split(x, y)._replace(y=y)
+
+
+def _check_label(run: Run, label: int | None) -> None:
+    if label is not None and run.recipe.classes is None:
+        raise UsageError(f"--label {label}: expected none, model {run.plan.model} has no classes")
 
 
 def _target(out: str | None, default: Path, suffix: str) -> Path:

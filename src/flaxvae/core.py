@@ -36,8 +36,8 @@ class Batch(NamedTuple):
 class Latent(NamedTuple):
     """One draw z ~ q(z|x). L counts latent dimensions (flat models) or levels (hierarchies)."""
 
-    z: Any  # what decode takes: [B, D], or a tuple of [B, D_l]
-    code: Array  # [B, D] deterministic representation, for metrics and search
+    z: Array  # [B, D], what decode takes; flat: a hierarchy's levels, or a code grid, in a row
+    code: Array  # [B, D] the z that stands for x: its posterior mean or mode, drawn by no key
     kl: Array  # [B, L] nats: in closed form where known, else this draw's log q(z|x) - log p(z)
     log_ratio: Array  # [B] log p(z) - log q(z|x) of this very z
     penalty: Array  # [B] loss besides the bound, else zeros
@@ -59,7 +59,7 @@ class Reparameterize(Protocol):
 
 
 class Decode(Protocol):
-    def __call__(self, variables: Variables, z: Any, y: Array | None = None) -> Distribution: ...
+    def __call__(self, variables: Variables, z: Array, y: Array | None = None) -> Distribution: ...
 
 
 class PriorSample(Protocol):
@@ -70,7 +70,7 @@ class PriorSample(Protocol):
         n: int,
         y: Array | None = None,
         temperature: float = 1.0,
-    ) -> Any: ...
+    ) -> Array: ...
 
 
 class Model(NamedTuple):
@@ -78,7 +78,9 @@ class Model(NamedTuple):
 
     init: Init  # (key, x, y) -> variables
     encode: Encode  # (variables, x, y) -> features of q(z|x), any pytree
-    reparameterize: Reparameterize  # (variables, key, features, train) -> Latent; key None: mean
+    reparameterize: (
+        Reparameterize  # (variables, key, features, train) -> Latent; key None: z = code
+    )
     decode: Decode  # (variables, z, y) -> distribution over x
     prior_sample: PriorSample  # (variables, key, n, y, temperature) -> z
 

@@ -89,6 +89,47 @@ class Bernoulli:
         return jax.random.bernoulli(key, self.mean).astype(self.logits.dtype)
 
 
+def _log_partition(logits: jax.Array) -> jax.Array:
+    """log of the integral of exp(logit x) over 0 <= x <= 1, log((exp(logit) - 1) / logit)."""
+    near = jnp.abs(logits) < 1  # there, in float32, the first terms of the series are all of it
+    square = jnp.square(jnp.where(near, logits, 0.0))
+    series = square * (1 / 24 - square * (1 / 2880 - square * (1 / 181440 - square / 9676800)))
+    size = jnp.where(near, 1.0, jnp.abs(logits))  # neither branch may give the other a NaN
+    far = jax.nn.relu(logits) + jnp.log(-jnp.expm1(-size) / size)
+    return jnp.where(near, logits / 2 + series, far)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ContinuousBernoulli:
+    """Independent pixels in [0, 1] with p(x) proportional to lambda^x (1 - lambda)^(1 - x).
+
+    log p(x) = sum_d [x_d logits_d - log((exp(logits_d) - 1) / logits_d)],  logits = logit(lambda)
+
+    This is the Bernoulli's cross-entropy plus the log C(lambda) that makes a density of it
+    (Loaiza-Ganem & Cunningham 2019), here as one term, by its series near lambda = 1/2.
+    ``logits`` have shape [B, *event].
+    """
+
+    logits: jax.Array
+
+    @property
+    def mean(self) -> jax.Array:
+        """E[x] = 1 / (1 - exp(-logits)) - 1 / logits, which is not lambda, shape [B, *event]."""
+        return jax.grad(lambda logits: _log_partition(logits).sum())(self.logits)
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """Log-density of ``x`` [B, *event] in nats, shape [B]."""
+        return sum_event(x * self.logits - _log_partition(self.logits))
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """The inverse CDF, log(1 + u (exp(logits) - 1)) / logits, of uniform u: [B, *event]."""
+        uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
+        rate = jnp.maximum(jnp.abs(self.logits), 1e-6)  # below which x is u, to rounding
+        low = jnp.clip(-jnp.log1p(uniform * jnp.expm1(-rate)) / rate, 0.0, 1.0)
+        return jnp.where(self.logits < 0, low, 1 - low)
+
+
 def kl_normal(q: Normal, p: Normal) -> jax.Array:
     """KL(q || p) of two diagonal Gaussians, dimension by dimension.
 

@@ -1,4 +1,6 @@
-"""What a person can choose about data and training; a model's own choices are its recipe's.
+"""What a person can choose: data, training, and what models have in common.
+
+A model's own choices are its recipe's (``zoo``).
 
 Plain frozen dataclasses: the command line takes its flags and help texts from them, and a
 run folder stores them in ``run.json``. Nothing here imports JAX, so ``--help`` is quick.
@@ -8,12 +10,44 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from flaxvae.errors import UsageError
 
 Binarization = Literal["none", "dynamic", "fixed", "threshold"]
 Schedule = Literal["constant", "cosine"]
+Net = Literal["conv", "resnet", "mlp"]
+Activation = Literal["relu", "tanh", "gelu", "silu", "elu"]
+Likelihood = Literal[
+    "bernoulli",
+    "continuous_bernoulli",
+    "gaussian",
+    "gaussian_shared",
+    "gaussian_pixel",
+    "discretized_logistic",
+    "logistic_mixture",
+]
+Kl = Literal["closed_form", "monte_carlo"]
+Annealing = Literal["none", "linear", "cyclical"]
+FreeBitsPer = Literal["dimension", "total"]
+
+
+def check(settings: Any, name: str, ok: bool, expected: str) -> None:
+    """Raises UsageError, with the flag and the value seen, unless ``ok``."""
+    if not ok:
+        value = getattr(settings, name)
+        seen = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise UsageError(f"--{name.replace('_', '-')} {seen}: expected {expected}")
+
+
+def check_options(settings: Any) -> None:
+    """Raises UsageError if a field of Literal type has none of its values."""
+    for name, kind in get_type_hints(type(settings)).items():
+        if get_origin(kind) is Literal:
+            options = get_args(kind)
+            check(
+                settings, name, getattr(settings, name) in options, f"one of {', '.join(options)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +69,8 @@ class DataSettings:
     """Part of the training images held out for the validation ELBO; 0 trains on all."""
 
     def __post_init__(self):
-        if not 0 <= self.validation < 1:
-            raise UsageError(f"--validation {self.validation}: expected at least 0 and below 1")
+        check_options(self)
+        check(self, "validation", 0 <= self.validation < 1, "at least 0 and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +109,96 @@ class TrainSettings:
     """Devices to use; by default all."""
 
     def __post_init__(self):
-        def check(ok: bool, name: str, expected: str) -> None:
-            if not ok:
-                flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} {getattr(self, name)}: expected {expected}")
+        check_options(self)
+        check(self, "epochs", self.epochs is None or self.epochs >= 0, "0 or more")
+        check(self, "batch_size", self.batch_size >= 1, "1 or more")
+        check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number above 0")
+        check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
+        clip = self.clip_norm
+        check(self, "clip_norm", clip is None or clip > 0, "a number above 0")
+        check(self, "ema", self.ema is None or 0 <= self.ema < 1, "at least 0 and below 1")
+        check(self, "patience", self.patience is None or self.patience >= 1, "1 or more")
+        check(self, "seed", 0 <= self.seed < 2**32, "0 to 4294967295")
+        check(self, "devices", self.devices is None or self.devices >= 1, "1 or more")
 
-        check(self.epochs is None or self.epochs >= 0, "epochs", "0 or more")
-        check(self.batch_size >= 1, "batch_size", "1 or more")
-        check(0 < self.learning_rate < math.inf, "learning_rate", "a number above 0")
-        check(self.warmup_steps >= 0, "warmup_steps", "0 or more")
-        check(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "a number above 0")
-        check(self.ema is None or 0 <= self.ema < 1, "ema", "at least 0 and below 1")
-        check(self.patience is None or self.patience >= 1, "patience", "1 or more")
-        check(0 <= self.seed < 2**32, "seed", "0 to 4294967295")
-        check(self.devices is None or self.devices >= 1, "devices", "1 or more")
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """Networks and likelihood, which every model has."""
+
+    net: Net = "conv"
+    """conv (the tutorials' Conv 32, Conv 64, Dense 256), resnet, or mlp."""
+
+    widths: tuple[int, ...] = (512, 256)
+    """Hidden layers of an mlp encoder; the decoder mirrors them."""
+
+    activation: Activation = "relu"
+    """Of an mlp."""
+
+    channels: tuple[int, ...] = (32, 64)
+    """Feature maps of a resnet, one number for each halving of the image."""
+
+    blocks: int = 1
+    """Residual blocks of a resnet after each halving."""
+
+    likelihood: Likelihood = "bernoulli"
+    """p(x|z). bernoulli; continuous_bernoulli, its density on [0, 1]; gaussian with sigma fixed,
+    one sigma learned (gaussian_shared) or one a pixel (gaussian_pixel); for 8-bit values
+    discretized_logistic or logistic_mixture."""
+
+    sigma: float = 1.0
+    """Standard deviation of the fixed gaussian."""
+
+    components: int = 10
+    """Of a logistic mixture."""
+
+    def __post_init__(self):
+        check_options(self)
+        check(self, "widths", min(self.widths, default=1) >= 1, "1 or more each")
+        check(self, "channels", min(self.channels, default=0) >= 1, "1 or more each")
+        check(self, "blocks", self.blocks >= 0, "0 or more")
+        check(self, "sigma", 0 < self.sigma < math.inf, "a number above 0")
+        check(self, "components", self.components >= 1, "1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """How the evidence lower bound is made a loss."""
+
+    beta: float = 1.0
+    """Weight of the KL: 1 is the ELBO; above 1 presses for independent latents."""
+
+    anneal: Annealing = "none"
+    """Raise the KL's weight from 0 to beta: linear, once, or cyclical, in cycles that rise for
+    their first half and rest in the second."""
+
+    anneal_steps: int = 10_000
+    """Steps of the linear rise, or of one cycle."""
+
+    cycles: int = 4
+    """Cycles, after which the weight stays at beta."""
+
+    free_bits: float = 0.0
+    """KL in nats that is not penalised: the loss takes max(KL, free bits), of the batch's mean."""
+
+    free_bits_per: FreeBitsPer = "dimension"
+    """Free bits for every latent dimension (or level), or in total."""
+
+    kl: Kl = "closed_form"
+    """The KL in closed form where there is one, or by Monte Carlo from the same draws."""
+
+    samples: int = 1
+    """Draws of z for each image and step."""
+
+    def __post_init__(self):
+        check_options(self)
+        check(self, "beta", 0 <= self.beta < math.inf, "0 or more")
+        check(self, "anneal_steps", self.anneal_steps >= 1, "1 or more")
+        check(self, "cycles", self.cycles >= 1, "1 or more")
+        check(self, "free_bits", 0 <= self.free_bits < math.inf, "0 or more")
+        check(self, "samples", self.samples >= 1, "1 or more")
+        together = self.free_bits > 0 and self.kl == "monte_carlo"
+        check(self, "kl", not together, "closed_form with --free-bits")
 
 
 def asdict(settings: Any) -> dict[str, Any]:

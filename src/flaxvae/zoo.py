@@ -1,27 +1,30 @@
 """The zoo: one function a model. This is the only place where a variant has a name.
 
-A recipe takes what is known of the data and the model's own choices, and puts parts together.
-Its signature gives the command line its flags, its docstring their help. To add a variant, write
-one function and put it into RECIPES.
+A recipe takes what is known of the data, what models have in common (``settings.Body``: networks
+and likelihood; ``settings.Bound``: how the ELBO becomes a loss) and its own choices, and puts
+parts together. Its signature gives the command line its flags, its docstring their help. To add a
+variant, write one function and put it into RECIPES.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from flaxvae import parts
 from flaxvae.errors import UsageError, did_you_mean
+from flaxvae.settings import Body, Bound
 
 if TYPE_CHECKING:
-    from flaxvae.core import Model
-    from flaxvae.parts.objectives import Loss
+    import jax
 
-Net = Literal["conv", "mlp"]
-Activation = Literal["relu", "tanh", "gelu", "silu", "elu"]
-Likelihood = Literal["bernoulli", "gaussian", "gaussian_shared", "gaussian_pixel"]
-Kl = Literal["closed_form", "monte_carlo"]
+    from flaxvae.core import Model, Variables
+    from flaxvae.parts.corruption import Corruption
+    from flaxvae.parts.latents import Latents
+    from flaxvae.parts.objectives import Loss, Price
 
 
 class DataSpec(NamedTuple):
@@ -31,15 +34,34 @@ class DataSpec(NamedTuple):
     shape: tuple[int, ...]  # of one example
     classes: int | None = None  # None: no labels
     binary: bool = False  # every value is 0 or 1
+    levels: int | None = None  # values are j / (levels - 1); None: any number in [0, 1]
+    examples: int = 0  # training images
+
+
+class Codes(NamedTuple):
+    """The discrete codes of an image, where a model has them."""
+
+    size: int  # how many different codes there are
+    indices: Callable[[Variables, jax.Array, jax.Array | None], jax.Array]  # (.., x, y) -> [B, n]
+    grid: tuple[int, int]  # how an image's n codes lie
+    prior: Recipe | None = None  # fits variables["prior"] to grids of codes; None: it is fixed
 
 
 class Recipe(NamedTuple):
-    """A model with the loss that trains it."""
+    """A model with the loss that trains it, and what its numbers are."""
 
     model: Model
     loss: Loss
     has_bound: bool = True  # False: a plain autoencoder, for which no likelihood is reported
     probabilities: bool = False  # the likelihood gives probabilities of the data, not densities
+    standard_prior: bool = True  # p(z) = N(0, I): its quantiles can be walked through
+    classes: int | None = None  # labels 0..classes-1, which it needs with every image; None: none
+    unit: str = "dimension"  # what a column of its KL belongs to
+    corrupt: Corruption | None = None  # what its encoder is trained to see through
+    codes: Codes | None = None
+
+
+# --- what recipes share -------------------------------------------------------------------------
 
 
 def _check(ok: bool, seen: str, expected: str) -> None:
@@ -47,148 +69,599 @@ def _check(ok: bool, seen: str, expected: str) -> None:
         raise UsageError(f"{seen}: expected {expected}")
 
 
-def _one_of(options: Any, flag: str, seen: str) -> None:
-    names = get_args(options)
-    _check(seen in names, f"--{flag} {seen}", f"one of {', '.join(names)}")
+def _positive(**arguments: int) -> None:
+    for name, value in arguments.items():
+        _check(value >= 1, f"--{name.replace('_', '-')} {value}", "1 or more")
 
 
-def _likelihood(name: Likelihood, sigma: float):
-    _one_of(Likelihood, "likelihood", name)
-    _check(0 < sigma < math.inf, f"--sigma {sigma}", "a number above 0")
+def _not_negative(**arguments: float) -> None:
+    for name, value in arguments.items():
+        _check(0 <= value < math.inf, f"--{name.replace('_', '-')} {value}", "0 or more")
+
+
+def _likelihood(data: DataSpec, body: Body):
+    kinds, channels, name = parts.likelihoods, data.shape[-1], body.likelihood
+    if name in _ON_LEVELS:
+        _check(
+            data.levels is not None,
+            f"--likelihood {name} on {data.name}",
+            "images stored as integers; use gaussian or continuous_bernoulli for others",
+        )
     return {
-        "bernoulli": parts.likelihoods.bernoulli,
-        "gaussian": lambda: parts.likelihoods.gaussian(sigma),
-        "gaussian_shared": parts.likelihoods.gaussian_shared,
-        "gaussian_pixel": parts.likelihoods.gaussian_pixel,
+        "bernoulli": lambda: kinds.bernoulli(channels),
+        "continuous_bernoulli": lambda: kinds.continuous_bernoulli(channels),
+        "gaussian": lambda: kinds.gaussian(channels, body.sigma),
+        "gaussian_shared": lambda: kinds.gaussian_shared(channels),
+        "gaussian_pixel": lambda: kinds.gaussian_pixel(channels),
+        "discretized_logistic": lambda: kinds.discretized_logistic(channels, data.levels),
+        "logistic_mixture": lambda: kinds.logistic_mixture(channels, data.levels, body.components),
     }[name]()
 
 
-def _assemble(data: DataSpec, latents, likelihood, net: Net, widths, activation) -> Model:
-    _one_of(Net, "net", net)
-    _one_of(Activation, "activation", activation)
-    _check(min(widths, default=1) >= 1, f"--widths {' '.join(map(str, widths))}", "1 or more each")
-    if net == "mlp":
-        network = parts.networks.mlp(
-            data.shape, latents.heads, likelihood.values, tuple(widths), activation
-        )
-    else:
-        _check(
-            len(data.shape) == 3,
-            f"--net {net} on examples of shape {data.shape}",
-            "images [height, width, channels]; use --net mlp",
-        )
-        network = parts.networks.conv(data.shape, latents.heads, likelihood.values)
-    return parts.assemble.model(network, latents, likelihood)
+_ON_LEVELS = ("discretized_logistic", "logistic_mixture")
 
 
-def ae(
-    data: DataSpec,
-    *,
-    latent_dim: int = 20,
-    net: Net = "conv",
-    widths: tuple[int, ...] = (512, 256),
-    activation: Activation = "relu",
-    likelihood: Likelihood = "bernoulli",
-    sigma: float = 1.0,
-) -> Recipe:
+def _probabilities(data: DataSpec, body: Body) -> bool:
+    return body.likelihood in _ON_LEVELS or (data.binary and body.likelihood == "bernoulli")
+
+
+def _network(data: DataSpec, body: Body, heads, values: int, spatial: bool = False):
+    if body.net == "mlp":
+        return parts.networks.mlp(data.shape, heads, values, tuple(body.widths), body.activation)
+    _check(
+        len(data.shape) == 3,
+        f"--net {body.net} on examples of shape {data.shape}",
+        "images [height, width, channels]; use --net mlp",
+    )
+    if body.net == "conv":
+        return parts.image_networks.conv(data.shape, heads, values, spatial=spatial)
+    channels = tuple(body.channels)
+    return parts.image_networks.resnet(
+        data.shape, heads, values, channels, body.blocks, spatial=spatial
+    )
+
+
+def _assemble(data: DataSpec, body: Body, latents: Latents, classes: int | None = None) -> Model:
+    likelihood = _likelihood(data, body)
+    network = _network(data, body, latents.heads, likelihood.values)
+    return parts.assemble.model(network, latents, likelihood, classes)
+
+
+def _price(bound: Bound) -> Price:
+    kinds = parts.objectives
+    beta = {
+        "none": lambda: kinds.constant(bound.beta),
+        "linear": lambda: kinds.linear(bound.beta, bound.anneal_steps),
+        "cyclical": lambda: kinds.cyclical(bound.beta, bound.anneal_steps, bound.cycles),
+    }[bound.anneal]()
+    if bound.free_bits:
+        return kinds.free_bits(beta, bound.free_bits, bound.free_bits_per)
+    return kinds.weighted(beta)
+
+
+def _loss(
+    model: Model, bound: Bound, price: Price | None = None, corrupt: Corruption | None = None
+) -> Loss:
+    return parts.objectives.negative_elbo(
+        model,
+        price=price or _price(bound),
+        closed_form=bound.kl == "closed_form",
+        samples=bound.samples,
+        corrupt=corrupt,
+    )
+
+
+# --- autoencoders -------------------------------------------------------------------------------
+
+
+def ae(data: DataSpec, body: Body = Body(), *, latent_dim: int = 20) -> Recipe:
     """Plain autoencoder: reconstruction only, no posterior, no prior, no likelihood of an image.
 
     Minimises -log p(x | z = f(x)), so it differs from ``vae`` in nothing but noise and KL.
 
     Args:
         latent_dim: numbers in the code.
-        net: conv (the tutorials'), or mlp.
-        widths: hidden layers of an mlp encoder; the decoder mirrors them.
-        activation: of an mlp.
-        likelihood: bernoulli (cross-entropy), or gaussian with sigma fixed, one sigma learned
-            (gaussian_shared) or one a pixel (gaussian_pixel).
-        sigma: standard deviation of the fixed gaussian.
     """
-    _check(latent_dim >= 1, f"--latent-dim {latent_dim}", "1 or more")
-    latents = parts.latents.point(latent_dim)
-    model = _assemble(data, latents, _likelihood(likelihood, sigma), net, widths, activation)
+    _positive(latent_dim=latent_dim)
+    model = _assemble(data, body, parts.latents.point(latent_dim))
     return Recipe(model, parts.objectives.reconstruction(model), has_bound=False)
 
 
-def vae(
+Noise = Literal["gaussian", "mask", "salt_and_pepper"]
+
+
+def _corruption(noise: Noise, level: float) -> Corruption:
+    top = math.inf if noise == "gaussian" else 1.0
+    _check(0 <= level <= top and level < math.inf, f"--level {level}", f"0 to {top:g}")
+    kinds = parts.corruption
+    return {
+        "gaussian": kinds.gaussian,
+        "mask": kinds.mask,
+        "salt_and_pepper": kinds.salt_and_pepper,
+    }[noise](level)
+
+
+def denoising_ae(
     data: DataSpec,
+    body: Body = Body(),
     *,
     latent_dim: int = 20,
-    net: Net = "conv",
-    widths: tuple[int, ...] = (512, 256),
-    activation: Activation = "relu",
-    likelihood: Likelihood = "bernoulli",
-    sigma: float = 1.0,
-    kl: Kl = "closed_form",
-    samples: int = 1,
+    noise: Noise = "mask",
+    level: float = 0.3,
+) -> Recipe:
+    """Denoising autoencoder (Vincent et al. 2008): encodes a corrupted image, is held to the clean.
+
+    Args:
+        latent_dim: numbers in the code.
+        noise: gaussian, added; mask, pixels set to 0; or salt_and_pepper, to 0 or 1.
+        level: standard deviation of gaussian noise, or the part of the pixels that is set.
+    """
+    _positive(latent_dim=latent_dim)
+    corrupt = _corruption(noise, level)
+    model = _assemble(data, body, parts.latents.point(latent_dim))
+    loss = parts.objectives.reconstruction(model, corrupt=corrupt)
+    return Recipe(model, loss, has_bound=False, corrupt=corrupt)
+
+
+# --- Gaussian latents ---------------------------------------------------------------------------
+
+
+def vae(
+    data: DataSpec, body: Body = Body(), bound: Bound = Bound(), *, latent_dim: int = 20
 ) -> Recipe:
     """Variational autoencoder (Kingma & Welling 2013): maximises the ELBO.
 
     Args:
         latent_dim: latent dimensions.
-        net: conv (the tutorials'), or mlp.
-        widths: hidden layers of an mlp encoder; the decoder mirrors them.
-        activation: of an mlp.
-        likelihood: bernoulli, or gaussian with sigma fixed, one sigma learned (gaussian_shared)
-            or one a pixel (gaussian_pixel).
-        sigma: standard deviation of the fixed gaussian.
-        kl: the KL in closed form, or by Monte Carlo from the same draws.
-        samples: draws of z for each image and step.
     """
-    return beta_vae(
-        data,
-        latent_dim=latent_dim,
-        beta=1.0,
-        net=net,
-        widths=widths,
-        activation=activation,
-        likelihood=likelihood,
-        sigma=sigma,
-        kl=kl,
-        samples=samples,
-    )
+    _positive(latent_dim=latent_dim)
+    model = _assemble(data, body, parts.latents.gaussian(latent_dim))
+    return Recipe(model, _loss(model, bound), probabilities=_probabilities(data, body))
 
 
 def beta_vae(
     data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(beta=4.0),
     *,
     latent_dim: int = 10,
-    beta: float = 4.0,
-    net: Net = "conv",
-    widths: tuple[int, ...] = (512, 256),
-    activation: Activation = "relu",
-    likelihood: Likelihood = "bernoulli",
-    sigma: float = 1.0,
-    kl: Kl = "closed_form",
-    samples: int = 1,
+    capacity: float | None = None,
+    capacity_steps: int = 25_000,
 ) -> Recipe:
     """beta-VAE (Higgins et al. 2017): the ELBO with its KL weighted by beta.
 
+    With a capacity, the KL is instead held near a target that rises (Burgess et al. 2018):
+    -E[log p(x|z)] + beta |KL - C|.
+
     Args:
         latent_dim: latent dimensions.
-        beta: weight of the KL; 1 is a VAE, above 1 presses for independent latents.
-        net: conv (the tutorials'), or mlp.
-        widths: hidden layers of an mlp encoder; the decoder mirrors them.
-        activation: of an mlp.
-        likelihood: bernoulli, or gaussian with sigma fixed, one sigma learned (gaussian_shared)
-            or one a pixel (gaussian_pixel).
-        sigma: standard deviation of the fixed gaussian.
-        kl: the KL in closed form, or by Monte Carlo from the same draws.
-        samples: draws of z for each image and step.
+        capacity: C at its highest, in nats; none: no capacity control.
+        capacity_steps: steps in which C rises from 0.
     """
-    _check(latent_dim >= 1, f"--latent-dim {latent_dim}", "1 or more")
-    _check(0 <= beta < math.inf, f"--beta {beta}", "0 or more")
-    _check(samples >= 1, f"--samples {samples}", "1 or more")
-    _one_of(Kl, "kl", kl)
-    latents = parts.latents.gaussian(latent_dim)
-    model = _assemble(data, latents, _likelihood(likelihood, sigma), net, widths, activation)
-    loss = parts.objectives.negative_elbo(
-        model, beta=beta, closed_form=kl == "closed_form", samples=samples
+    _positive(latent_dim=latent_dim, capacity_steps=capacity_steps)
+    plain = vae(data, body, bound, latent_dim=latent_dim)
+    if capacity is None:
+        return plain
+    _not_negative(capacity=capacity)
+    other = bound.anneal != "none" or bound.free_bits > 0
+    _check(not other, f"--capacity {capacity} with --anneal or --free-bits", "one of them")
+    price = parts.objectives.capacity(bound.beta, capacity, capacity_steps)
+    return plain._replace(loss=_loss(plain.model, bound, price))
+
+
+def denoising_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(),
+    *,
+    latent_dim: int = 20,
+    noise: Noise = "mask",
+    level: float = 0.3,
+) -> Recipe:
+    """Denoising VAE (Im et al. 2017): q(z|x) of a corrupted image, the likelihood of the clean one.
+
+    Args:
+        latent_dim: latent dimensions.
+        noise: gaussian, added; mask, pixels set to 0; or salt_and_pepper, to 0 or 1.
+        level: standard deviation of gaussian noise, or the part of the pixels that is set.
+    """
+    corrupt = _corruption(noise, level)
+    plain = vae(data, body, bound, latent_dim=latent_dim)
+    loss = _loss(plain.model, bound, corrupt=corrupt)
+    return plain._replace(loss=loss, corrupt=corrupt)
+
+
+def cvae(
+    data: DataSpec, body: Body = Body(), bound: Bound = Bound(), *, latent_dim: int = 20
+) -> Recipe:
+    """Conditional VAE (Sohn et al. 2015): p(x|z, y) and q(z|x, y), given the label y of an image.
+
+    Args:
+        latent_dim: latent dimensions.
+    """
+    _positive(latent_dim=latent_dim)
+    _check(data.classes is not None, f"--model cvae on {data.name} without labels", "labels")
+    model = _assemble(data, body, parts.latents.gaussian(latent_dim), data.classes)
+    return Recipe(
+        model,
+        _loss(model, bound),
+        probabilities=_probabilities(data, body),
+        classes=data.classes,
     )
-    return Recipe(model, loss, probabilities=data.binary and likelihood == "bernoulli")
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {f.__name__: f for f in (ae, vae, beta_vae)}
+Gradient = Literal["standard", "doubly_reparameterized"]
+
+
+def iwae(
+    data: DataSpec,
+    body: Body = Body(),
+    *,
+    latent_dim: int = 20,
+    k: int = 5,
+    gradient: Gradient = "standard",
+) -> Recipe:
+    """Importance-weighted autoencoder (Burda et al. 2015): maximises log 1/k sum_i w_i.
+
+    Args:
+        latent_dim: latent dimensions.
+        k: draws of z for each image; 1 is a VAE.
+        gradient: standard, or the encoder's doubly_reparameterized (Tucker et al. 2018).
+    """
+    _positive(latent_dim=latent_dim, k=k)
+    double = gradient == "doubly_reparameterized"
+    latents = parts.latents.gaussian(latent_dim, path_gradient=double)
+    model = _assemble(data, body, latents)
+    loss = parts.objectives.importance_weighted(model, k, doubly_reparameterized=double)
+    return Recipe(model, loss, probabilities=_probabilities(data, body))
+
+
+def tc_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    *,
+    latent_dim: int = 10,
+    alpha: float = 1.0,
+    beta: float = 6.0,
+    gamma: float = 1.0,
+) -> Recipe:
+    """beta-TCVAE (Chen et al. 2018): alpha mutual information + beta total correlation
+    + gamma dimension-wise KL, in the place of their sum, the KL.
+
+    Args:
+        latent_dim: latent dimensions.
+        alpha: weight of the mutual information of x and z.
+        beta: weight of the total correlation of z; 1, like the others, is a VAE.
+        gamma: weight of the KL of each dimension's aggregate posterior.
+    """
+    _positive(latent_dim=latent_dim)
+    _not_negative(alpha=alpha, beta=beta, gamma=gamma)
+    model = _assemble(data, body, parts.latents.gaussian(latent_dim))
+    loss = parts.aggregate.tc_objective(
+        model, alpha=alpha, beta=beta, gamma=gamma, examples=data.examples
+    )
+    return Recipe(model, loss, probabilities=_probabilities(data, body))
+
+
+Kernel = Literal["imq", "gaussian"]
+
+
+def mmd_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    *,
+    latent_dim: int = 10,
+    alpha: float = 0.0,
+    mmd_weight: float = 100.0,
+    kernel: Kernel = "imq",
+) -> Recipe:
+    """InfoVAE (Zhao et al. 2017): (1 - alpha) KL + (alpha + lambda - 1) MMD(q(z), p(z)).
+
+    Args:
+        latent_dim: latent dimensions.
+        alpha: 0 keeps the whole KL, 1 leaves it out (MMD-VAE).
+        mmd_weight: lambda.
+        kernel: of the MMD: inverse multiquadratics of seven scales, or one gaussian.
+    """
+    _positive(latent_dim=latent_dim)
+    _check(alpha <= 1, f"--alpha {alpha}", "at most 1")
+    _check(1 - alpha <= mmd_weight < math.inf, f"--mmd-weight {mmd_weight}", "1 - alpha or more")
+    model = _assemble(data, body, parts.latents.gaussian(latent_dim))
+    loss = parts.aggregate.mmd_objective(model, alpha=alpha, mmd_weight=mmd_weight, kernel=kernel)
+    return Recipe(model, loss, probabilities=_probabilities(data, body))
+
+
+# --- richer posteriors and priors ---------------------------------------------------------------
+
+FlowKind = Literal["iaf", "coupling", "planar"]
+
+
+def flow_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(),
+    *,
+    latent_dim: int = 20,
+    flow: FlowKind = "iaf",
+    flow_steps: int = 4,
+    flow_width: int = 256,
+) -> Recipe:
+    """Normalizing-flow posterior (Rezende & Mohamed 2015): z = f_T(...f_1(z_0)), z_0 Gaussian.
+
+    Args:
+        latent_dim: latent dimensions.
+        flow: iaf, inverse autoregressive (Kingma et al. 2016); coupling (Dinh et al. 2017); or
+            planar (Rezende & Mohamed 2015), all with parameters that depend on x.
+        flow_steps: T.
+        flow_width: hidden units of each step of iaf and coupling, and numbers it gets from x.
+    """
+    _positive(latent_dim=latent_dim, flow_steps=flow_steps, flow_width=flow_width)
+    _check(
+        latent_dim >= 2 or flow != "coupling", f"--latent-dim {latent_dim}", "2 or more to couple"
+    )
+    kinds, hidden = parts.flows, (flow_width, flow_width)
+    steps = {
+        "planar": lambda: kinds.planar(latent_dim, flow_steps),
+        "iaf": lambda: kinds.inverse_autoregressive(latent_dim, flow_steps, hidden, flow_width),
+        "coupling": lambda: kinds.coupling(latent_dim, flow_steps, hidden, flow_width),
+    }[flow]()
+    base = _assemble(data, body, parts.latents.gaussian(latent_dim, context=steps.context))
+    model = parts.flows.posterior(base, steps)
+    return Recipe(model, _loss(model, bound), probabilities=_probabilities(data, body))
+
+
+def _with_prior(data: DataSpec, body: Body, bound: Bound, latent_dim: int, prior) -> Recipe:
+    base = _assemble(data, body, parts.latents.gaussian(latent_dim))
+    model = parts.priors.learned(base, prior)
+    return Recipe(
+        model,
+        _loss(model, bound),
+        probabilities=_probabilities(data, body),
+        standard_prior=False,
+    )
+
+
+def vamp_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(),
+    *,
+    latent_dim: int = 20,
+    pseudo_inputs: int = 500,
+) -> Recipe:
+    """VampPrior (Tomczak & Welling 2018): p(z) = 1/K sum_k q(z|u_k), at K learned pseudo-inputs.
+
+    Args:
+        latent_dim: latent dimensions.
+        pseudo_inputs: K.
+    """
+    _positive(latent_dim=latent_dim, pseudo_inputs=pseudo_inputs)
+    prior = parts.priors.vamp(data.shape, pseudo_inputs)
+    return _with_prior(data, body, bound, latent_dim, prior)
+
+
+def mog_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(),
+    *,
+    latent_dim: int = 20,
+    prior_components: int = 100,
+) -> Recipe:
+    """Mixture-of-Gaussians prior: p(z) = sum_k w_k N(z; mean_k, var_k), all learned.
+
+    Args:
+        latent_dim: latent dimensions.
+        prior_components: Gaussians in the mixture.
+    """
+    _positive(latent_dim=latent_dim, prior_components=prior_components)
+    prior = parts.priors.mixture(latent_dim, prior_components)
+    return _with_prior(data, body, bound, latent_dim, prior)
+
+
+def flow_prior_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(),
+    *,
+    latent_dim: int = 20,
+    flow_steps: int = 6,
+    flow_width: int = 128,
+) -> Recipe:
+    """Flow prior: z = f(e), e ~ N(0, I), f a learned coupling flow (Dinh et al. 2017; Chen 2017).
+
+    Args:
+        latent_dim: latent dimensions.
+        flow_steps: coupling layers.
+        flow_width: hidden units of each.
+    """
+    _positive(flow_steps=flow_steps, flow_width=flow_width)
+    _check(latent_dim >= 2, f"--latent-dim {latent_dim}", "2 or more")
+    flow = parts.flows.coupling(latent_dim, flow_steps, (flow_width, flow_width))
+    return _with_prior(data, body, bound, latent_dim, parts.priors.flow(latent_dim, flow))
+
+
+def ladder_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(),
+    *,
+    latent_dims: tuple[int, ...] = (32, 16),
+    level_widths: tuple[int, ...] = (256, 128),
+) -> Recipe:
+    """Ladder VAE (Sonderby et al. 2016): levels of latents, the posterior top-down like the prior.
+
+    Args:
+        latent_dims: latent dimensions of each level, from the data upwards.
+        level_widths: hidden units of each level.
+    """
+    levels = " ".join(map(str, latent_dims))
+    _check(min(latent_dims, default=0) >= 1, f"--latent-dims {levels}", "1 or more each")
+    _check(
+        len(level_widths) == len(latent_dims) and min(level_widths) >= 1,
+        f"--level-widths {' '.join(map(str, level_widths))}",
+        f"{len(latent_dims)} numbers, 1 or more each, like --latent-dims",
+    )
+    latents = parts.hierarchy.ladder(tuple(latent_dims), tuple(level_widths))
+    model = _assemble(data, body, latents)
+    return Recipe(
+        model,
+        _loss(model, bound),
+        probabilities=_probabilities(data, body),
+        standard_prior=False,
+        unit="level",
+    )
+
+
+# --- discrete latents ---------------------------------------------------------------------------
+
+
+def gumbel_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(),
+    *,
+    variables: int = 20,
+    categories: int = 10,
+    temperature: float = 1.0,
+    min_temperature: float = 0.5,
+    temperature_rate: float = 3e-5,
+    straight_through: bool = False,
+) -> Recipe:
+    """Categorical latents, by the Gumbel-softmax relaxation (Jang 2016; Maddison 2016).
+
+    Trained on the relaxation, evaluated on hard samples, for which the bound is exact.
+
+    Args:
+        variables: categorical latents.
+        categories: values each can take.
+        temperature: of the relaxation, at first.
+        min_temperature: where its annealing ends.
+        temperature_rate: it falls by exp(-rate) a step.
+        straight_through: hard samples in training too, with the relaxation's gradient.
+    """
+    _positive(variables=variables)
+    _check(categories >= 2, f"--categories {categories}", "2 or more")
+    _check(0 < temperature < math.inf, f"--temperature {temperature}", "a number above 0")
+    _check(
+        0 < min_temperature <= temperature,
+        f"--min-temperature {min_temperature}",
+        f"above 0 and at most --temperature {temperature}",
+    )
+    _not_negative(temperature_rate=temperature_rate)
+    latents = parts.discrete.categorical(
+        variables,
+        categories,
+        temperature=temperature,
+        minimum=min_temperature,
+        rate=temperature_rate,
+        straight_through=straight_through,
+    )
+    model = _assemble(data, body, latents)
+
+    def indices(variables, x, y=None):
+        code = model.reparameterize(variables, None, model.encode(variables, x, y), False).code
+        return parts.discrete.indices(code, categories)
+
+    return Recipe(
+        model,
+        _loss(model, bound),
+        probabilities=_probabilities(data, body),
+        standard_prior=False,
+        unit="variable",
+        codes=Codes(categories, indices, (1, variables)),
+    )
+
+
+Codebook = Literal["ema", "gradient"]
+
+
+def vq_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    *,
+    codes: int = 128,
+    code_dim: int = 16,
+    codebook: Codebook = "ema",
+    commitment: float = 0.25,
+    decay: float = 0.99,
+    prior_width: int = 128,
+    prior_layers: int = 4,
+) -> Recipe:
+    """VQ-VAE (van den Oord et al. 2017): a grid of codes from a learned codebook.
+
+    With conv and resnet the grid is that of their smallest feature map (7x7 for 28x28 images),
+    with mlp 4x4. It generates once ``flaxvae fit-prior`` has fitted a prior over the codes.
+
+    Args:
+        codes: entries of the codebook.
+        code_dim: numbers in an entry.
+        codebook: learned by a moving average of what falls to each code (ema), or by gradient.
+        commitment: weight of |z_e - sg(e)|^2, which keeps the encoder near its codes.
+        decay: of the moving average.
+        prior_width: of the autoregressive prior, a causal transformer.
+        prior_layers: of the prior.
+    """
+    _check(codes >= 2, f"--codes {codes}", "2 or more")
+    _positive(code_dim=code_dim, prior_width=prior_width, prior_layers=prior_layers)
+    _not_negative(commitment=commitment)
+    _check(0 <= decay < 1, f"--decay {decay}", "at least 0 and below 1")
+    _check(prior_width % 4 == 0, f"--prior-width {prior_width}", "a multiple of 4, its heads")
+    likelihood = _likelihood(data, body)
+    if body.net == "mlp":
+        grid = (4, 4)
+        network = _network(data, body, {"z": 16 * code_dim}, likelihood.values)
+    else:
+        network = _network(data, body, {"z": code_dim}, likelihood.values, spatial=True)
+        grid = network.grid
+    prior = parts.autoregressive.code_prior(grid, codes, width=prior_width, layers=prior_layers)
+    latents = parts.codebook.vector_quantized(
+        grid[0] * grid[1],
+        codes,
+        code_dim,
+        commitment=commitment,
+        decay=decay if codebook == "ema" else None,
+        prior=parts.codebook.CodePrior(prior.log_prob, prior.sample),
+    )
+    model = parts.assemble.model(network, latents, likelihood)
+
+    def indices(variables, x, y=None):
+        own = parts.assemble.of_latents(variables)
+        return parts.codebook.indices(own, model.encode(variables, x, y)["z"])
+
+    return Recipe(
+        model,
+        parts.objectives.reconstruction(model),
+        probabilities=_probabilities(data, body),
+        standard_prior=False,
+        unit="grid",
+        codes=Codes(codes, indices, grid, Recipe(*parts.autoregressive.fitting(prior))),
+    )
+
+
+# --- the list -----------------------------------------------------------------------------------
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    function.__name__: function
+    for function in (
+        ae,
+        denoising_ae,
+        vae,
+        beta_vae,
+        denoising_vae,
+        cvae,
+        iwae,
+        tc_vae,
+        mmd_vae,
+        flow_vae,
+        vamp_vae,
+        mog_vae,
+        flow_prior_vae,
+        ladder_vae,
+        gumbel_vae,
+        vq_vae,
+    )
+}
 
 
 def recipe(name: str) -> Callable[..., Recipe]:
@@ -198,3 +671,47 @@ def recipe(name: str) -> Callable[..., Recipe]:
         hint = did_you_mean(name, RECIPES)
         raise UsageError(f"unknown model {name!r}{hint} (models: {known})")
     return RECIPES[name]
+
+
+def shared(name: str) -> dict[str, Any]:
+    """The settings records that a recipe takes, {parameter: its default}: Body, and maybe Bound."""
+    parameters = inspect.signature(recipe(name)).parameters.values()
+    return {p.name: p.default for p in parameters if dataclasses.is_dataclass(p.default)}
+
+
+def own(name: str) -> dict[str, Any]:
+    """A recipe's own choices, {argument: default}."""
+    parameters = inspect.signature(recipe(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """All of a recipe's arguments in one flat dictionary of defaults, as run.json keeps them."""
+    found: dict[str, Any] = {}
+    for record in shared(name).values():
+        found |= vars(record)
+    return found | own(name)
+
+
+def build(name: str, data: DataSpec, **choices: Any) -> Recipe:
+    """The recipe ``name`` for these data, with arguments from a flat dictionary.
+
+    Raises UsageError for an unknown recipe or a value that it cannot have.
+    """
+    make = recipe(name)
+    records = {
+        parameter: dataclasses.replace(
+            default, **{k: v for k, v in choices.items() if k in vars(default)}
+        )
+        for parameter, default in shared(name).items()
+    }
+    hints = get_type_hints(make, localns={"Recipe": Recipe})
+    rest = {k: v for k, v in choices.items() if k in own(name)}
+    for argument, value in rest.items():
+        options = get_args(hints[argument]) if get_origin(hints[argument]) is Literal else (value,)
+        flag = f"--{argument.replace('_', '-')}"
+        _check(value in options, f"{flag} {value}", f"one of {', '.join(map(str, options))}")
+    unknown = choices.keys() - arguments(name).keys()
+    if unknown:
+        raise UsageError(f"{name} does not take {', '.join(sorted(unknown))}")
+    return make(data, **records, **rest)

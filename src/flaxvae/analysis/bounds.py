@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from flaxvae.core import Batch, Model, Variables, log_weights
 from flaxvae.data.pipeline import Split
@@ -17,6 +18,7 @@ from flaxvae.training.trained import Run
 
 Array = jax.Array
 
+ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it counts as used
 CHUNK = 500  # images decoded at once, over draws and examples: bounds the memory at any k
 
 
@@ -70,8 +72,10 @@ def evaluate(
 
     Returns:
         images; reconstruction = -log p(x|z); mse, squared error of the reconstruction from the
-        posterior mean, averaged over pixels too. With a bound also: elbo, elbo_standard_error
-        (over images), kl, kl_per_unit (a list); with probabilities, bits_per_dim = -elbo /
+        posterior mean, averaged over pixels too; code_variance over images (a list), or, of
+        discrete codes, codes_used and perplexity = exp(entropy of their frequencies). With a bound
+        also: elbo, elbo_standard_error (over images), kl, kl_per_unit (a list), active_units
+        (code_variance above 0.01, Burda et al. 2015); with probabilities, bits_per_dim = -elbo /
         (D log 2); with k, log_likelihood = {k, nats, standard_error}.
 
     Raises:
@@ -83,14 +87,17 @@ def evaluate(
         raise UsageError(
             f"model {run.plan.model} has no likelihood: expected --k 0, or a model with a prior"
         )
-    model, variables = run.recipe.model, run.variables
+    model, variables, codes = run.recipe.model, run.variables, run.recipe.codes
     terms = batches.bound_terms(model)
 
     def measure(variables, key, batch):
         draws = jax.vmap(lambda key: terms(variables, key, batch))
         found = jax.tree.map(lambda x: x.mean(0), draws(jax.random.split(key, samples)))
         error = jnp.square(run.reconstruction(variables, key, batch) - batch.x)
-        return found | {"mse": error.reshape(len(error), -1).mean(-1)}
+        found |= {"mse": error.reshape(len(error), -1).mean(-1)}
+        if codes is not None:
+            return found | {"indices": codes.indices(variables, batch.x, batch.y)}
+        return found | {"code": run.code(variables, key, batch)}
 
     bound_key, weight_key = jax.random.split(jax.random.key(seed))
     found = batches.over_split(measure, run.mesh)(split, variables, bound_key)
@@ -100,8 +107,16 @@ def evaluate(
         "mse": _mean(found["mse"]),
         "reconstruction": _mean(found["reconstruction"]),
     }
+    if codes is None:
+        result["code_variance"] = found["code"].var(0, dtype=np.float64).tolist()
+    else:
+        used = np.bincount(found["indices"].ravel(), minlength=codes.size) / found["indices"].size
+        result["codes_used"] = int((used > 0).sum())
+        result["perplexity"] = float(np.exp(-special.xlogy(used, used).sum()))
     if not run.recipe.has_bound:
         return result
+    if codes is None:
+        result["active_units"] = int((np.array(result["code_variance"]) > ACTIVE).sum())
     result |= {
         "elbo": _mean(found["elbo"]),
         "elbo_standard_error": float(found["elbo"].std() / math.sqrt(count)),

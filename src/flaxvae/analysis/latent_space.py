@@ -1,4 +1,4 @@
-"""Walks through latent space: interpolation, the 2-D manifold, a plane through the codes."""
+"""Walks through latent space: interpolation, traversal, the 2-D manifold, a plane of codes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,66 @@ def interpolations(run: Run, x: np.ndarray, steps: int, y: np.ndarray | None = N
     Args:
         run: the model.
         x: [2 N, *shape] images: each row goes from x[2 i] to x[2 i + 1].
+        y: [2 N] labels for a conditional model, which decodes a row with that of its start.
 
     Returns:
         [N, steps, *shape] in [0, 1].
     """
     codes = run.encode(x, y)
     path = interpolate(codes[0::2], codes[1::2], steps)
-    decoded = run.decode(path.reshape(-1, path.shape[-1]))
+    labels = None if y is None else np.repeat(y[0::2], steps)
+    decoded = run.decode(path.reshape(-1, path.shape[-1]), labels)
     return decoded.reshape(*path.shape[:2], *decoded.shape[1:])
+
+
+class Traversal(NamedTuple):
+    images: np.ndarray  # [U, steps, *shape]: row u moves unit units[u] alone
+    units: np.ndarray  # [U] latent dimensions, most used first
+    ends: tuple[float, float]  # of each row, in standard deviations of the unit
+
+
+def traversal(
+    run: Run,
+    usage: np.ndarray,
+    *,
+    codes: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    label: int | None = None,
+    units: int = 10,
+    steps: int = 11,
+    span: float = 3.0,
+) -> Traversal:
+    """Decode walks along one latent dimension at a time, the others held (Higgins et al. 2017).
+
+    Args:
+        run: the model, with continuous latents.
+        usage: [D] how much each unit is used, to choose by: its KL, or the variance of its code.
+        codes: [N, D] codes of the data, whose mean and standard deviation take the place of the
+            prior's 0 and 1; needed where the prior is not standard normal.
+        start: [D] the code to walk through; by default the mean.
+        label: of a conditional model.
+        units: how many of the most used ones.
+        steps: images a row.
+        span: standard deviations to either side of the mean.
+
+    Raises:
+        UsageError: discrete latents, which have no directions, or numbers out of range.
+    """
+    if run.recipe.codes is not None:
+        raise UsageError(f"model {run.plan.model} has discrete latents: expected continuous ones")
+    if units < 1 or steps < 2 or not 0 < span < np.inf:
+        raise UsageError(
+            f"{units} units, {steps} steps, span {span}: expected 1, 2 or more, and above 0"
+        )
+    size = run.latent_size
+    mean = np.zeros(size) if codes is None else codes.mean(0)
+    scale = np.ones(size) if codes is None else codes.std(0)
+    chosen = np.argsort(usage)[::-1][:units]
+    z = np.tile(mean if start is None else start, (len(chosen), steps, 1))
+    for row, unit in enumerate(chosen):
+        z[row, :, unit] = mean[unit] + scale[unit] * np.linspace(-span, span, steps)
+    images = run.decode(z.reshape(-1, size), label)
+    return Traversal(images.reshape(len(chosen), steps, *images.shape[1:]), chosen, (-span, span))
 
 
 class Manifold(NamedTuple):
@@ -41,15 +93,15 @@ class Manifold(NamedTuple):
     units: tuple[int, int]  # which two latent dimensions; the others are 0
 
 
-def manifold(run: Run, n: int, kl_per_unit: np.ndarray) -> Manifold:
+def manifold(run: Run, n: int, usage: np.ndarray) -> Manifold:
     """A grid through the prior's inverse CDF, decoded (Kingma & Welling 2013, figure 4).
 
     z = Phi^-1(u) for u evenly spaced inside (0, 1), so that each tile stands for as much of the
-    prior as any other, in the plane of the two units with the largest KL.
+    prior as any other, in the plane of the two units with the largest ``usage`` [D] (their KL).
     """
-    units = np.sort(np.argsort(kl_per_unit)[-2:])
+    units = np.sort(np.argsort(usage)[-2:])
     z = special.ndtri((np.arange(n) + 0.5) / n).astype(np.float32)
-    codes = np.zeros((n, n, len(kl_per_unit)), np.float32)
+    codes = np.zeros((n, n, len(usage)), np.float32)
     codes[..., units[0]] = z[None, :]
     codes[..., units[-1]] = z[:, None]
     images = run.decode(codes.reshape(n * n, -1))

@@ -82,7 +82,6 @@ def prepare(settings: DataSettings) -> Data:
     dataset = sources.load(settings.dataset, settings.data_dir)
     how = settings.binarization
     name = f"{dataset.name}, {images.PHRASES[how]}"
-    spec = DataSpec(name, dataset.x_train.shape[1:], dataset.classes, how != "none")
     labels = dataset.y_train
 
     def rows(which: np.ndarray) -> Split:
@@ -95,5 +94,18 @@ def prepare(settings: DataSettings) -> Data:
     test = binarized(Split(dataset.x_test, dataset.y_test, dataset.peak), how, fold=2)
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
+    integers = np.issubdtype(dataset.x_train.dtype, np.integer)
+    spec = DataSpec(
+        name,
+        dataset.x_train.shape[1:],
+        dataset.classes,
+        binary=settings.binarization != "none",
+        levels=2
+        if settings.binarization != "none"
+        else round(dataset.peak) + 1
+        if integers
+        else None,
+        examples=len(train_rows),
+    )
     digest = _digest(dataset.x_train, dataset.x_test)
     return Data(spec, train, validation, test, dataset.peak, how, dataset.origin, digest)

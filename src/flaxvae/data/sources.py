@@ -99,14 +99,19 @@ def _digits() -> Dataset:
     return _checked("digits", "scikit-learn load_digits", x, y, held_out=360)._replace(peak=16.0)
 
 
-def read_images(path: Path) -> np.ndarray:
-    """All the images of an .npz or .npy file, in order, checked: [N, H, W, C] or [N, D].
+def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """All the images of an .npz or .npy file, in order, and their labels where it has them.
+
+    Returns:
+        x [N, H, W, C] or [N, D], y [N] or None.
 
     Raises DataError if the file is missing, damaged, or holds no images.
     """
     arrays = _arrays(path)
     x, peak = _images(next(arrays[key] for key in _IMAGE_KEYS if key in arrays), str(path))
-    return x if peak != 1.0 else x.astype(np.float32)
+    y = next((arrays[key] for key in _LABEL_KEYS if key in arrays), None)
+    y = None if y is None else _labels(y, len(x), f"{path}: labels")
+    return (x if peak != 1.0 else x.astype(np.float32)), y
 
 
 def _file(path: Path) -> Dataset:

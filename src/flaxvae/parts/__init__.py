@@ -1,4 +1,4 @@
-"""What a VAE is made of: networks, likelihoods, latents, objectives.
+"""What a VAE is made of: networks, likelihoods, latents, priors, objectives.
 
 The submodules load on first use (``parts.networks.mlp``), so that reading the recipes'
 signatures, as ``flaxvae train --help`` does, does not import JAX.
@@ -10,9 +10,39 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flaxvae.parts import assemble, latents, likelihoods, networks, objectives
+    from flaxvae.parts import (
+        aggregate,
+        assemble,
+        autoregressive,
+        codebook,
+        corruption,
+        discrete,
+        flows,
+        hierarchy,
+        image_networks,
+        latents,
+        likelihoods,
+        networks,
+        objectives,
+        priors,
+    )
 
-__all__ = ["assemble", "latents", "likelihoods", "networks", "objectives"]
+__all__ = [
+    "aggregate",
+    "assemble",
+    "autoregressive",
+    "codebook",
+    "corruption",
+    "discrete",
+    "flows",
+    "hierarchy",
+    "image_networks",
+    "latents",
+    "likelihoods",
+    "networks",
+    "objectives",
+    "priors",
+]
 
 
 def __getattr__(name: str):

@@ -5,16 +5,22 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from flaxvae.core import Model
+from flaxvae.core import Model, Variables
+from flaxvae.errors import UsageError
 from flaxvae.parts.latents import Latents
 from flaxvae.parts.likelihoods import Likelihood
 from flaxvae.parts.networks import Network
 
 
+def of_latents(variables: Variables) -> Variables:
+    """A model's variables as its latents see them: their own parameters, and all state."""
+    return {**variables, "params": variables["params"].get("latents", {})}
+
+
 def model(
     network: Network, latents: Latents, likelihood: Likelihood, classes: int | None = None
 ) -> Model:
-    """A model with one layer of latents.
+    """A model of data x with latents z, and labels y where ``classes`` is given.
 
     Args:
         network: encoder and decoder bodies, built for these heads and values.
@@ -23,34 +29,40 @@ def model(
         classes: number of labels that condition both networks; None for an unconditional model.
 
     Returns:
-        A Model with ``variables["params"]`` of ``encoder``, ``decoder`` and, where the likelihood
-        has parameters of its own, ``likelihood``.
+        A Model with ``variables["params"]`` of ``encoder``, ``decoder`` and, where they have
+        parameters of their own, ``latents`` and ``likelihood``; and the latents' state.
     """
 
     def labels(y):
-        return None if classes is None else jax.nn.one_hot(y, classes)
+        if classes is None:
+            return None
+        if y is None:
+            raise UsageError(f"this model needs labels: expected y, integers 0 to {classes - 1}")
+        return jax.nn.one_hot(y, classes)
 
     def init(key, x, y=None):
-        encoder_key, decoder_key, draw_key = jax.random.split(key, 3)
+        encoder_key, decoder_key, draw_key, latents_key = jax.random.split(key, 4)
         heads, encoder = network.encoder.init_with_output(encoder_key, x, labels(y))
-        z = latents.draw(draw_key, heads).z
-        decoder = network.decoder.init(decoder_key, z, labels(y))
+        variables = latents.init(latents_key)
+        z: jax.Array = latents.draw(variables, draw_key, heads, True).z
+        decoder = network.decoder.init(decoder_key, z[:, latents.decoded], labels(y))
+        optional = {"latents": variables["params"], "likelihood": likelihood.init()}
         params = {"encoder": encoder["params"], "decoder": decoder["params"]}
-        own = likelihood.init()
-        return {"params": params | ({"likelihood": own} if own else {})}
+        return {**variables, "params": params | {k: v for k, v in optional.items() if v}}
 
     def encode(variables, x, y=None):
         return network.encoder.apply({"params": variables["params"]["encoder"]}, x, labels(y))
 
     def reparameterize(variables, key, features, train):
-        return latents.draw(key, features)
+        return latents.draw(of_latents(variables), key, features, train)
 
     def decode(variables, z, y=None):
         params = variables["params"]
+        z = z[:, latents.decoded]
         raw = network.decoder.apply({"params": params["decoder"]}, z, labels(y))
         return likelihood.distribution(params.get("likelihood", {}), jnp.asarray(raw))
 
     def prior_sample(variables, key, n, y=None, temperature=1.0):
-        return latents.prior_sample(key, n, temperature)
+        return latents.prior_sample(of_latents(variables), key, n, temperature)
 
     return Model(init, encode, reparameterize, decode, prior_sample)

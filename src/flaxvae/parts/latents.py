@@ -3,50 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from flaxvae.core import Latent
+from flaxvae.core import Latent, Variables
 from flaxvae.distributions import Normal, kl_normal, standard_normal
 
 Array = jax.Array
 
 
+class Draw(Protocol):
+    def __call__(
+        self, variables: Variables, key: Array | None, heads: Mapping[str, Array], train: bool
+    ) -> Latent: ...
+
+
 class Latents(NamedTuple):
-    """A posterior with its prior, as pure functions of the encoder's heads."""
+    """A posterior with its prior, as pure functions of the encoder's heads.
+
+    ``variables`` are those that ``init`` gave: "params", which have a gradient, and any other
+    collections of state, which ``Latent.updates`` replaces.
+    """
 
     heads: Mapping[str, int]  # sizes of what the encoder must give
-    draw: Callable[[Array | None, Mapping[str, Array]], Latent]  # (key, heads) -> one draw
-    prior_sample: Callable[[Array, int, float], Array]  # (key, n, temperature) -> z [n, D]
+    init: Callable[[Array], Variables]  # key -> {"params": ..., other collections}
+    draw: Draw  # one draw, or the mean or mode where the key is None
+    prior_sample: Callable[[Variables, Array, int, float], Array]  # (.., key, n, temperature)
+    decoded: slice = slice(None)  # the part of z that p(x|z) depends on
 
 
-def _standard_normal_sample(dim: int) -> Callable[[Array, int, float], Array]:
-    return lambda key, n, temperature: temperature * jax.random.normal(key, (n, dim))
+def nothing(key: Array) -> Variables:
+    """The ``init`` of latents without parameters or state."""
+    return {"params": {}}
 
 
-def gaussian(dim: int) -> Latents:
+def _standard_normal_sample(dim: int) -> Callable[[Variables, Array, int, float], Array]:
+    return lambda variables, key, n, temperature: temperature * jax.random.normal(key, (n, dim))
+
+
+def gaussian(dim: int, *, context: int = 0, path_gradient: bool = False) -> Latents:
     """q(z|x) = N(mean, exp(log_var)), p(z) = N(0, I) (Kingma & Welling 2013).
 
     z = mean + exp(log_var / 2) eps with eps ~ N(0, I); the KL is in closed form,
     1/2 sum_d (mean_d^2 + exp(log_var_d) - 1 - log_var_d), kept dimension by dimension.
+
+    Args:
+        dim: latent dimensions D.
+        context: size of a further head, for flows to read.
+        path_gradient: stop the gradient of log q(z|x) at its parameters, so that it flows through
+            z alone (Roeder et al. 2017); the values stay the same.
     """
 
-    def draw(key: Array | None, heads: Mapping[str, Array]) -> Latent:
+    def draw(variables, key, heads, train):
         q = Normal(heads["mean"], heads["log_var"])
         p = standard_normal(q.mean.shape)
         z = q.mean if key is None else q.sample(key)
+        density = jax.lax.stop_gradient(q) if path_gradient else q
         return Latent(
             z=z,
             code=q.mean,
             kl=kl_normal(q, p),
-            log_ratio=p.log_prob(z) - q.log_prob(z),
+            log_ratio=p.log_prob(z) - density.log_prob(z),
             penalty=jnp.zeros(z.shape[0]),
             updates={},
         )
 
-    return Latents({"mean": dim, "log_var": dim}, draw, _standard_normal_sample(dim))
+    heads = {"mean": dim, "log_var": dim} | ({"context": context} if context else {})
+    return Latents(heads, nothing, draw, _standard_normal_sample(dim))
 
 
 def point(dim: int) -> Latents:
@@ -56,9 +81,9 @@ def point(dim: int) -> Latents:
     shows what the prior of a VAE is good for.
     """
 
-    def draw(key: Array | None, heads: Mapping[str, Array]) -> Latent:
+    def draw(variables, key, heads, train):
         z = heads["code"]
         none = jnp.zeros(z.shape[0])
         return Latent(z=z, code=z, kl=jnp.zeros_like(z), log_ratio=none, penalty=none, updates={})
 
-    return Latents({"code": dim}, draw, _standard_normal_sample(dim))
+    return Latents({"code": dim}, nothing, draw, _standard_normal_sample(dim))

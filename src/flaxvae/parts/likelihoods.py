@@ -1,15 +1,20 @@
 """Likelihoods p(x|z): what a decoder's raw values mean.
 
-| likelihood       | values a pixel | -log p(x|z), up to constants                        |
-|------------------|----------------|-----------------------------------------------------|
-| bernoulli        | 1 logit        | binary cross-entropy                                |
-| gaussian         | 1 mean         | |x - mean|^2 / 2 sigma^2, sigma fixed               |
-| gaussian_shared  | 1 mean         | the same, one sigma for all pixels, learned         |
-| gaussian_pixel   | mean, variance | the same, a sigma for each pixel of each image      |
+| likelihood           | values for C channels        | log p(x|z) of one point of space          |
+|----------------------|------------------------------|-------------------------------------------|
+| bernoulli            | C: logits                    | sum_c x log p + (1 - x) log (1 - p)       |
+| continuous_bernoulli | C: logits                    | the same + log C(p): a density on [0, 1]  |
+| gaussian             | C: means                     | sum_c log N(x; mean, sigma^2), sigma fixed |
+| gaussian_shared      | C: means                     | the same, one sigma for all, learned      |
+| gaussian_pixel       | 2C: means, variances         | the same, a sigma for each value of x     |
+| discretized_logistic | 2C: means, log-scales        | sum_c log of a logistic's mass in a bin   |
+| logistic_mixture     | K (1 + 2C + C (C - 1) / 2):  | logsumexp_k log softmax(logits)_k + the   |
+|                      | logits, means, log-scales,   | same, the means of later channels linear  |
+|                      | coefficients, each times K   | in earlier channels                       |
 
-Constants are kept: every value is a log-probability or log-density in nats. Learned variances
-follow Rybkin et al. 2021 (sigma-VAE) in being bounded from below, without which a few constant
-pixels make the density, and so the ELBO, infinite.
+Constants are kept: every value is a log-density in nats, or a log-probability where x is binary
+or on levels. Learned variances follow Rybkin et al. 2021 (sigma-VAE) in being bounded from below,
+without which a few constant pixels make the density, and so the ELBO, infinite.
 """
 
 from __future__ import annotations
@@ -21,22 +26,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flaxvae.distributions import Bernoulli, Distribution, Normal
+from flaxvae.distributions import Bernoulli, ContinuousBernoulli, Distribution, Normal
+from flaxvae.errors import UsageError
+from flaxvae.logistic import DiscretizedLogistic, LogisticMixture
 
 Array = jax.Array
 
 # Standard deviations between 0.01 (about 2.5 grey levels of 256) and 1 (the range of a pixel).
 LOG_VAR_RANGE = (2 * math.log(0.01), 0.0)
+# Logistics' log-scales: about a quarter of a level of 256 and more.
+LOG_SCALE_MIN = -7.0
 
 
 class Likelihood(NamedTuple):
-    """How raw decoder output becomes a distribution over x."""
+    """How raw decoder output [B, *space, values] becomes a distribution over x.
 
-    values: int  # numbers the decoder gives for each number of x
+    That distribution is over x [B, *space, channels], gives log_prob [B] in nats, and is a pytree
+    of arrays. ``values`` counts the numbers for one point of space, all channels together.
+    """
+
+    values: int
     init: Callable[[], dict[str, Array]]  # its own parameters
-    distribution: Callable[
-        [dict[str, Any], Array], Distribution
-    ]  # (parameters, [B, *data, values])
+    distribution: Callable[[dict[str, Any], Array], Distribution]  # (parameters, raw values)
 
 
 def bounded_log_var(raw: Array) -> Array:
@@ -45,28 +56,102 @@ def bounded_log_var(raw: Array) -> Array:
     return low + (high - low) * jax.nn.sigmoid(4 * raw / (high - low))
 
 
-def bernoulli() -> Likelihood:
+def bounded_log_scale(raw: Array) -> Array:
+    """A smooth map of the reals into LOG_SCALE_MIN and up; 0 becomes -2, a scale of 0.14."""
+    return LOG_SCALE_MIN + jax.nn.softplus(raw - LOG_SCALE_MIN - 2)
+
+
+def bernoulli(channels: int) -> Likelihood:
     """Independent Bernoulli pixels, given as logits (Kingma & Welling 2013, appendix C.1)."""
-    return Likelihood(1, dict, lambda params, raw: Bernoulli(raw[..., 0]))
+    return Likelihood(channels, dict, lambda params, raw: Bernoulli(raw))
 
 
-def gaussian(sigma: float = 1.0) -> Likelihood:
+def continuous_bernoulli(channels: int) -> Likelihood:
+    """The density on [0, 1] that a Bernoulli's logits give (Loaiza-Ganem & Cunningham 2019)."""
+    return Likelihood(channels, dict, lambda params, raw: ContinuousBernoulli(raw))
+
+
+def gaussian(channels: int, sigma: float = 1.0) -> Likelihood:
     """N(mean, sigma^2 I) with fixed sigma: squared error, in units that make it a density."""
     log_var = 2 * math.log(sigma)
-    return Likelihood(1, dict, lambda params, raw: Normal(raw[..., 0], jnp.float32(log_var)))
+    return Likelihood(channels, dict, lambda params, raw: Normal(raw, jnp.float32(log_var)))
 
 
-def gaussian_shared() -> Likelihood:
+def gaussian_shared(channels: int) -> Likelihood:
     """N(mean, sigma^2 I) with one learned sigma (Rybkin et al. 2021)."""
     return Likelihood(
-        1,
+        channels,
         lambda: {"raw_log_var": jnp.zeros(())},
-        lambda params, raw: Normal(raw[..., 0], bounded_log_var(params["raw_log_var"])),
+        lambda params, raw: Normal(raw, bounded_log_var(params["raw_log_var"])),
     )
 
 
-def gaussian_pixel() -> Likelihood:
+def gaussian_pixel(channels: int) -> Likelihood:
     """N(mean, diag sigma^2) with mean and variance of every pixel given by the decoder."""
-    return Likelihood(
-        2, dict, lambda params, raw: Normal(raw[..., 0], bounded_log_var(raw[..., 1]))
-    )
+
+    def distribution(params, raw):
+        mean, log_var = jnp.split(raw, 2, axis=-1)
+        return Normal(mean, bounded_log_var(log_var))
+
+    return Likelihood(2 * channels, dict, distribution)
+
+
+def _at_least(least: int, **arguments: int) -> None:
+    for name, value in arguments.items():
+        if value < least:
+            raise UsageError(f"{name} {value}: expected {least} or more")
+
+
+def discretized_logistic(channels: int, levels: int) -> Likelihood:
+    """A logistic's mass in the bin of each pixel's level (Kingma et al. 2016).
+
+    Raw values (mean, log-scale) of -1 to 1 for the mean span the range of a pixel, so that 0 is
+    1/2, and log-scales are those of ``bounded_log_scale``.
+
+    Args:
+        channels: C; x [B, *space, C] lies on the levels.
+        levels: number of values j / (levels - 1) that a pixel takes: 256 for bytes.
+
+    Raises:
+        UsageError: fewer than two levels.
+    """
+    _at_least(2, levels=levels)
+
+    def distribution(params, raw):
+        mean, log_scale = jnp.split(raw, 2, axis=-1)
+        return DiscretizedLogistic((mean + 1) / 2, bounded_log_scale(log_scale), levels)
+
+    return Likelihood(2 * channels, dict, distribution)
+
+
+def logistic_mixture(channels: int, levels: int, components: int) -> Likelihood:
+    """A mixture of discretized logistics for each point of space (Salimans et al. 2017).
+
+    The raw values are K logits, then C means, C log-scales and C (C - 1) / 2 coefficients of K
+    components each. Means and log-scales are read as in ``discretized_logistic``; coefficients go
+    through tanh.
+
+    Args:
+        channels: C; x [B, *space, C] lies on the levels.
+        levels: number of values j / (levels - 1) that a pixel takes: 256 for bytes.
+        components: K.
+
+    Raises:
+        UsageError: fewer than two levels, or no component.
+    """
+    _at_least(2, levels=levels)
+    _at_least(1, components=components)
+    rows = 2 * channels + channels * (channels - 1) // 2
+
+    def distribution(params, raw):
+        rest = raw[..., components:].reshape(*raw.shape[:-1], rows, components)
+        means, log_scales, coefficients = jnp.split(rest, [channels, 2 * channels], axis=-2)
+        return LogisticMixture(
+            logits=raw[..., :components],
+            locations=(means + 1) / 2,
+            log_scales=bounded_log_scale(log_scales),
+            coefficients=jnp.tanh(coefficients),
+            levels=levels,
+        )
+
+    return Likelihood(components * (1 + rows), dict, distribution)

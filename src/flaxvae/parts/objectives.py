@@ -2,21 +2,33 @@
 
 A loss takes ``(variables, key, batch, step)`` and returns ``(scalar, (metrics, updates))``.
 Metrics are averages over the batch's real rows; ``updates`` are the collections that have no
-gradient. beta = 1 makes the loss the negative ELBO, exactly.
+gradient. A negative ELBO is -E[log p(x|z)] + price(KL), and a *price* says what the KL costs:
+
+    weighted    beta KL                           VAE (beta = 1), beta-VAE, KL annealing
+    free_bits   beta sum_d max(KL_d, lambda)      Kingma et al. 2016
+    capacity    gamma |KL - C(step)|              Burgess et al. 2018
+
+beta = 1 makes the loss the negative ELBO, exactly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from flaxvae.core import Batch, Model, Terms, Variables, elbo_samples
 
+if TYPE_CHECKING:
+    from flaxvae.parts.corruption import Corruption
+
 Array = jax.Array
 Metrics = dict[str, Array]
+Schedule = Callable[[Array], Array | float]  # of the step
+Price = Callable[[Array, Array], Array]  # (KL averaged over the batch [L], step) -> scalar
 
 
 class Loss(Protocol):
@@ -26,60 +38,178 @@ class Loss(Protocol):
 
 
 def average(values: Array, mask: Array | None) -> Array:
-    """Mean of [B] over the rows whose mask is 1."""
+    """Mean over axis 0, [B, ...] -> [...], of the rows whose mask is 1."""
     if mask is None:
-        return values.mean()
-    return (values * mask).sum() / jnp.maximum(mask.sum(), 1)
+        return values.mean(0)
+    return jnp.tensordot(mask, values, 1) / jnp.maximum(mask.sum(), 1)
 
 
-def _draw(model: Model, variables: Variables, key: Array, batch: Batch, samples: int):
-    """Terms averaged over L draws, and the updates of the first draw."""
-    terms = elbo_samples(model, variables, key, batch, samples, train=True)
-    updates = jax.tree.map(lambda leaf: leaf[0], terms.latent.updates)
-    log_px, kl, log_w, penalty = (leaf.mean(0) for leaf in terms[:4])
-    return Terms(log_px, kl, log_w, penalty, terms.latent), updates
+# --- schedules and prices -----------------------------------------------------------------------
+
+
+def constant(value: float) -> Schedule:
+    """The same at every step."""
+    return lambda step: value
+
+
+def linear(value: float, steps: int) -> Schedule:
+    """value min(1, step / steps): KL annealing, or warm-up (Bowman et al. 2016)."""
+    return lambda step: value * jnp.minimum(1.0, step / steps)
+
+
+def cyclical(value: float, steps: int, cycles: int) -> Schedule:
+    """``cycles`` times up linearly in steps / 2 and at rest for as long (Fu et al. 2019), then rest."""
+
+    def schedule(step):
+        rise = jnp.minimum(1.0, 2 * (step % steps) / steps)
+        return value * jnp.where(step < steps * cycles, rise, 1.0)
+
+    return schedule
+
+
+def weighted(beta: Schedule) -> Price:
+    """beta(step) sum_d KL_d."""
+    return lambda kl, step: beta(step) * kl.sum()
+
+
+def free_bits(beta: Schedule, nats: float, per: str = "dimension") -> Price:
+    """beta(step) sum_d max(KL_d, nats), or beta(step) max(sum_d KL_d, nats) with per "total".
+
+    The maximum is of the batch's mean (Kingma et al. 2016, equation 15), so that units may stay
+    unused by some images; below ``nats`` a unit has no pressure to collapse.
+    """
+
+    def price(kl, step):
+        units = kl.sum()[None] if per == "total" else kl
+        return beta(step) * jnp.maximum(units, nats).sum()
+
+    return price
+
+
+def capacity(gamma: float, nats: float, steps: int) -> Price:
+    """gamma |KL - C|, C rising linearly from 0 to ``nats`` over ``steps`` (Burgess et al. 2018)."""
+    target = linear(nats, steps)
+    return lambda kl, step: gamma * jnp.abs(kl.sum() - target(step))
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+
+def _draw(
+    model: Model, variables: Variables, key: Array, batch: Batch, samples: int, corrupt
+) -> tuple[Terms, Any]:
+    """Terms for each of L draws, [L, B, ...], and the updates of the first."""
+    inputs = None
+    if corrupt is not None:
+        key, noise = jax.random.split(key)
+        inputs = corrupt(noise, batch.x)
+    terms = elbo_samples(model, variables, key, batch, samples, inputs=inputs, train=True)
+    return terms, jax.tree.map(lambda leaf: leaf[0], terms.latent.updates)
 
 
 def negative_elbo(
     model: Model,
     *,
-    beta: float | Callable[[Array], Array] = 1.0,
+    price: Price | None = None,
     closed_form: bool = True,
     samples: int = 1,
+    corrupt: Corruption | None = None,
 ) -> Loss:
-    """-E[log p(x|z)] + beta KL (+ penalty): a VAE (beta = 1) or a beta-VAE (Higgins et al. 2017).
+    """-E[log p(x|z)] + price(KL) (+ penalty), the negative ELBO by default.
 
     Args:
         model: whose bound.
-        beta: weight of the KL, a number or a function of the step.
-        closed_form: the KL in closed form (usually the lower variance), or by Monte Carlo as
-            log q(z|x) - log p(z) of the draws (Kingma & Welling 2013, estimators B and A).
+        price: what the KL costs; ``weighted(constant(1.0))`` if None.
+        closed_form: the KL in closed form where there is one (usually the lower variance), or by
+            Monte Carlo as log q(z|x) - log p(z) of the draws (Kingma & Welling 2013, estimators
+            B and A).
         samples: L, draws of z for each image.
+        corrupt: what the encoder sees of an image; the likelihood is that of the clean one
+            (denoising VAE, Im et al. 2017). None: the image.
     """
+    price = price or weighted(constant(1.0))
 
     def loss(variables, key, batch, step):
-        terms, updates = _draw(model, variables, key, batch, samples)
-        kl = terms.kl.sum(-1) if closed_form else terms.log_px - terms.log_w
-        weight = beta(step) if callable(beta) else beta
-        objective = average(weight * kl - terms.log_px + terms.penalty, batch.mask)
+        terms, updates = _draw(model, variables, key, batch, samples, corrupt)
+        log_px, units, log_w, penalty = (leaf.mean(0) for leaf in terms[:4])
+        if not closed_form:
+            units = (log_px - log_w)[:, None]
+        units = average(units, batch.mask)
+        reconstruction = average(-log_px, batch.mask)
+        objective = reconstruction + price(units, step) + average(penalty, batch.mask)
         metrics = {
             "loss": objective,
-            "elbo": average(terms.log_px - kl, batch.mask),
-            "reconstruction": average(-terms.log_px, batch.mask),
-            "kl": average(kl, batch.mask),
+            "elbo": -reconstruction - units.sum(),
+            "reconstruction": reconstruction,
+            "kl": units.sum(),
         }
         return objective, (metrics, updates)
 
     return loss
 
 
-def reconstruction(model: Model) -> Loss:
-    """-log p(x|z) at z = f(x) (+ penalty): a plain autoencoder."""
+def importance_weighted(model: Model, k: int, *, doubly_reparameterized: bool = False) -> Loss:
+    """-E[log 1/k sum_i w_i], w_i = p(x, z_i) / q(z_i|x) (Burda et al. 2015).
+
+    Args:
+        model: whose bound; for the doubly reparameterized gradient, its latents must have
+            ``path_gradient``.
+        k: draws of z for each image; 1 is the VAE with its KL by Monte Carlo.
+        doubly_reparameterized: the encoder's gradient is sum_i v_i^2 d log w_i / dz_i dz_i/dphi
+            with v_i = w_i / sum_j w_j, whose signal-to-noise ratio does not fall with k (Tucker
+            et al. 2018). The decoder's is unchanged.
+    """
 
     def loss(variables, key, batch, step):
-        terms, updates = _draw(model, variables, key, batch, samples=1)
-        objective = average(terms.penalty - terms.log_px, batch.mask)
-        metrics = {"loss": objective, "reconstruction": average(-terms.log_px, batch.mask)}
+        terms, updates = _draw(model, variables, key, batch, k, None)
+        log_w = terms.log_w
+        bound = jax.nn.logsumexp(log_w, axis=0) - math.log(k)
+        if doubly_reparameterized:
+            weight = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
+            by_decoder, by_encoder = _log_weights_by_half(model, variables, key, batch, k)
+            surrogate = (weight * by_decoder + weight**2 * by_encoder).sum(0)
+            # The value of the bound with the gradient of the surrogate.
+            bound = surrogate + jax.lax.stop_gradient(bound - surrogate)
+        penalty = average(terms.penalty.mean(0), batch.mask)
+        objective = penalty - average(bound, batch.mask)
+        reconstruction = average(-terms.log_px.mean(0), batch.mask)
+        elbo = average(log_w.mean(0), batch.mask)
+        metrics = {
+            "loss": objective,
+            "elbo": elbo,
+            "reconstruction": reconstruction,
+            "kl": -elbo - reconstruction,
+        }
         return objective, (metrics, updates)
+
+    return loss
+
+
+def _log_weights_by_half(model, variables, key, batch, k) -> tuple[Array, Array]:
+    """The same log-weights [k, B] twice: with the decoder's gradient, and with the encoder's."""
+    fixed = jax.lax.stop_gradient
+
+    def halves(encoder_side, decoder_side):
+        half = model._replace(
+            encode=lambda v, x, y=None: encoder_side(model.encode(encoder_side(v), x, y)),
+            reparameterize=lambda v, *rest: model.reparameterize(decoder_side(v), *rest),
+            decode=lambda v, z, y=None: model.decode(decoder_side(v), z, y),
+        )
+        return elbo_samples(half, variables, key, batch, k, train=True).log_w
+
+    return halves(fixed, lambda v: v), halves(lambda v: v, fixed)
+
+
+def reconstruction(model: Model, *, corrupt: Corruption | None = None) -> Loss:
+    """-log p(x|z) at z = f(x) (+ penalty): a plain autoencoder.
+
+    With ``corrupt``, z = f(corrupt(x)): a denoising one (Vincent et al. 2008).
+    """
+
+    def loss(variables, key, batch, step):
+        terms, updates = _draw(model, variables, key, batch, 1, corrupt)
+        error = average(-terms.log_px[0], batch.mask)
+        objective = error + average(terms.penalty[0], batch.mask)
+        return objective, ({"loss": objective, "reconstruction": error}, updates)
 
     return loss

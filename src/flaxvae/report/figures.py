@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxvae.analysis import latent_space
@@ -24,34 +26,97 @@ def heading(run: Run) -> str:
     return f"{run.plan.model} on {run.spec.name}"
 
 
-def reconstructions(path: Path, run: Run, originals: np.ndarray, which: str = "test images"):
-    """Originals in [0, 1] over the decoder's means at their posterior means."""
-    decoded = run.reconstruct(originals)
+def reconstructions(path: Path, run: Run, shown: Split, which: str = "test images"):
+    """Originals over the decoder's means at their posterior means."""
+    originals = pixels(shown, slice(None))
+    decoded = run.reconstruct(originals, shown.y)
     mse = float(np.square(decoded - originals).mean())
     title = f"Reconstructions of {which}: {heading(run)}, mean squared error {mse:.4f} a pixel"
     return plots.reconstructions(path, originals, decoded, title=title)
 
 
-def samples(path: Path, run: Run, n: int = 100, *, seed: int = 0, temperature: float = 1.0):
+def denoising(path: Path, run: Run, shown: Split):
+    """Originals, what corruption leaves of them, and what the model makes of that."""
+    corrupt = run.recipe.corrupt
+    assert corrupt is not None
+    originals = pixels(shown, slice(None))
+    corrupted = np.asarray(corrupt(jax.random.key(0), jnp.asarray(originals)))
+    restored = run.reconstruct(corrupted.clip(0, 1), shown.y)
+    rows = ["original", "corrupted", "reconstruction"]
+    title = f"What the model sees through, test images: {heading(run)}"
+    return plots.image_grid(path, [originals, corrupted, restored], rows, title=title)
+
+
+def samples(
+    path: Path,
+    run: Run,
+    n: int = 100,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    label: int | None = None,
+):
     """Decoded draws from the prior; of a plain autoencoder, from a prior it never had."""
     what = "Samples from the prior" if run.recipe.has_bound else "Decoded random codes z ~ N(0, I)"
     at = "" if temperature == 1 else f", temperature {temperature:g}"
+    if run.recipe.classes is not None:
+        at += ", the classes in order" if label is None else f", class {label}"
     title = f"{what}, means of p(x|z): {heading(run)}{at}"
-    return plots.samples(path, run.sample(n, seed=seed, temperature=temperature), title=title)
+    images = run.sample(n, seed=seed, temperature=temperature, y=label)
+    return plots.samples(path, images, title=title)
 
 
-def interpolations(path: Path, run: Run, originals: np.ndarray, steps: int = 10):
+def interpolations(path: Path, run: Run, ends: Split, steps: int = 10):
     """Straight lines between the codes of pairs of images, decoded."""
     title = f"Interpolation between the codes of two test images: {heading(run)}"
-    found = latent_space.interpolations(run, originals, steps)
+    found = latent_space.interpolations(run, pixels(ends, slice(None)), steps, ends.y)
     return plots.interpolations(path, found, title=title)
 
 
-def manifold(path: Path, run: Run, kl_per_unit: np.ndarray, n: int = 20):
+def traversals(
+    path: Path,
+    run: Run,
+    evaluation: dict[str, Any],
+    test: Split,
+    *,
+    image: int | None = None,
+    label: int | None = None,
+    units: int = 10,
+    steps: int = 11,
+    span: float = 3.0,
+):
+    """One row a unit, which alone moves from -span to span; those most used first."""
+    start, codes, through = None, None, "through the prior's mean"
+    if image is not None:
+        one = rows(test, np.array([image]))
+        start = run.encode(pixels(one, slice(None)), one.y)[0]
+        through = f"through test image {image}"
+        if label is None and one.y is not None:
+            label = int(one.y[0])
+    if not run.recipe.standard_prior:
+        codes = run.encode(pixels(test, slice(None)), test.y)
+        through = through if image is not None else "through the mean code of the test images"
+    if run.recipe.classes is not None:
+        through += f", class {label}"
+    usage = used(run, evaluation)
+    found = latent_space.traversal(
+        run, usage, codes=codes, start=start, label=label, units=units, steps=steps, span=span
+    )
+    deviations = "standard deviations of the " + ("prior" if codes is None else "unit's codes")
+    title = (
+        f"Traversals {through}: {heading(run)}; each row moves one unit from -{span:g} to "
+        f"{span:g} {deviations}"
+    )
+    kl = len(evaluation["kl_per_unit"]) == run.latent_size
+    names = [f"z{unit + 1}, {'KL' if kl else 'variance'} {usage[unit]:.2f}" for unit in found.units]
+    return plots.image_grid(path, list(found.images), names, title=title)
+
+
+def manifold(path: Path, run: Run, usage: np.ndarray, n: int = 20):
     """The plane of the two units with the most KL, through the prior's inverse CDF."""
-    found = latent_space.manifold(run, n, kl_per_unit)
+    found = latent_space.manifold(run, n, usage)
     first, second = (f"z{unit + 1}" for unit in found.units)
-    rest = "" if len(kl_per_unit) == 2 else ", all other units 0"
+    rest = "" if run.latent_size == 2 else ", all other units 0"
     title = f"Latent manifold, means of p(x|z) at equal steps of prior probability{rest}: "
     return plots.manifold(
         path, found.images, z=found.z, title=title + heading(run), xlabel=first, ylabel=second
@@ -60,7 +125,7 @@ def manifold(path: Path, run: Run, kl_per_unit: np.ndarray, n: int = 20):
 
 def latent_scatter(path: Path, run: Run, split: Split):
     """Codes of a split, coloured by label; by PCA above two dimensions."""
-    codes = run.encode(pixels(split, slice(None)))
+    codes = run.encode(pixels(split, slice(None)), split.y)
     found = latent_space.plane(codes)
     if found.explained is None:
         labels = ["z1 (posterior mean)", "z2 (posterior mean)"]
@@ -88,18 +153,25 @@ def write(run: Run, evaluation: dict[str, Any], test: Split, folder: Path) -> li
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shown = pixels(test, slice(20))
-    ends = pairs(test)
+    recipe, count = run.recipe, len(test.x)
+    ends = pairs(test, same_class=recipe.classes is not None)
     written = [
-        reconstructions(folder / "reconstructions.png", run, shown),
-        samples(folder / "samples.png", run),
+        reconstructions(folder / "reconstructions.png", run, rows(test, np.arange(min(20, count)))),
         latent_scatter(folder / "latent_scatter.png", run, test),
     ]
-    if len(ends):
+    if run.generates:
+        written.append(samples(folder / "samples.png", run))
+    if len(ends.x):
         written.append(interpolations(folder / "interpolations.png", run, ends))
-    kl = np.asarray(evaluation.get("kl_per_unit", []))
-    if len(kl) >= 2:
-        written.append(manifold(folder / "manifold.png", run, kl))
+    if recipe.corrupt is not None:
+        shown = rows(test, np.arange(min(10, count)))
+        written.append(denoising(folder / "denoising.png", run, shown))
+    if recipe.has_bound and recipe.codes is None:
+        label = None if recipe.classes is None else recipe.classes // 2
+        path = folder / "traversals.png"
+        written.append(traversals(path, run, evaluation, test, label=label))
+    if recipe.has_bound and recipe.standard_prior and not recipe.classes and run.latent_size > 1:
+        written.append(manifold(folder / "manifold.png", run, used(run, evaluation)))
     history = run.folder.history()
     if history:
         title = f"Training: {heading(run)}"
@@ -107,16 +179,28 @@ def write(run: Run, evaluation: dict[str, Any], test: Split, folder: Path) -> li
     return written
 
 
-def pairs(test: Split, rows: int = 8) -> np.ndarray:
-    """Successive images of different classes, where labels tell."""
-    count = 2 * min(rows, len(test.x) // 2)
-    picked = list(range(count))
+def used(run: Run, evaluation: dict[str, Any]) -> np.ndarray:
+    """[D] how much each unit is used: its KL, or where that is not known, its code's variance."""
+    kl = np.asarray(evaluation["kl_per_unit"])
+    return kl if len(kl) == run.latent_size else np.asarray(evaluation["code_variance"])
+
+
+def rows(split: Split, which: np.ndarray) -> Split:
+    """Some images of a split, with their labels."""
+    return split._replace(x=split.x[which], y=None if split.y is None else split.y[which])
+
+
+def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
+    """Successive images, two by two: of different classes, where labels tell, or of the same."""
+    number = 2 * min(count, len(test.x) // 2)
+    picked = list(range(number))
     if test.y is not None:
-        picked = []
-        for i in range(len(test.x)):
-            if len(picked) % 2 == 0 or test.y[i] != test.y[picked[-1]]:
-                picked.append(i)
-            if len(picked) == count:
-                break
-        picked = picked[: len(picked) // 2 * 2]
-    return np.asarray(images.scale(test.x[np.array(picked, int)], test.peak))
+        picked, free = [], list(range(len(test.x)))
+        while free and len(picked) < number:
+            first = free.pop(0)
+            fits = (i for i in free if (test.y[i] == test.y[first]) == same_class)
+            second = next(fits, None)
+            if second is not None:
+                free.remove(second)
+                picked += [first, second]
+    return rows(test, np.array(picked, int))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -29,10 +30,23 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     facts = {f"{split} data": f"{evaluation['images']:,} images, {run.spec.name}"}
     if "elbo" in evaluation:
         error = evaluation["elbo_standard_error"]
-        facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image"
+        given = ", of log p(x|y)" if run.recipe.classes is not None else ""
+        facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{given}"
     facts["reconstruction"] = f"{evaluation['reconstruction']:.2f} nats, -log p(x|z)"
     if "kl" in evaluation:
         facts["KL"] = f"{evaluation['kl']:.2f} nats"
+        units = evaluation["kl_per_unit"]
+        if run.recipe.unit == "level" and len(units) > 1:
+            each = ", ".join(f"{nats:.2f}" for nats in units)
+            facts["KL"] += f"; by level, from the data upwards: {each}"
+    if "active_units" in evaluation:
+        total = len(evaluation["code_variance"])
+        facts["active units"] = f"{evaluation['active_units']} of {total}"
+    if "codes_used" in evaluation and run.recipe.codes is not None:
+        facts["codes used"] = (
+            f"{evaluation['codes_used']} of {run.recipe.codes.size}, "
+            f"perplexity {evaluation['perplexity']:.1f}"
+        )
     if "bits_per_dim" in evaluation:
         facts["bits per dim"] = f"{evaluation['bits_per_dim']:.4f}"
     if "log_likelihood" in evaluation:
@@ -67,6 +81,32 @@ def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> d
     }
 
 
+def prior_header(run: Run, data: Data, folder: Any, plan: Plan) -> dict[str, str]:
+    """The fit of a prior over codes that is about to begin."""
+    training = plan.training
+    return {
+        "prior": f"autoregressive over {data.spec.shape} codes, "
+        f"{folder.record()['parameters']:,} parameters",
+        "data": f"{data.spec.name}: {len(data.train.x):,} train, {len(data.test.x):,} test",
+        "training": f"{training.epochs} epochs, batch {training.batch_size}, Adam "
+        f"{training.learning_rate:g} ({training.schedule}), seed {training.seed}",
+        "units": "nats, summed over the codes of an image, averaged over images",
+        "run": relative(folder.path),
+    }
+
+
+def prior_numbers(run: Run, nats: float) -> dict[str, str]:
+    """What a fitted prior is worth."""
+    codes = run.recipe.codes
+    assert codes is not None
+    count = math.prod(codes.grid)
+    return {
+        "-log p(codes)": f"{nats:.2f} nats a test image, {nats / count:.3f} a code",
+        "uniform codes": f"{count * math.log(codes.size):.2f} nats",
+        "samples": relative(run.folder.figures / "samples.png"),
+    }
+
+
 def program() -> str:
     """How the ``flaxvae`` command is called from here: it need not be on the PATH."""
     beside = Path(sys.executable).parent / "flaxvae"
@@ -78,8 +118,11 @@ def program() -> str:
 def next_commands(run: Run) -> list[tuple[str, str]]:
     """Commands worth running now, each with a few words."""
     flaxvae, path = program(), relative(run.path)
+    draw = [(f"{flaxvae} sample {path}", "draw new images")]
+    if not run.generates:
+        draw = [(f"{flaxvae} fit-prior {path}", "learn to draw new images")]
     commands = [
-        (f"{flaxvae} sample {path}", "draw new images"),
+        *draw,
         (f"{flaxvae} interpolate {path}", "walk between images"),
         (f"{flaxvae} encode {path}", "latents of the test images, .npz"),
     ]

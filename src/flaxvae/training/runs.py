@@ -41,7 +41,7 @@ class Plan:
 
     def recipe(self, spec: zoo.DataSpec) -> zoo.Recipe:
         """The recipe, built for these data."""
-        return zoo.recipe(self.model)(spec, **self.arguments)
+        return zoo.build(self.model, spec, **self.arguments)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -83,8 +83,10 @@ class RunFolder:
         self._tensorboard: Any = None
 
     @classmethod
-    def create(cls, path: Path, plan: Plan, facts: Mapping[str, Any]) -> RunFolder:
-        """Make the folder and its run.json, and point ``latest`` beside it to it."""
+    def create(
+        cls, path: Path, plan: Plan, facts: Mapping[str, Any], latest: bool = True
+    ) -> RunFolder:
+        """Make the folder and its run.json; point ``latest`` beside it to it, if asked."""
         path.mkdir(parents=True, exist_ok=True)
         record = {
             "format": FORMAT,
@@ -98,11 +100,11 @@ class RunFolder:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         write_json(path / "run.json", record)
-        latest = path.parent / "latest"
-        if latest.is_symlink() or not latest.exists():
+        link = path.parent / "latest"
+        if latest and (link.is_symlink() or not link.exists()):
             partial = path.parent / f".latest-{os.getpid()}"
             partial.symlink_to(path.name)
-            partial.replace(latest)
+            partial.replace(link)
         return cls(path)
 
     @classmethod

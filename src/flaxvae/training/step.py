@@ -111,6 +111,28 @@ def check(data: Data, settings: TrainSettings, mesh: Mesh) -> None:
         raise UsageError("--patience needs validation images: expected --validation above 0")
 
 
+def check_state(recipe: Recipe, variables: Any, batch: Any) -> None:
+    """Raises ValueError if the model has state to write back that its loss does not return.
+
+    Such a model would train without complaint, and its state (a codebook, say) never change.
+    Both arguments may be shapes.
+    """
+
+    def updates(variables, batch):
+        model, key = recipe.model, jax.random.key(0)
+        features = model.encode(variables, batch.x, batch.y)
+        made = model.reparameterize(variables, key, features, True).updates
+        return made, recipe.loss(variables, key, batch, jnp.int32(0))[1][1]
+
+    made, returned = jax.eval_shape(updates, variables, batch)
+    lost = sorted(made.keys() - returned.keys())
+    if lost:
+        raise ValueError(
+            f"the loss returns no updates of {', '.join(lost)}: expected those that "
+            "model.reparameterize gives, or the state would never change"
+        )
+
+
 def trainer(
     recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
 ) -> Trainer:
@@ -127,7 +149,8 @@ def trainer(
     adam = optimizer(settings, schedule)
     stream = keys(settings.seed)
     whole = meshes.replicated(mesh)
-    x_all, y_all = meshes.put((train.x, train.y), whole)
+    labels = train.y if recipe.classes is not None else None
+    x_all, y_all = meshes.put((train.x, labels), whole)
 
     def loss(params, rest, key, batch, step):
         return recipe.loss({**rest, "params": params}, key, batch, step)
@@ -157,8 +180,10 @@ def trainer(
         )
 
     def init() -> TrainState:
-        example = make_batch(jnp.zeros(1, jnp.int32), stream.init, x_all[:1], y_all)
+        # Two rows, for losses that compare examples.
+        example = make_batch(jnp.arange(2), stream.init, x_all[:2], y_all)
         variables = recipe.model.init(stream.init, example.x, example.y)
+        check_state(recipe, variables, example)
         params = variables["params"]
         _, (metrics, _) = recipe.loss(variables, stream.init, example, jnp.int32(0))
         return TrainState(

@@ -18,7 +18,7 @@ from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import DataError, UsageError
 from flaxvae.training import batches
 from flaxvae.training import mesh as meshes
-from flaxvae.training.checkpoints import Checkpoints, model_part
+from flaxvae.training.checkpoints import Checkpoints, digest, model_part
 from flaxvae.training.runs import Plan, RunFolder
 from flaxvae.zoo import DataSpec, Recipe
 
@@ -50,33 +50,46 @@ class Run:
         check_same_data(self.folder, data)
         return data
 
+    @property
+    def generates(self) -> bool:
+        """Whether there is a prior to draw from: a codebook's is fitted after training."""
+        codes = self.recipe.codes
+        return codes is None or codes.prior is None or "prior" in self.variables
+
     def encode(self, x: Any, y: Any = None) -> np.ndarray:
-        """The deterministic code of each image (a VAE's posterior mean), [N, D]."""
+        """The deterministic code of each image (its posterior's mean or mode), [N, D]."""
         return self._encode(self.split(x, y), self.variables, jax.random.key(0))
 
     def decode(self, z: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes."""
         z = jnp.asarray(z, jnp.float32)
-        like = jax.eval_shape(
-            lambda v: self.recipe.model.prior_sample(v, jax.random.key(0), 1), self.variables
-        )
-        if z.ndim != like.ndim or z.shape[1:] != like.shape[1:]:
-            raise UsageError(f"latents of shape {z.shape}: expected [N, {like.shape[1]}]")
+        if z.ndim != 2 or z.shape[1] != self.latent_size:
+            raise UsageError(f"latents of shape {z.shape}: expected [N, {self.latent_size}]")
+        y = self.labels(y, len(z))
         return np.asarray(self._decode(z, None if y is None else jnp.asarray(y)))
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, y: Any = None):
         """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
 
-        ``temperature`` scales the prior's standard deviation.
+        ``temperature`` scales the prior's standard deviation. A conditional model takes one label
+        ``y`` or n of them; by default all its classes, in order.
+
+        Raises UsageError for numbers or labels out of range, or a prior that is not fitted yet.
         """
         if n < 1:
             raise UsageError(f"{n} samples: expected 1 or more")
         if not 0 <= temperature < float("inf"):
             raise UsageError(f"temperature {temperature}: expected 0 or more")
-        y = None if y is None else jnp.asarray(y)
-        model = self.recipe.model
-        z = model.prior_sample(self.variables, jax.random.key(seed), n, y, temperature)
-        return np.asarray(self._decode(z, y))
+        if not self.generates:
+            raise UsageError(
+                f"{self.path} has no prior yet: expected one over its codes; run "
+                f"`flaxvae fit-prior {self.path}` first"
+            )
+        if y is None and self.recipe.classes is not None:
+            y = np.arange(n) * self.recipe.classes // n
+        y = self.labels(y, n)
+        z = self._prior_sample(jax.random.key(seed), n, temperature)
+        return self.decode(z, y)
 
     def reconstruct(self, x: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z) at each image's posterior mean, [N, *shape]."""
@@ -93,16 +106,43 @@ class Run:
         draws = [self._elbo(split, self.variables, k) for k in jax.random.split(key, samples)]
         return -np.mean(draws, axis=0)
 
+    def code(self, variables: Variables, key, batch: Batch) -> jax.Array:
+        """``encode`` as a function of a batch, for ``batches.over_split``."""
+        return self._latent(variables, None, batch).code
+
     def reconstruction(self, variables: Variables, key, batch: Batch) -> jax.Array:
         """``reconstruct`` as a function of a batch, for ``batches.over_split``."""
         z = self._latent(variables, None, batch).z
         return self.recipe.model.decode(variables, z, batch.y).mean
 
+    def labels(self, y: Any, n: int) -> np.ndarray | None:
+        """Labels [n] for a conditional model, one for all or one for each; None for others.
+
+        Raises UsageError where they are missing, or not among the data's classes.
+        """
+        classes = self.recipe.classes
+        if classes is None:
+            return None
+        if y is None:
+            raise UsageError(
+                f"model {self.plan.model} is conditional: expected labels, 0 to {classes - 1}"
+            )
+        found = np.asarray(y)
+        if found.ndim > 1 or (found.ndim == 1 and len(found) != n):
+            raise UsageError(f"labels of shape {found.shape}: expected one, or {n}")
+        whole = np.asarray(found, np.float64)
+        if not ((whole == np.floor(whole)) & (whole >= 0) & (whole < classes)).all():
+            raise UsageError(
+                f"label {y if found.ndim == 0 else 'among those given'}: expected 0 to "
+                f"{classes - 1}, the classes of {self.spec.name}"
+            )
+        return np.broadcast_to(found.astype(np.int32), (n,))
+
     def split(self, x: Any, y: Any = None) -> Split:
         """Images checked and prepared as the run's own were.
 
         Raises:
-            UsageError: another shape than the model's.
+            UsageError: another shape than the model's, or labels missing where it needs them.
             DataError: values that are not finite, or outside [0, 1].
         """
         x, shape = np.asarray(x), self.spec.shape
@@ -119,7 +159,7 @@ class Run:
                 raise DataError("images with values that are not finite: expected [0, 1]")
         if x.min() < 0 or x.max() > peak:
             raise DataError(f"images from {x.min():g} to {x.max():g}: expected 0 to {peak:g}")
-        y = None if y is None else np.asarray(y, np.int32)
+        y = self.labels(y, len(x))
         return pipeline.binarized(Split(x, y, peak), self.plan.data.binarization, fold=3)
 
     def _latent(self, variables, key, batch):
@@ -127,12 +167,18 @@ class Run:
         features = model.encode(variables, batch.x, batch.y)
         return model.reparameterize(variables, key, features, False)
 
+    @functools.cached_property
+    def latent_size(self) -> int:
+        """D, the numbers in a code."""
+        label = None if self.recipe.classes is None else jnp.zeros(1, jnp.int32)
+        batch = Batch(jnp.zeros((1, *self.spec.shape)), label)
+        return jax.eval_shape(self.code, self.variables, None, batch).shape[1]
+
     # Compiled once a run, so that calls on many small arrays do not compile again.
 
     @functools.cached_property
     def _encode(self):
-        code = lambda v, key, batch: self._latent(v, None, batch).code  # noqa: E731
-        return batches.over_split(code, self.mesh)
+        return batches.over_split(self.code, self.mesh)
 
     @functools.cached_property
     def _reconstruct(self):
@@ -142,6 +188,12 @@ class Run:
     def _elbo(self):
         terms = batches.bound_terms(self.recipe.model)
         return batches.over_split(lambda *inputs: terms(*inputs)["elbo"], self.mesh)
+
+    @functools.cached_property
+    def _prior_sample(self):
+        draw = self.recipe.model.prior_sample
+        compiled = jax.jit(lambda v, key, n, t: draw(v, key, n, None, t), static_argnums=2)
+        return lambda key, n, temperature: compiled(self.variables, key, n, temperature)
 
     @functools.cached_property
     def _decode(self):
@@ -170,9 +222,33 @@ def load(path: str | Path) -> Run:
     folder = RunFolder.open(path)
     plan, spec, record = folder.plan(), folder.spec(), folder.record()
     recipe, mesh = plan.recipe(spec), meshes.make()
-    sharding = meshes.replicated(mesh)
     example = jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32)
     label = None if spec.classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+    variables = _restore(folder, plan, recipe, mesh, example, label)
+    if recipe.codes and recipe.codes.prior:
+        fitted = prior_folder(folder, variables)
+        if fitted is not None and (fitted.path / "summary.json").exists():
+            grid = jax.ShapeDtypeStruct((1, *recipe.codes.grid), jnp.float32)
+            prior = _restore(fitted, fitted.plan(), recipe.codes.prior, mesh, grid, None)
+            variables = {**variables, "prior": prior["params"]}
+    return Run(folder, plan, spec, recipe, variables, record["peak"], mesh)
+
+
+def prior_folder(folder: RunFolder, variables: Variables) -> RunFolder | None:
+    """The folder of the prior over a run's codes, if one was fitted to these very parameters."""
+    path = folder.path / "prior"
+    if not (path / "run.json").is_file():
+        return None
+    found = RunFolder.open(path)
+    same = found.record()["model_sha256"] == digest(jax.device_get(variables["params"]))
+    return found if same else None
+
+
+def _restore(
+    folder: RunFolder, plan: Plan, recipe: Recipe, mesh: Mesh, example, label
+) -> Variables:
+    """The variables that the training in ``folder`` left."""
+    sharding = meshes.replicated(mesh)
     shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), example, label)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
     ema, best = plan.training.ema is not None, plan.training.patience is not None
@@ -186,4 +262,4 @@ def load(path: str | Path) -> Run:
     variables = model["variables"]
     if ema:
         variables = {**variables, "params": model["ema"]}
-    return Run(folder, plan, spec, recipe, model.get("best", variables), record["peak"], mesh)
+    return model.get("best", variables)

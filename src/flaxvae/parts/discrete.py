@@ -1,0 +1,101 @@
+"""Categorical latents, trained on their Gumbel-softmax relaxation.
+
+With g_k independent draws of the standard Gumbel distribution (Jang et al. 2016; Maddison et al.
+2016),
+
+    arg max_k (logits_k + g_k)         is a draw of Categorical(softmax(logits)), exactly, and
+    z = softmax((logits + g) / T)      is a point of the simplex, differentiable in the logits,
+
+whose arg max is that draw at every temperature T, and which tends to its one-hot vector as T -> 0.
+Only training sees relaxed z; T falls by a constant factor a step, down to a minimum. All numbers
+of the bound are those of the categorical itself, not of a density on the simplex.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from flaxvae.core import Latent
+from flaxvae.parts.latents import Latents
+
+Array = jax.Array
+
+
+def indices(z: Array, categories: int) -> Array:
+    """Categories by arg max, of hard or relaxed z: [B, N * categories] -> [B, N] int32."""
+    return jnp.argmax(z.reshape(z.shape[0], -1, categories), axis=-1).astype(jnp.int32)
+
+
+def categorical(
+    variables: int,
+    categories: int,
+    *,
+    temperature: float = 1.0,
+    minimum: float = 0.5,
+    rate: float = 3e-5,
+    straight_through: bool = False,
+) -> Latents:
+    """N independent categoricals of K values: q(z|x) = prod_n softmax(logits_n), p(z) uniform.
+
+    z [B, N * K] holds one-hot vectors, row-major [N, K]; in training their relaxation. For each
+    variable KL(q || p) = log K + sum_k q_k log q_k, at most log K. ``log_ratio`` is that of the
+    hard sample, -N log K - log q(hard|x), also where z is relaxed.
+
+    The temperature is state: variables["relaxation"]["temperature"], which a draw with ``train``
+    replaces by max(minimum, T exp(-rate)). Without ``train`` z is hard and T has no effect.
+
+    Args:
+        variables: N.
+        categories: K.
+        temperature: T at the first step, above 0.
+        minimum: where its annealing ends, above 0.
+        rate: the annealing's, per step.
+        straight_through: in training, hard z with the gradient of the relaxed one.
+
+    Returns:
+        Latents with the head "logits" of N * K. Without a key z is the mode, one-hot. A uniform
+        prior has no temperature: that of ``prior_sample`` has no effect.
+    """
+    shape = (variables, categories)
+
+    def one_hot(chosen):
+        return jax.nn.one_hot(chosen, categories)
+
+    def flat(z):
+        return z.reshape(z.shape[0], variables * categories)
+
+    def init(key):
+        return {"params": {}, "relaxation": {"temperature": jnp.float32(temperature)}}
+
+    def relax(perturbed, hard, t):
+        soft = jax.nn.softmax(perturbed / t)
+        # soft - stop_gradient(soft) is zero without rounding: the value is one-hot exactly.
+        return hard + (soft - jax.lax.stop_gradient(soft)) if straight_through else soft
+
+    def draw(state, key, heads, train):
+        logits = heads["logits"].reshape(-1, *shape)
+        log_q = jax.nn.log_softmax(logits)
+        mode = one_hot(jnp.argmax(logits, axis=-1))
+        t = state["relaxation"]["temperature"]
+        hard = z = mode
+        if key is not None:
+            perturbed = logits + jax.random.gumbel(key, logits.shape)
+            hard = one_hot(jnp.argmax(perturbed, axis=-1))
+            z = relax(perturbed, hard, t) if train else hard
+        annealed = jnp.maximum(jnp.float32(minimum), t * math.exp(-rate))
+        return Latent(
+            z=flat(z),
+            code=flat(mode),
+            kl=math.log(categories) + (jnp.exp(log_q) * log_q).sum(-1),
+            log_ratio=-variables * math.log(categories) - (hard * log_q).sum((1, 2)),
+            penalty=jnp.zeros(z.shape[0]),
+            updates={"relaxation": {"temperature": annealed}} if train else {},
+        )
+
+    def prior_sample(state, key, n, temperature):
+        return flat(one_hot(jax.random.randint(key, (n, variables), 0, categories)))
+
+    return Latents({"logits": variables * categories}, init, draw, prior_sample)

@@ -1,0 +1,306 @@
+"""Normalizing flows: a posterior richer than a Gaussian, by an invertible map of its draws.
+
+For z' = f(z) with f invertible, and z ~ q0(z|x),
+
+    log q(z'|x) = log q0(z|x) - log |det dz'/dz|      (Rezende & Mohamed 2015)
+
+| flow                   | one step                                      | inverse            |
+|------------------------|-----------------------------------------------|--------------------|
+| planar                 | z + u tanh(w . z + b)                         | no closed form     |
+| inverse_autoregressive | gate z + (1 - gate) m, both from z before d   | one pass each dim  |
+| coupling               | one half scaled and shifted, given the other  | one pass           |
+
+Rezende & Mohamed 2015; Kingma et al. 2016 on the MADE of Germain et al. 2015; Dinh et al. 2017.
+A flow may read a context from the encoder, so that the map itself depends on x.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxvae.core import Model
+from flaxvae.distributions import standard_normal
+from flaxvae.parts.networks import Dense
+
+Array = jax.Array
+
+LOWEST = -0.99  # of w . u in a planar step, which stops being invertible at -1
+FORGET_BIAS = 2.0  # gates begin at sigmoid(2) = 0.88, as Kingma et al. 2016 advise
+LOG_SCALE = 2.0  # bound on the |log-scale| of one coupling step
+# A last layer a hundredth of the usual size begins a flow near the identity, with a gradient.
+SMALL = jax.nn.initializers.variance_scaling(1e-4 / 3, "fan_in", "uniform")
+
+
+class Flow(NamedTuple):
+    """An invertible map of z, example by example, with the volume it makes of a unit volume."""
+
+    context: int  # size of the context each example needs, from the encoder; 0: none
+    init: Callable[[Array], Any]  # key -> params, {} where all of them come from the context
+    # (params, z [B, D], context [B, C] or None) -> z' [B, D], log |det dz'/dz| [B]
+    forward: Callable[[Any, Array, Array | None], tuple[Array, Array]]
+    # (params, z', context) -> z, log |det dz/dz'|; None where there is no closed form
+    inverse: Callable[[Any, Array, Array | None], tuple[Array, Array]] | None
+
+
+class Conditioner(NamedTuple):
+    """A network from z, and a context, to what one step of a flow does."""
+
+    init: Callable[[Array], Any]  # key -> params
+    apply: Callable[[Any, Array, Array | None], Array]  # (params, z [B, D], context) -> [B, F]
+
+
+def _masked(mask: np.ndarray) -> Callable[..., Array]:
+    def dot_general(x, kernel, dimensions, **options):
+        return jax.lax.dot_general(x, kernel * mask, dimensions, **options)
+
+    return dot_general
+
+
+def masked_mlp(masks: Sequence[np.ndarray], context: int) -> Conditioner:
+    """Dense layers with elu between them, whose kernels are multiplied by ``masks`` [in, out].
+
+    A context enters every layer, unmasked.
+    """
+
+    def layers():
+        for i, mask in enumerate(masks):
+            scale: dict[str, Any] = {"kernel_init": SMALL} if i == len(masks) - 1 else {}
+            yield f"z_{i}", mask.shape[0], Dense(mask.shape[1], dot_general=_masked(mask), **scale)
+            if context:
+                yield f"context_{i}", context, Dense(mask.shape[1], use_bias=False, **scale)
+
+    def init(key):
+        parts = [*layers()]
+        keys = jax.random.split(key, len(parts))
+        return {
+            name: layer.init(k, jnp.zeros((1, size)))["params"]
+            for k, (name, size, layer) in zip(keys, parts)
+        }
+
+    def apply(params, z, features=None):
+        layer = {name: part for name, _, part in layers()}
+        x = z
+        for i in range(len(masks)):
+            x = jax.nn.elu(x) if i else x
+            x = layer[f"z_{i}"].apply({"params": params[f"z_{i}"]}, x)
+            if context:
+                x = x + layer[f"context_{i}"].apply({"params": params[f"context_{i}"]}, features)
+        return x
+
+    return Conditioner(init, apply)
+
+
+def made(dim: int, hidden: tuple[int, ...], context: int, order: np.ndarray) -> Conditioner:
+    """Two values for each dimension, from the dimensions before it alone (Germain et al. 2015).
+
+    Unit k of a hidden layer has a degree and sees the inputs whose rank in ``order`` does not
+    exceed it; the outputs of rank r see degrees below r. Degrees go round in a cycle, so that
+    nothing which may depend is cut off.
+
+    Args:
+        dim: dimensions D.
+        hidden: widths, each at least ``dim``.
+        context: size of the context, which all outputs may depend on.
+        order: ranks 1 to D of the dimensions, [D].
+
+    Returns:
+        A Conditioner to [B, 2 D]: the first values of all dimensions, then the second.
+
+    Raises:
+        ValueError: a hidden layer is too narrow to hold every degree.
+    """
+    if any(width < dim for width in hidden):
+        raise ValueError(f"hidden widths {hidden}: expected at least dim = {dim} in each")
+    lowest = 0 if context or dim == 1 else 1  # units of degree 0 see the context only
+    degrees = [order, *(lowest + np.arange(width) % (dim - lowest) for width in hidden)]
+    masks = [before[:, None] <= after[None] for before, after in itertools.pairwise(degrees)]
+    masks.append(degrees[-1][:, None] < np.tile(order, 2)[None])
+    return masked_mlp([mask.astype(np.float32) for mask in masks], context)
+
+
+def _chain(flows: Sequence[Flow]) -> Flow:
+    """One flow after another, all with the same context and a closed inverse."""
+    names = [f"step_{i}" for i in range(len(flows))]
+
+    def init(key):
+        keys = jax.random.split(key, len(flows))
+        return {name: flow.init(k) for name, flow, k in zip(names, flows, keys)}
+
+    def run(maps, params, z, context):
+        total = jnp.zeros(z.shape[0])
+        for name, move in maps:
+            z, log_det = move(params[name], z, context)
+            total = total + log_det
+        return z, total
+
+    def forward(params, z, context=None):
+        return run([(n, flow.forward) for n, flow in zip(names, flows)], params, z, context)
+
+    def inverse(params, z, context=None):
+        maps = [(n, flow.inverse) for n, flow in zip(names, flows)]
+        return run(maps[::-1], params, z, context)
+
+    return Flow(flows[0].context, init, forward, inverse)
+
+
+def planar(dim: int, steps: int) -> Flow:
+    """z' = z + u_hat tanh(w . z + b), ``steps`` times (Rezende & Mohamed 2015, section 4.1).
+
+    log det = log(1 + tanh'(w . z + b) w . u_hat). The context holds u, w and b of every step, so
+    there are no parameters beside it. A step is invertible where w . u_hat > -1, so u moves along
+    w to u_hat, with w . u_hat = m(w . u) and m(s) = log(a + (1 - a) exp(s)), log a = -0.99. The
+    paper has m(s) = softplus(s) - 1; this one has m(0) = 0, so that small u are small steps, and
+    keeps its distance from -1, so that log det and its gradient stay finite.
+
+    Args:
+        dim: latent dimensions D.
+        steps: K.
+
+    Returns:
+        A Flow with a context of K (2 D + 1) and no inverse.
+    """
+    a = math.exp(LOWEST)
+
+    def step(z, u, w, b):
+        s = (u * w).sum(-1)
+        low, high = jnp.minimum(s, 0.0), jnp.maximum(s, 0.0)
+        bend = jnp.log1p((1 - a) * jnp.expm1(low)) + jnp.log1p(a * jnp.expm1(-high))
+        m, shift = bend + high, bend - low  # m(s) and m(s) - s, each with all its digits
+        u = u + (shift / jnp.maximum(jnp.square(w).sum(-1), 1e-12))[:, None] * w
+        t = (z * w).sum(-1) + b
+        slope = 4 * jax.nn.sigmoid(2 * t) * jax.nn.sigmoid(-2 * t)
+        return z + u * jnp.tanh(t)[:, None], jnp.log1p(slope * m)
+
+    def forward(params, z, context):
+        total = jnp.zeros(z.shape[0])
+        for raw in jnp.split(context, steps, axis=-1):
+            z, log_det = step(z, raw[:, :dim], raw[:, dim:-1], raw[:, -1])
+            total = total + log_det
+        return z, total
+
+    return Flow(steps * (2 * dim + 1), lambda key: {}, forward, None)
+
+
+def inverse_autoregressive(
+    dim: int, steps: int, hidden: tuple[int, ...] = (320, 320), context: int = 0
+) -> Flow:
+    """z'_d = g_d z_d + (1 - g_d) m_d, with g = sigmoid(s) (Kingma et al. 2016, algorithm 1).
+
+    m_d and s_d come from a MADE that sees the dimensions before d, and the context; hence
+    log det = sum_d log g_d. The order of the dimensions is reversed between steps. Forwards all
+    dimensions are computed at once; the inverse takes D passes, one for each of them.
+
+    Args:
+        dim: latent dimensions D.
+        steps: number of such maps, each with a network of its own.
+        hidden: widths of a network, each at least ``dim``.
+        context: size of the context.
+
+    Raises:
+        ValueError: a hidden layer is narrower than ``dim``.
+    """
+
+    def one(ranks):
+        net = made(dim, hidden, context, ranks)
+
+        def gate(params, z, features):
+            m, s = jnp.split(net.apply(params, z, features), 2, axis=-1)
+            return m, s + FORGET_BIAS
+
+        def forward(params, z, features=None):
+            m, s = gate(params, z, features)
+            return z + jax.nn.sigmoid(-s) * (m - z), -jax.nn.softplus(-s).sum(-1)
+
+        def inverse(params, z, features=None):
+            def fill(rank, found):
+                m, s = gate(params, found, features)
+                return jnp.where((ranks == rank)[None], z + jnp.exp(-s) * (z - m), found)
+
+            found = jax.lax.fori_loop(1, dim + 1, fill, jnp.zeros_like(z))
+            return found, jax.nn.softplus(-gate(params, found, features)[1]).sum(-1)
+
+        return Flow(context, net.init, forward, inverse)
+
+    ranks = np.arange(1, dim + 1)
+    return _chain([one(ranks[::-1] if i % 2 else ranks) for i in range(steps)])
+
+
+def coupling(dim: int, steps: int, hidden: tuple[int, ...] = (256, 256), context: int = 0) -> Flow:
+    """b' = exp(s(a)) b + t(a), a' = a, for halves a and b of z (Dinh et al. 2017, RealNVP).
+
+    log det = sum_d s_d. The halves change roles between steps; s lies within +-2.
+
+    Args:
+        dim: latent dimensions D, two or more.
+        steps: number of such maps, each with a network of its own.
+        hidden: widths of a network.
+        context: size of the context.
+
+    Raises:
+        ValueError: ``dim`` is 1.
+    """
+    if dim < 2:
+        raise ValueError(f"dim = {dim}: a coupling flow needs two dimensions, one for each half")
+
+    halves = slice((dim + 1) // 2), slice((dim + 1) // 2, dim)
+
+    def one(given, moved):
+        sizes = (len(range(dim)[given]), *hidden, 2 * len(range(dim)[moved]))
+        net = masked_mlp(
+            [np.ones(shape, np.float32) for shape in itertools.pairwise(sizes)], context
+        )
+
+        def affine(params, z, features):
+            s, t = jnp.split(net.apply(params, z[:, given], features), 2, axis=-1)
+            return LOG_SCALE * jnp.tanh(s / LOG_SCALE), t
+
+        def forward(params, z, features=None):
+            s, t = affine(params, z, features)
+            return z.at[:, moved].set(jnp.exp(s) * z[:, moved] + t), s.sum(-1)
+
+        def inverse(params, z, features=None):
+            s, t = affine(params, z, features)
+            return z.at[:, moved].set(jnp.exp(-s) * (z[:, moved] - t)), -s.sum(-1)
+
+        return Flow(context, net.init, forward, inverse)
+
+    return _chain([one(*halves[:: -1 if i % 2 else 1]) for i in range(steps)])
+
+
+def posterior(model: Model, flow: Flow) -> Model:
+    """``model`` with the draws of its posterior pushed through ``flow``.
+
+    log q(z|x) = log q0(z0|x) - log |det dz/dz0|, and p(z) = N(0, I). The KL has no closed form:
+    it is that of the draw, log q(z|x) - log p(z), [B, 1].
+
+    Args:
+        model: a model with Gaussian latents whose features hold the ``context`` that the flow
+            needs, ``latents.gaussian(dim, context=flow.context)``.
+        flow: of the same ``dim``; its own parameters become ``params["posterior_flow"]``.
+    """
+
+    def init(key, x, y=None):
+        model_key, flow_key = jax.random.split(key)
+        variables, own = model.init(model_key, x, y), flow.init(flow_key)
+        return variables | {
+            "params": variables["params"] | ({"posterior_flow": own} if own else {})
+        }
+
+    def reparameterize(variables, key, features, train):
+        base = model.reparameterize(variables, key, features, train)
+        own = variables["params"].get("posterior_flow", {})
+        context = features["context"] if flow.context else None
+        z, log_det = flow.forward(own, base.z, context)
+        p = standard_normal(z.shape)
+        log_ratio = base.log_ratio + log_det + p.log_prob(z) - p.log_prob(base.z)
+        code = z if key is None else flow.forward(own, base.code, context)[0]
+        return base._replace(z=z, code=code, kl=-log_ratio[:, None], log_ratio=log_ratio)
+
+    return model._replace(init=init, reparameterize=reparameterize)

@@ -1,0 +1,189 @@
+"""Hierarchical latents: the ladder VAE (Sonderby et al. 2016).
+
+L levels of latent variables, z_1 next to the data, each drawn from a Gaussian that the level
+above decides:
+
+    p(z) = N(z_L; 0, I) prod_{l<L} N(z_l; mean_p(z_{l+1}), var_p(z_{l+1}))
+
+The encoder climbs, d_l = MLP(d_{l-1}), and at every level proposes N(mean_hat_l, var_hat_l) from
+d_l. The posterior then descends beside the prior, q(z|x) = q(z_L|x) prod_{l<L} q(z_l|z_{l+1}, x):
+at the top it is the proposal itself, and below it is the normalised product of proposal and prior,
+
+    1 / var_q = 1 / var_hat + 1 / var_p,    mean_q = var_q (mean_hat / var_hat + mean_p / var_p).
+
+Where the data say nothing (var_hat large) q falls back on the prior, so that upper levels stay in
+use. The paper adds batch normalisation, which would tie the examples of a batch together, and a
+warm-up of the KL, which is a matter of the objective; neither is here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxvae.core import Latent
+from flaxvae.distributions import Normal, kl_normal, standard_normal
+from flaxvae.errors import UsageError
+from flaxvae.parts.latents import Latents
+from flaxvae.parts.networks import ACTIVATIONS, Heads, Mlp
+
+Array = jax.Array
+
+# Learned standard deviations lie between exp(-5) and exp(5): beyond that, one unlucky step makes
+# a KL of thousands of nats, and training does not recover.
+LOG_VAR_BOUND = 10.0
+
+
+def bounded_log_var(raw: Array) -> Array:
+    """A smooth map of the reals into (-10, 10), nearly the identity in its middle."""
+    return LOG_VAR_BOUND * jnp.tanh(raw / LOG_VAR_BOUND)
+
+
+def merge(a: Normal, b: Normal) -> Normal:
+    """The normalised product of two diagonal Gaussians: precisions add, means are averaged by them.
+
+    var = 1 / (1 / var_a + 1 / var_b),    mean = var (mean_a / var_a + mean_b / var_b)
+
+    In log-variances, without forming a variance: no value overflows, however far apart they are.
+
+    Args:
+        a, b: Gaussians with arrays of one shape [B, D].
+
+    Returns:
+        Normal of that shape.
+    """
+    weight, rest = jax.nn.sigmoid(b.log_var - a.log_var), jax.nn.sigmoid(a.log_var - b.log_var)
+    log_var = -jnp.logaddexp(-a.log_var, -b.log_var)
+    return Normal(weight * a.mean + rest * b.mean, log_var)
+
+
+class Step(nn.Module):
+    """Two hidden layers and a Gaussian read from them: [B, F] -> ([B, width], Normal [B, dim])."""
+
+    width: int
+    dim: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x):
+        hidden = Mlp((self.width, self.width), self.activation, name="body")(x)
+        heads = Heads({"mean": self.dim, "log_var": self.dim}, name="heads")(hidden)
+        return hidden, Normal(heads["mean"], bounded_log_var(heads["log_var"]))
+
+
+class Drawn(NamedTuple):
+    """One level on the way down."""
+
+    z: Array  # [B, D_l]
+    q: Normal  # q(z_l | z_{l+1}, x)
+    p: Normal  # p(z_l | z_{l+1})
+
+
+def ladder(
+    dims: tuple[int, ...],
+    widths: tuple[int, ...],
+    features: int = 256,
+    activation: str = "relu",
+) -> Latents:
+    """Levels of Gaussian latents whose posterior descends beside the prior (Sonderby et al. 2016).
+
+    z is all levels in a row, level 1 first, [B, sum(dims)]; p(x|z) = p(x|z_1) as in the paper, by
+    ``decoded``. The KL of a level is in closed form given this draw of the levels above,
+
+        kl_l = KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1}))    nats, kl [B, L],
+
+    so that its mean over draws is the level's share of KL(q(z|x) || p(z)). Without a key, every
+    level is at its posterior mean given the means above it. ``prior_sample`` is ancestral; the
+    temperature scales each level's standard deviation given the level above. One level is the
+    Gaussian VAE.
+
+    Args:
+        dims: latent dimensions of each level, from the data upwards.
+        widths: hidden units of each level, likewise; every mapping has two hidden layers. Those
+            of level l serve d_{l-1} -> d_l and z_{l+1} -> p(z_l | z_{l+1}).
+        features: size of the encoder's one head, a linear layer that the activation follows.
+        activation: one of networks.ACTIVATIONS.
+
+    Returns:
+        Latents with parameters ``up_1`` .. ``up_L`` and ``down_1`` .. ``down_{L-1}``.
+
+    Raises:
+        UsageError: no level, not one width for each level, or an unknown activation.
+    """
+    if not dims or len(dims) != len(widths):
+        raise UsageError(
+            f"a ladder needs one width for each level: got dims {dims} and widths {widths}"
+        )
+    if activation not in ACTIVATIONS:
+        raise UsageError(f"unknown activation {activation!r}: expected one of {[*ACTIVATIONS]}")
+
+    top = len(dims)
+    steps = {f"up_{l}": Step(widths[l - 1], dims[l - 1], activation) for l in range(1, top + 1)}
+    steps |= {f"down_{l}": Step(widths[l - 1], dims[l - 1], activation) for l in range(1, top)}
+    inputs = (features, *widths[:-1], *dims[1:])
+
+    def init(key):
+        keys = jax.random.split(key, len(steps))
+        params = {
+            name: step.init(k, jnp.zeros((1, size)))["params"]
+            for (name, step), k, size in zip(steps.items(), keys, inputs)
+        }
+        return {"params": params}
+
+    def apply(variables, name, x):
+        return steps[name].apply({"params": variables["params"][name]}, x)
+
+    def propose(variables, heads):
+        """N(mean_hat_l, var_hat_l) of every level, by the way up."""
+        d, proposals = ACTIVATIONS[activation](heads["features"]), {}
+        for l in range(1, top + 1):
+            d, proposals[l] = apply(variables, f"up_{l}", d)
+        return proposals
+
+    def prior(variables, l, drawn, n):
+        if l == top:
+            return standard_normal((n, dims[-1]))
+        return apply(variables, f"down_{l}", drawn[l + 1])[1]
+
+    def descend(variables, key, proposals):
+        """Every level's draw, or posterior mean where the key is None, by the way down."""
+        keys = None if key is None else jax.random.split(key, top)
+        z: dict[int, Array] = {}
+        levels: dict[int, Drawn] = {}
+        for l in range(top, 0, -1):
+            p = prior(variables, l, z, len(proposals[l].mean))
+            q = proposals[l] if l == top else merge(proposals[l], p)
+            z[l] = q.mean if keys is None else q.sample(keys[l - 1])
+            levels[l] = Drawn(z[l], q, p)
+        return [levels[l] for l in range(1, top + 1)]
+
+    def row(z):
+        return jnp.concatenate(z, axis=-1)
+
+    def draw(variables, key, heads, train):
+        proposals = propose(variables, heads)
+        levels = descend(variables, key, proposals)
+        at_means = levels if key is None else descend(variables, None, proposals)
+        z = row([level.z for level in levels])
+        return Latent(
+            z=z,
+            code=row([level.z for level in at_means]),
+            kl=jnp.stack([kl_normal(q, p).sum(-1) for _, q, p in levels], axis=-1),
+            log_ratio=sum(p.log_prob(z) - q.log_prob(z) for z, q, p in levels),
+            penalty=jnp.zeros(z.shape[0]),
+            updates={},
+        )
+
+    def prior_sample(variables, key, n, temperature):
+        keys = jax.random.split(key, top)
+        z: dict[int, Array] = {}
+        for l in range(top, 0, -1):
+            p = prior(variables, l, z, n)
+            noise = temperature * jax.random.normal(keys[l - 1], (n, dims[l - 1]))
+            z[l] = p.mean + jnp.exp(0.5 * p.log_var) * noise
+        return row([z[l] for l in range(1, top + 1)])
+
+    return Latents({"features": features}, init, draw, prior_sample, decoded=slice(0, dims[0]))

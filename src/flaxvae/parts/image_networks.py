@@ -1,0 +1,203 @@
+"""Convolutional networks for images of any size: the tutorials' pair, and residual networks.
+
+Both are a pyramid. The encoder halves the image again and again, rounding up; the decoder mirrors
+it and restores each size exactly:
+
+    x [H, W, C] -> (stem) -> [stride-2 convolution -> residual blocks] for each size -> features
+
+Next to the latents stands either a Dense layer, which sees the whole image, or nothing: then the
+posterior is ``spatial``, a grid [h, w] of latents at the points of the smallest map, each of a part
+of the image, as the codes of VQ-VAE (van den Oord et al. 2017). Residual blocks are those of He
+et al. 2016, without batch norm: the networks are functions of one image and have no state.
+
+Labels are appended to the features before the Dense layers; where spatial, as constant maps to the
+image and to the latents.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from flaxvae.parts import convolutions, networks
+
+
+class Conv(nn.Module):
+    """Square convolution of ceil(size / stride) pixels, laid out by ``convolutions.lowering()``."""
+
+    channels: int
+    inputs: int
+    kernel_size: int = 3
+    stride: int = 2
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, lowering, x):
+        shape = (self.kernel_size, self.kernel_size, self.inputs, self.channels)
+        kernel = self.param("kernel", networks.fan_in_uniform(scale=self.init_scale), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        return lowering.conv(x, kernel, bias, self.stride)
+
+
+class ConvTranspose(nn.Module):
+    """The transpose: each small pixel adds a stamp to an image of the given size."""
+
+    channels: int
+    inputs: int
+    size: tuple[int, int]
+    kernel_size: int = 3
+    stride: int = 2
+
+    @nn.compact
+    def __call__(self, lowering, x):
+        # Kernels are stored as those of the convolution they transpose, [k, k, large, small].
+        shape = (self.kernel_size, self.kernel_size, self.channels, self.inputs)
+        kernel = self.param("kernel", networks.fan_in_uniform(-1, -2), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        return lowering.conv_transpose(x, kernel, bias, self.stride, self.size)
+
+
+class Residual(nn.Module):
+    """x + conv(silu(conv(silu(x)))), convolutions 3x3: pre-activation (He et al. 2016).
+
+    The second starts at a tenth of the usual weights, so that a deep stack starts near the
+    identity; at zero the first would get no gradient in the first step.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, lowering, x):
+        layer = functools.partial(Conv, self.channels, self.channels, stride=1)
+        y = layer(name="conv_0")(lowering, nn.silu(x))
+        return x + layer(init_scale=0.1, name="conv_1")(lowering, nn.silu(y))
+
+
+class Pyramid(NamedTuple):
+    """What both halves of a convolutional network share, from the image inwards."""
+
+    size: tuple[int, int]  # of the image
+    channels: tuple[int, ...]  # after each halving of the image
+    activation: str
+    stem: bool = False  # a convolution at full size, nearest the image
+    blocks: int = 0  # residual blocks at each size
+    width: int = 256  # of the Dense layer next to the latents
+    spatial: bool = False  # latents at each point of the smallest map, and no Dense layer
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths: of the image and after each halving."""
+        sizes = [self.size]
+        for _ in self.channels:
+            sizes.append(convolutions.small_size(sizes[-1], 2))
+        return sizes
+
+
+class ConvEncoder(nn.Module):
+    """Stem, then at each size a convolution of stride 2 and residual blocks; Dense; heads."""
+
+    pyramid: Pyramid
+    heads: Mapping[str, int]
+
+    @nn.compact
+    def __call__(self, x, labels=None):
+        p, lowering = self.pyramid, convolutions.lowering()
+        activation, batch = networks.ACTIVATIONS[p.activation], x.shape[0]
+        if p.spatial:
+            x = networks.append_labels(x, labels)
+        inputs, x = x.shape[-1], lowering.enter(x)
+        if p.stem:
+            x = activation(Conv(p.channels[0], inputs, stride=1, name="stem")(lowering, x))
+            inputs = p.channels[0]
+        for i, channels in enumerate(p.channels):
+            x = Conv(channels, inputs, name=f"conv_{i}")(lowering, x)
+            for j in range(p.blocks):
+                x = Residual(channels, name=f"block_{i}_{j}")(lowering, x)
+            x, inputs = activation(x), channels
+        x = lowering.leave(x)
+        if not p.spatial:
+            x = networks.append_labels(x.reshape(batch, -1), labels)
+            x = activation(networks.Dense(p.width, name="dense")(x))
+        heads = networks.Heads(self.heads, name="heads")(x)
+        return {name: head.reshape(batch, -1) for name, head in heads.items()}
+
+
+class ConvDecoder(nn.Module):
+    """The encoder's mirror image: two Dense layers, or one convolution where spatial; upwards."""
+
+    pyramid: Pyramid
+    values: int
+
+    @nn.compact
+    def __call__(self, z, labels=None):
+        p, lowering = self.pyramid, convolutions.lowering()
+        activation, sizes = networks.ACTIVATIONS[p.activation], p.sizes
+        smallest = (*sizes[-1], p.channels[-1])
+        if p.spatial:
+            x = networks.append_labels(z.reshape(z.shape[0], *sizes[-1], -1), labels)
+            inputs = x.shape[-1]
+            x = lowering.enter(x)
+            x = Conv(p.channels[-1], inputs, stride=1, name="grid")(lowering, x)
+        else:
+            x = networks.append_labels(z, labels)
+            x = activation(networks.Dense(p.width, name="dense_0")(x))
+            x = networks.Dense(math.prod(smallest), name="dense_1")(x)
+            x = lowering.enter(x.reshape(-1, *smallest))
+        outputs = (p.channels[0] if p.stem else self.values, *p.channels[:-1])
+        for i in reversed(range(len(p.channels))):
+            for j in range(p.blocks):
+                x = Residual(p.channels[i], name=f"block_{i}_{j}")(lowering, x)
+            layer = ConvTranspose(outputs[i], p.channels[i], sizes[i], name=f"conv_{i}")
+            x = layer(lowering, activation(x))
+        if p.stem:
+            x = Conv(self.values, p.channels[0], stride=1, name="stem")(lowering, activation(x))
+        return lowering.leave(x)
+
+
+def _convolutional(pyramid: Pyramid, heads: Mapping[str, int], values: int) -> networks.Network:
+    grid = pyramid.sizes[-1] if pyramid.spatial else (1, 1)
+    return networks.Network(ConvEncoder(pyramid, heads), ConvDecoder(pyramid, values), grid)
+
+
+def conv(
+    data_shape: tuple[int, ...], heads: Mapping[str, int], values: int, spatial: bool = False
+) -> networks.Network:
+    """The tutorials' convolutional pair, for images [H, W, C] of any size (28x28: 7x7x64 inside).
+
+    Conv 32, relu, Conv 64, relu (3x3, stride 2), Dense 256, relu, heads; and back. Each
+    convolution halves the image, rounding up; each transpose restores the size before it.
+
+    Args:
+        data_shape: height, width and channels of an image.
+        heads: sizes of the encoder's outputs, by name; where spatial, at each point of the grid.
+        values: numbers the decoder gives for each pixel, in place of the channels.
+        spatial: latents on the grid of the smallest map: heads [B, h*w*size] and z [B, h*w*D] are
+            [h, w, size] and [h, w, D] flattened, local functions of the image and of it alone.
+    """
+    height, width, _ = data_shape
+    pyramid = Pyramid((height, width), (32, 64), "relu", spatial=spatial)
+    return _convolutional(pyramid, heads, values)
+
+
+def resnet(
+    data_shape: tuple[int, ...],
+    heads: Mapping[str, int],
+    values: int,
+    channels: tuple[int, ...] = (32, 64),
+    blocks: int = 1,
+    spatial: bool = False,
+) -> networks.Network:
+    """``conv`` with residual blocks at each size, silu, and a 3x3 convolution at full size.
+
+    Args:
+        data_shape, heads, values, spatial: as in ``conv``.
+        channels: of the maps after each halving of the image; at least one.
+        blocks: residual blocks at each of these sizes, in each half.
+    """
+    height, width, _ = data_shape
+    pyramid = Pyramid((height, width), tuple(channels), "silu", True, blocks, spatial=spatial)
+    return _convolutional(pyramid, heads, values)
