@@ -8,7 +8,20 @@ import time
 
 from experiments import table
 
-STUDIES = ("flax_example", "tutorial_conv", "ae_vs_vae", "linear_gaussian", "kill_and_resume")
+STUDIES = (
+    "flax_example",
+    "tutorial_conv",
+    "ae_vs_vae",
+    "iwae",
+    "richer",
+    "ladder",
+    "gumbel",
+    "vq",
+    "conditional",
+    "collapse",
+    "linear_gaussian",
+    "kill_and_resume",
+)
 
 
 def main(names: list[str]) -> None:

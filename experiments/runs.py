@@ -1,25 +1,56 @@
-"""Training for a study: a fresh folder under runs/experiments/, with the usual terminal output."""
+"""Training for a study, under runs/experiments/, with the usual terminal output.
+
+What is already there is kept: a finished run of the same settings is used again, an interrupted
+one goes on. Remove runs/experiments to begin anew.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from flaxvae import api
+from flaxvae.analysis import bounds
+from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
+from flaxvae.training.runs import RunFolder, write_json
 from flaxvae.training.trained import Run
 
 ROOT = Path("runs/experiments")
 FIGURES = Path(__file__).parent / "figures"
 
+# Burda et al. 2015's network and data; Adam at 2e-3, batches of 100, a cosine to zero.
+IWAE_SETTING: dict[str, Any] = {
+    "dataset": "mnist",
+    "binarization": "dynamic",
+    "validation": 0.0,
+    "net": "mlp",
+    "widths": (200, 200),
+    "activation": "tanh",
+    "latent_dim": 50,
+    "batch_size": 100,
+    "learning_rate": 2e-3,
+    "schedule": "cosine",
+}
+
 
 def train(name: str, model: str, **choices: Any) -> Run:
-    """Train in runs/experiments/<name>, replacing an earlier run of the study."""
-    path = ROOT / name
-    shutil.rmtree(path, ignore_errors=True)
+    """The run runs/experiments/<name>, trained as far as it is not."""
+    path, plan = ROOT / name, api.make_plan(model, **choices)
+    resume = None
+    if (path / "run.json").exists():
+        if RunFolder.open(path).plan() == plan:
+            if (path / "summary.json").exists():
+                print(f"{path}: trained before", flush=True)
+                return api.load(path)
+            resume = str(path)
+        else:
+            shutil.rmtree(path)
     with Terminal() as terminal:
-        return api.execute(api.make_plan(model, **choices), run=str(path), terminal=terminal)
+        run = None if resume else str(path)
+        return api.execute(plan, run=run, resume=resume, terminal=terminal)
 
 
 def extend(run: Run, **choices: Any) -> Run:
@@ -29,7 +60,27 @@ def extend(run: Run, **choices: Any) -> Run:
         return api.execute(plan, resume=str(run.path), terminal=terminal)
 
 
+def evaluate(run: Run, k: int = 0, samples: int = 1) -> dict[str, Any]:
+    """``bounds.evaluate`` on all test images, kept in the run's folder."""
+    kept = run.path / f"evaluation-k{k}-samples{samples}.json"
+    if not kept.exists():
+        with Terminal() as terminal:
+            watch = terminal.watch(f"{run.path.name}, k = {k}")
+            found = bounds.evaluate(run, run.data().test, k=k, samples=samples, watch=watch)
+        write_json(kept, found)
+    return json.loads(kept.read_text())
+
+
+def nll(run: Run, k: int) -> tuple[float, str]:
+    """-log p(x) by k importance samples on all test images: the number, and it with its error."""
+    found = evaluate(run, k)["log_likelihood"]
+    return -found["nats"], f"{-found['nats']:.2f} ± {found['standard_error']:.2f}"
+
+
 def keep_figure(run: Run, figure: str, name: str) -> None:
     """Copy a figure of the run to figures/<name>.png, which is committed."""
     FIGURES.mkdir(exist_ok=True)
-    shutil.copy(run.folder.figures / figure, FIGURES / f"{name}.png")
+    source = run.folder.figures / figure
+    if not source.exists():
+        figures.write(run, evaluate(run), run.data().test, run.folder.figures)
+    shutil.copy(source, FIGURES / f"{name}.png")

@@ -84,7 +84,7 @@ def test_straight_through_gradient_is_the_identity():
             latent = family.draw({**variables, "params": params}, None, {"z": z_e}, False)
             return (weights * latent.z).sum()
 
-        own, to_z_e = jax.grad(value, argnums=(0, 1))(variables["params"], z_e)
+        own, to_z_e = jax.jit(jax.grad(value, argnums=(0, 1)))(variables["params"], z_e)
         np.testing.assert_array_equal(to_z_e, weights)
         assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(own))
 
@@ -100,7 +100,7 @@ def test_penalty_and_its_gradients():
             penalty = family.draw(variables, None, {"z": z_e}, False).penalty
             return (jnp.asarray(weights) * penalty).sum(), penalty
 
-        gradient = jax.grad(total, argnums=(0, 1), has_aux=True)
+        gradient = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
         (to_codes, to_z_e), penalty = gradient(variables, z_e)
         source = "params" if decay is None else "codebook"
         embedding = np.float64(variables[source]["embedding"])
@@ -166,15 +166,18 @@ def test_codes_find_all_clusters_within_few_updates():
     variables = family.init(jax.random.key(0))
     assert np.abs(variables["codebook"]["embedding"]).max() < 0.5  # all far from the data
     centres = clusters(6, 1)[0]
-    variables = train(family, variables, [clusters(6, 256, seed)[1] for seed in range(5)])
+    batches = [clusters(6, 256, seed)[1] for seed in range(5)]
+    first = codebook.indices(variables, batches[0])
+    assert len(np.unique(first)) < 6
+    variables = train(family, variables, batches)
     z_e = clusters(6, 500, 99)[1]
     z = np.asarray(family.draw(variables, None, {"z": z_e}, False).z)
     assert np.linalg.norm(z - np.asarray(z_e), axis=-1).max() < 1.0  # centres are 10 apart
     embedding = np.asarray(variables["codebook"]["embedding"])
     apart = np.linalg.norm(embedding[:, None] - centres[None], axis=-1)
     assert (apart.min(0) < 0.5).all()
-    # No more than the one code that the first batch fell to is still between the clusters.
-    assert (apart.min(1) > 1.0).sum() <= 1
+    # Only codes that the first batch fell to, before any had moved, can be between clusters.
+    assert (apart.min(1) > 1.0).sum() <= len(np.unique(first))
 
 
 def test_a_dead_code_is_revived_at_an_encoder_output():
@@ -226,12 +229,18 @@ def test_state_changes_in_training_only():
     z_e = normal(0, 6, P * DIM)
     family = codebook.vector_quantized(P, K, DIM)
     variables = spread(family)
-    assert family.draw(variables, jax.random.key(0), {"z": z_e}, False).updates == {}
-    assert family.draw(variables, None, {"z": z_e}, True).updates == {}
-    assert set(family.draw(variables, jax.random.key(0), {"z": z_e}, True).updates) == {"codebook"}
+
+    def updated(family, variables, key, train):
+        return set(
+            jax.eval_shape(lambda v: family.draw(v, key, {"z": z_e}, train), variables).updates
+        )
+
+    key = jax.random.key(0)
+    assert updated(family, variables, key, True) == {"codebook"}
+    assert updated(family, variables, key, False) == set()
+    assert updated(family, variables, None, True) == set()
     by_gradient = codebook.vector_quantized(P, K, DIM, decay=None)
-    latent = by_gradient.draw(spread(by_gradient), jax.random.key(0), {"z": z_e}, True)
-    assert latent.updates == {}
+    assert updated(by_gradient, spread(by_gradient), key, True) == set()
 
 
 def test_update_has_no_gradient():
@@ -242,7 +251,7 @@ def test_update_has_no_gradient():
         updates = family.draw(variables, jax.random.key(0), {"z": z_e}, True).updates
         return sum(leaf.sum() for leaf in jax.tree.leaves(updates))
 
-    np.testing.assert_array_equal(jax.grad(total)(z_e), 0.0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(z_e), 0.0)
 
 
 def test_gradient_variant_moves_codes_to_the_cluster_centres():
@@ -277,7 +286,7 @@ def test_bound_against_a_sum_over_all_codes(positions):
     network = networks.mlp((pixels, 1), family.heads, 1, widths=())
     model = assemble.model(network, family, likelihoods.bernoulli(1))
     x = np.array(list(itertools.product([0.0, 1.0], repeat=pixels)), np.float32)[..., None]
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), variables["params"]
@@ -315,7 +324,7 @@ def test_fitted_prior_gets_no_gradient():
     def log_ratio(table):
         return family.draw({**variables, "prior": table}, None, {"z": z_e}, False).log_ratio.sum()
 
-    np.testing.assert_array_equal(jax.grad(log_ratio)(variables["prior"]), 0.0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(log_ratio))(variables["prior"]), 0.0)
 
 
 def test_prior_samples(assert_mean):
@@ -325,7 +334,8 @@ def test_prior_samples(assert_mean):
     table = normal(1, P, K)
     for temperature, family in sampled.items():
         fitted = {**variables, "prior": table}
-        z = family.prior_sample(fitted, jax.random.key(0), n, temperature)
+        sample = jax.jit(family.prior_sample, static_argnums=(2, 3))
+        z = sample(fitted, jax.random.key(0), n, temperature)
         drawn = np.asarray(codebook.indices(variables, z))
         np.testing.assert_array_equal(codebook.embed(variables, drawn), z)
         expected = np.full((P, K), 1 / K)

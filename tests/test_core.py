@@ -38,7 +38,7 @@ weights_of = jax.jit(log_weights, static_argnums=(0, 4))
 def linear_model() -> Model:
     data = zoo.DataSpec("linear-gaussian", (5,))
     options = {"latent_dim": 2, "net": "mlp", "widths": (), "likelihood": "gaussian", "sigma": S}
-    return zoo.vae(data, **options).model
+    return zoo.build("vae", data, **options).model
 
 
 MODEL = linear_model()
@@ -169,7 +169,7 @@ SHAPE, D, B, L = (4, 4, 1), 3, 5, 6
 def small():
     """A Bernoulli VAE with random weights, and a batch."""
     data = zoo.DataSpec("noise", SHAPE)
-    model = zoo.vae(data, latent_dim=D, net="mlp", widths=(8,)).model
+    model = zoo.build("vae", data, latent_dim=D, net="mlp", widths=(8,)).model
     x = jax.random.uniform(jax.random.key(0), (B, *SHAPE))
     return model, jax.jit(model.init)(jax.random.key(1), x), Batch(x)
 

@@ -1,5 +1,6 @@
 """Categorical latents against a model small enough to sum over all of its latents."""
 
+import functools
 import itertools
 import math
 
@@ -28,9 +29,14 @@ def at(temperature):
     return {"params": {}, "relaxation": {"temperature": jnp.float32(temperature)}}
 
 
-def draws(family, temperature, heads, train, count=20_000):
-    keys = jax.random.split(jax.random.key(1), count)
-    return jax.jit(jax.vmap(lambda key: family.draw(at(temperature), key, heads, train)))(keys)
+def draws(family, temperature, heads, train):
+    """20,000 draws. Temperature and heads are arguments, so that one compilation serves many."""
+
+    @jax.jit
+    def function(state, keys, heads):
+        return jax.vmap(lambda key: family.draw(state, key, heads, train))(keys)
+
+    return function(at(temperature), jax.random.split(jax.random.key(1), 20_000), heads)
 
 
 # --- the bound --------------------------------------------------------------------------------
@@ -42,7 +48,7 @@ def small_model(variables):
     network = networks.mlp((PIXELS, 1), family.heads, 1, widths=())
     model = assemble.model(network, family, likelihoods.bernoulli(1))
     x = np.array(list(itertools.product([0.0, 1.0], repeat=PIXELS)), np.float32)[..., None]
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     rng = np.random.default_rng(0)
     wide = jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), variables["params"])
     return model, {**variables, "params": wide}, Batch(jnp.asarray(x))
@@ -148,7 +154,7 @@ def test_relaxed_samples_tend_to_one_hot_vectors():
     family, heads = discrete.categorical(N, K), {"logits": normal(0, 2, N * K)}
     distances = []
     for t in (1.0, 0.1, 0.01, 0.001):
-        z = np.asarray(draws(family, t, heads, train=True, count=2_000).z).reshape(-1, K)
+        z = np.asarray(draws(family, t, heads, train=True).z).reshape(-1, K)
         distances.append(1 - z.max(-1).mean())
     assert (np.diff(distances) < 0).all()
     assert distances[-1] < 0.002
@@ -162,13 +168,11 @@ def test_straight_through_is_hard_with_the_soft_gradient():
         z = family.draw(state, key, heads, True).z
         return (weights * z).sum(), z
 
-    soft, hard = (
-        jax.value_and_grad(value, argnums=1, has_aux=True)(family, heads)
-        for family in (
-            discrete.categorical(N, K),
-            discrete.categorical(N, K, straight_through=True),
-        )
-    )
+    def gradient(family):
+        return jax.jit(jax.value_and_grad(functools.partial(value, family), has_aux=True))(heads)
+
+    soft = gradient(discrete.categorical(N, K))
+    hard = gradient(discrete.categorical(N, K, straight_through=True))
     np.testing.assert_array_equal(hard[1]["logits"], soft[1]["logits"])
     assert np.abs(soft[1]["logits"]).min() > 0
     z = np.asarray(hard[0][1])
@@ -185,7 +189,7 @@ def test_gradient_of_a_relaxed_sample():
 
     value = np.asarray(z(logits[0]))
     expected = (np.diag(value) - np.outer(value, value)) / 0.6
-    np.testing.assert_allclose(jax.jacobian(z)(logits[0]), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.jacobian(z))(logits[0]), expected, atol=1e-6)
 
 
 # --- state, KL, mode, prior -------------------------------------------------------------------

@@ -9,14 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import integrate, special, stats
 
-from flaxvae.distributions import Bernoulli, Normal, kl_normal, standard_normal, sum_event
+from flaxvae.distributions import (
+    Bernoulli,
+    ContinuousBernoulli,
+    Normal,
+    kl_normal,
+    standard_normal,
+    sum_event,
+)
 
 EPS = float(np.finfo(np.float32).eps)
 EVENT = (3, 4)
 LOG_VARS = [-20.0, -3.0, 0.0, 3.0, 20.0]
 LOGITS = [-1e4, -90.0, -3.0, 0.0, 3.0, 90.0, 1e4]
+# On both sides of lambda = 1/2, and of where the series near it ends.
+POSITIVE = [1e-4, 1e-2, 0.3, 0.999, 1.001, 3.0, 50.0]
+CONTINUOUS = np.float32([-l for l in POSITIVE[::-1]] + [0.0] + POSITIVE)
 
 
 def assert_rounded(found, expected, magnitude, ulps=8):
@@ -128,6 +138,111 @@ def test_bernoulli_sample_at_certainty(logit):
     np.testing.assert_array_equal(sample, float(logit > 0))
 
 
+@jax.jit
+def continuous_bernoulli(logits, x):
+    """Log-probability [B] and mean of ContinuousBernoulli, and gradients of both."""
+
+    def log_prob(logits):
+        return ContinuousBernoulli(logits).log_prob(x)
+
+    def mean(logits):
+        return ContinuousBernoulli(logits).mean
+
+    slopes = [jax.grad(lambda logits, f=f: f(logits).sum())(logits) for f in (log_prob, mean)]
+    return log_prob(logits), mean(logits), *slopes
+
+
+def continuous_bernoulli_log_prob(logits, x):
+    """In float64: the cross-entropy plus log C, C = 2 artanh(1 - 2 lambda) / (1 - 2 lambda)."""
+    logits, x = f64(logits, x)
+    safe = np.where(logits == 0, 1.0, logits)
+    log_c = np.where(logits == 0, np.log(2), np.log(safe / np.tanh(safe / 2)))
+    return x * special.log_expit(logits) + (1 - x) * special.log_expit(-logits) + log_c
+
+
+def every_pair(logits, x):
+    """All logits with all x, as [B, 1] each."""
+    pairs = np.meshgrid(logits, x, indexing="ij")
+    return [jnp.asarray(values.reshape(-1, 1), jnp.float32) for values in pairs]
+
+
+def continuous_bernoulli_mean(logit):
+    total = [integrate.quad(lambda x, p=p: x**p * np.exp(logit * (x - 1)), 0, 1) for p in (0, 1)]
+    return total[1][0] / total[0][0]
+
+
+def test_continuous_bernoulli_log_prob():
+    """Values and gradients; the reference is log C + cross-entropy, C as in the paper."""
+    logits, x = every_pair(CONTINUOUS, np.linspace(0, 1, 17))
+    found, _, slope, _ = continuous_bernoulli(logits, x)
+    chex.assert_shape(found, (len(x),))
+    expected = continuous_bernoulli_log_prob(logits, x)
+    assert_rounded(found, expected[:, 0], 1 + np.abs(logits[:, 0]), ulps=4)
+    (center,), step = f64(logits), 1e-3
+    ends = [continuous_bernoulli_log_prob(center + sign * step, x) for sign in (1, -1)]
+    assert_rounded(slope, (ends[0] - ends[1]) / (2 * step), 1.0)
+    rate = np.asarray([1e-3, 0.1, 0.4, 0.501, 0.9])
+    paper = np.log(2 * np.arctanh(1 - 2 * rate) / (1 - 2 * rate))
+    at_zero = continuous_bernoulli_log_prob(special.logit(rate), np.zeros_like(rate))
+    np.testing.assert_allclose(at_zero - np.log1p(-rate), paper, rtol=1e-9)
+    several = continuous_bernoulli(logits.reshape(-1, 3, 5), x.reshape(-1, 3, 5))[0]
+    np.testing.assert_allclose(several, expected.reshape(-1, 15).sum(-1), rtol=1e-5)
+
+
+def test_continuous_bernoulli_integrates_to_one():
+    grid = np.linspace(0, 1, 4097)  # float32 holds it exactly
+    density = np.exp(f64(continuous_bernoulli(*every_pair(CONTINUOUS, grid))[0])[0])
+    total = integrate.simpson(density.reshape(len(CONTINUOUS), -1), x=grid)
+    np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+
+
+def test_continuous_bernoulli_mean():
+    """The mean and, as its derivative, the variance, against quadrature."""
+    _, found, _, slope = continuous_bernoulli(*every_pair(CONTINUOUS, [0.0]))
+    logits = f64(CONTINUOUS)[0]
+    expected = [continuous_bernoulli_mean(logit) for logit in logits]
+    assert_rounded(found[:, 0], expected, 1.0, ulps=4)
+    ends = [[continuous_bernoulli_mean(l + step) for l in logits] for step in (0.01, -0.01)]
+    expected = np.subtract(*ends)[:, None] / 0.02
+    np.testing.assert_allclose(slope, expected, rtol=2e-4, atol=4 * EPS)
+
+
+def test_continuous_bernoulli_mean_has_no_jump():
+    """1/2 + logit / 12 near the middle; slopes between 1/15 and 1/12 up to logits of 2."""
+    small, wide = np.linspace(-1e-3, 1e-3, 4001), np.linspace(-2, 2, 4001)
+    logits = jnp.asarray(np.stack([small, wide]), jnp.float32)
+    found = f64(continuous_bernoulli(logits, jnp.zeros_like(logits))[1])[0]
+    assert_rounded(found[0], 0.5 + small / 12, 1.0, ulps=2)
+    np.testing.assert_allclose(np.diff(found[1]), 1e-3 / 13.5, rtol=0.13, atol=4 * EPS)
+
+
+@pytest.mark.parametrize("logit", [-1e4, 1e4])
+def test_continuous_bernoulli_at_extremes(logit):
+    logits, edge = jnp.full((1000, 1), logit), float(logit > 0)
+    log_prob, mean, *slopes = continuous_bernoulli(logits, jnp.full_like(logits, edge))
+    assert_rounded(log_prob, np.log(abs(logit)), abs(logit), ulps=2)
+    assert_rounded(mean, edge - 1 / logit, 1.0)
+    chex.assert_tree_all_finite(slopes)
+    sample = f64(ContinuousBernoulli(logits).sample(jax.random.key(0)))[0]
+    assert (np.abs(sample - edge) < 20 / abs(logit)).all()
+
+
+def test_continuous_bernoulli_sample(assert_mean):
+    """The CDF makes uniform variables of the draws."""
+    logits = f64(CONTINUOUS)[0]
+    repeated = jnp.asarray(np.repeat(CONTINUOUS[None], 20_000, 0))
+    sample = jax.jit(lambda q, key: q.sample(key))(ContinuousBernoulli(repeated), jax.random.key(0))
+    assert sample.dtype == jnp.float32
+    x = f64(sample)[0]
+    assert (x >= 0).all() and (x <= 1).all()
+    assert_mean(x, [continuous_bernoulli_mean(logit) for logit in logits])
+    safe = np.where(logits == 0, 1.0, logits)
+    uniform = np.where(logits == 0, x, np.expm1(safe * x) / np.expm1(safe))
+    for power in (1, 2, 3):
+        assert_mean(uniform**power, 1 / (power + 1))
+    assert_mean((uniform[:, :1] - 0.5) * (uniform[:, 1:] - 0.5))  # pixels are independent
+
+
 def normals(seed, *shape, scale=1.0):
     return Normal(draws(seed, *shape), draws(seed + 1, *shape, scale=scale))
 
@@ -211,6 +326,10 @@ class Compilation(chex.TestCase):
         assert_rounded(found, *normal_log_prob(mean, log_var, x))
         found = self.variant(lambda logits, x: Bernoulli(logits).log_prob(x))(30 * mean, x > 0)
         assert_rounded(found, *bernoulli_log_prob(30 * mean, x > 0))
+        x = jnp.abs(x) / 8
+        found = self.variant(lambda logits, x: ContinuousBernoulli(logits).log_prob(x))(mean, x)
+        expected = continuous_bernoulli_log_prob(mean, x).sum((1, 2))
+        assert_rounded(found, expected, sum_event(1 + jnp.abs(mean)))
 
     @chex.all_variants(with_pmap=False)
     def test_kl(self):

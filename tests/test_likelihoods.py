@@ -1,6 +1,5 @@
 """Likelihoods against scipy, sums and integrals."""
 
-import functools
 import math
 
 import chex
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from flaxvae.core import Batch, elbo_samples
-from flaxvae.parts import assemble, convolutions, latents, likelihoods, networks, objectives
+from flaxvae.errors import UsageError
+from flaxvae.logistic import DiscretizedLogistic, LogisticMixture
+from flaxvae.parts import likelihoods
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -45,29 +45,43 @@ def test_bounded_log_var():
     np.testing.assert_allclose(value[[0, -1]], [LOW, HIGH], rtol=4 * EPS, atol=1e-6)
 
 
+def test_bounded_log_scale():
+    raw = jnp.concatenate([jnp.linspace(-1e4, 50.0, 101), jnp.linspace(-10.0, 10.0, 101)]).sort()
+    value = np.float64(likelihoods.bounded_log_scale(raw))
+    assert (value >= -7).all()
+    np.testing.assert_allclose(value, np.logaddexp(0, np.float64(raw) + 5) - 7, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(likelihoods.bounded_log_scale(0.0), -2, atol=0.01)
+    slope = jax.vmap(jax.grad(likelihoods.bounded_log_scale))(raw)
+    assert (slope[raw > -20] > 0).all()
+    chex.assert_tree_all_finite(slope)
+
+
 @pytest.mark.parametrize("sigma", [0.05, 1.0, 3.0])
 def test_gaussian_is_scipys_density(sigma):
-    likelihood = likelihoods.gaussian(sigma)
-    assert (likelihood.values, likelihood.init()) == (1, {})
-    raw, x = normal(0, 4, 3, 2, 1), uniform(1, 4, 3, 2)
+    likelihood = likelihoods.gaussian(2, sigma)
+    assert (likelihood.values, likelihood.init()) == (2, {})
+    raw, x = normal(0, 4, 3, 2), uniform(1, 4, 3, 2)
     found = likelihood.distribution({}, raw)
-    expected = stats.norm.logpdf(np.float64(x), np.float64(raw[..., 0]), sigma).sum((1, 2))
+    expected = stats.norm.logpdf(np.float64(x), np.float64(raw), sigma).sum((1, 2))
     np.testing.assert_allclose(found.log_prob(x), expected, rtol=1e-5)
-    np.testing.assert_array_equal(found.mean, raw[..., 0])
+    np.testing.assert_array_equal(found.mean, raw)
 
 
 def test_gaussian_shared_learns_one_sigma():
-    likelihood = likelihoods.gaussian_shared()
+    likelihood = likelihoods.gaussian_shared(2)
+    assert likelihood.values == 2
     own = likelihood.init()
     chex.assert_trees_all_equal_shapes_and_dtypes(own, {"raw_log_var": jnp.zeros(())})
-    raw, x = normal(0, 4, 3, 2, 1), normal(0, 4, 3, 2) + 0.1 * normal(1, 4, 3, 2)
-    squared = np.square(np.float64(x) - np.float64(raw[..., 0]))
+    raw = normal(0, 4, 3, 2)
+    x = raw + 0.1 * normal(1, 4, 3, 2)
+    squared = np.square(np.float64(x) - np.float64(raw))
 
+    @jax.jit
     def total(own):
         return likelihood.distribution(own, raw).log_prob(x).sum()
 
     sd = math.exp((LOW + HIGH) / 4)
-    expected = stats.norm.logpdf(np.float64(x), np.float64(raw[..., 0]), sd).sum()
+    expected = stats.norm.logpdf(np.float64(x), np.float64(raw), sd).sum()
     np.testing.assert_allclose(total(own), expected, rtol=1e-5)
     slope = ((squared / sd**2 - 1) / 2).sum()  # at raw = 0, where d log_var / d raw = 1
     np.testing.assert_allclose(jax.grad(total)(own)["raw_log_var"], slope, rtol=1e-5)
@@ -80,10 +94,11 @@ def test_gaussian_shared_learns_one_sigma():
 
 
 def test_gaussian_pixel_has_a_sigma_each():
-    likelihood = likelihoods.gaussian_pixel()
-    assert (likelihood.values, likelihood.init()) == (2, {})
-    raw, x = normal(0, 4, 3, 2, 2), uniform(1, 4, 3, 2)
-    mean, log_var = raw[..., 0], likelihoods.bounded_log_var(raw[..., 1])
+    """All means come first, then all variances."""
+    likelihood = likelihoods.gaussian_pixel(2)
+    assert (likelihood.values, likelihood.init()) == (4, {})
+    raw, x = normal(0, 4, 3, 4), uniform(1, 4, 3, 2)
+    mean, log_var = raw[..., :2], likelihoods.bounded_log_var(raw[..., 2:])
     sd = np.exp(np.float64(log_var) / 2)
     expected = stats.norm.logpdf(np.float64(x), np.float64(mean), sd).sum((1, 2))
     found = likelihood.distribution({}, raw)
@@ -94,22 +109,109 @@ def test_gaussian_pixel_has_a_sigma_each():
     assert (np.asarray(gradient) != 0).all()
 
 
-@pytest.mark.parametrize("name", ["gaussian", "gaussian_shared", "gaussian_pixel"])
+@pytest.mark.parametrize(
+    "name", ["gaussian", "gaussian_shared", "gaussian_pixel", "continuous_bernoulli"]
+)
 def test_densities_integrate_to_one(name):
-    likelihood = getattr(likelihoods, name)()
-    raw = jnp.broadcast_to(
-        jnp.array([0.3, -1.0])[: likelihood.values], (8001, 1, likelihood.values)
+    likelihood = getattr(likelihoods, name)(1)
+    values, n = likelihood.values, 8001
+    low, high = (0.0, 1.0) if name == "continuous_bernoulli" else (-9.0, 9.0)
+    raw = np.repeat(np.float32([[[0.3, -1.0][:values]]]), n, 0)
+    x = np.linspace(low, high, n, dtype=np.float32)
+    log_prob = likelihood.distribution(likelihood.init(), jnp.asarray(raw)).log_prob(
+        x[:, None, None]
     )
-    x = jnp.linspace(-9.0, 9.0, 8001)[:, None]
-    log_prob = likelihood.distribution(likelihood.init(), raw).log_prob(x)
-    total = integrate.simpson(np.exp(np.float64(log_prob)), x=np.float64(x[:, 0]))
+    total = integrate.simpson(np.exp(np.float64(log_prob)), x=np.float64(x))
     np.testing.assert_allclose(total, 1.0, rtol=1e-4)
 
 
-def test_bernoulli_probabilities_add_up_to_one():
-    x = np.indices((2, 2, 2)).reshape(3, 8).T.astype(np.float32)
-    likelihood = likelihoods.bernoulli()
-    assert (likelihood.values, likelihood.init()) == (1, {})
-    raw = jnp.broadcast_to(normal(0, 1, 3, 1), (8, 3, 1))
-    log_prob = likelihood.distribution({}, raw).log_prob(jnp.asarray(x))
-    np.testing.assert_allclose(np.exp(np.float64(log_prob)).sum(), 1.0, rtol=1e-6)
+LEVELS = {"bernoulli": 2, "discretized_logistic": 3, "logistic_mixture": 3}
+
+
+def on_levels(name, channels):
+    """The likelihood with few levels, and every value of a point of space, [levels^C, C]."""
+    levels = LEVELS[name]
+    arguments = {
+        "bernoulli": (),
+        "discretized_logistic": (levels,),
+        "logistic_mixture": (levels, 4),
+    }
+    x = np.indices((levels,) * channels).reshape(channels, -1).T / (levels - 1)
+    return getattr(likelihoods, name)(channels, *arguments[name]), np.float32(x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", LEVELS)
+def test_probabilities_add_up_to_one(name, channels):
+    likelihood, x = on_levels(name, channels)
+    assert likelihood.init() == {}
+    raw = np.repeat(2 * np.asarray(normal(0, 1, likelihood.values)), len(x), 0)
+    log_prob = likelihood.distribution({}, jnp.asarray(raw)).log_prob(x)
+    np.testing.assert_allclose(np.exp(np.float64(log_prob)).sum(), 1.0, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_logistics_of_raw_zeros(levels):
+    """Their mean is 1/2, and no level is much less probable than others."""
+    for likelihood in (
+        likelihoods.discretized_logistic(1, levels),
+        likelihoods.logistic_mixture(1, levels, 5),
+    ):
+        q = likelihood.distribution({}, jnp.zeros((levels, likelihood.values)))
+        np.testing.assert_allclose(q.mean, 0.5, rtol=4 * EPS)
+        x = np.arange(levels, dtype=np.float32)[:, None] / (levels - 1)
+        probability = np.exp(np.float64(q.log_prob(x)))
+        assert (probability > 1 / (10 * levels)).all()
+
+
+def test_discretized_logistic_reads_means_then_scales():
+    likelihood, raw = likelihoods.discretized_logistic(2, 17), normal(0, 5, 3, 4)
+    assert likelihood.values == 4
+    q = likelihood.distribution({}, raw)
+    assert isinstance(q, DiscretizedLogistic) and q.levels == 17
+    np.testing.assert_allclose(q.location, (1 + raw[..., :2]) / 2, rtol=4 * EPS, atol=EPS)
+    np.testing.assert_allclose(q.log_scale, likelihoods.bounded_log_scale(raw[..., 2:]))
+
+
+@pytest.mark.parametrize(("channels", "values"), [(1, 4 * 3), (2, 4 * 6), (3, 4 * 10)])
+def test_logistic_mixture_reads_every_value_once(channels, values):
+    likelihood = likelihoods.logistic_mixture(channels, 17, 4)
+    assert likelihood.values == values
+    raw = 0.1 * normal(1, 2, 3, values)
+    q = likelihood.distribution({}, raw)
+    assert isinstance(q, LogisticMixture)
+    pairs = channels * (channels - 1) // 2
+    chex.assert_shape([q.locations, q.log_scales], (2, 3, channels, 4))
+    chex.assert_shape(q.coefficients, (2, 3, pairs, 4))
+    unread = [
+        q.logits,
+        2 * q.locations - 1,
+        jnp.log(jnp.expm1(q.log_scales + 7)) - 5,  # the inverse of bounded_log_scale
+        jnp.arctanh(q.coefficients),
+    ]
+    found = jnp.concatenate([a.reshape(2, 3, -1) for a in unread], -1)
+    np.testing.assert_allclose(found, raw, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["discretized_logistic", "logistic_mixture"])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_logistics_have_finite_gradients(name, scale):
+    likelihood, x = on_levels(name, 3)
+    raw = scale * normal(2, len(x), likelihood.values)
+    raw = jnp.clip(raw, max=20.0)  # log-scales have no upper bound
+
+    def total(raw):
+        return likelihood.distribution({}, raw).log_prob(x).sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(raw)
+    chex.assert_tree_all_finite((value, gradient))
+    assert (np.asarray(gradient) != 0).any(0).all()  # every raw value matters somewhere
+
+
+def test_impossible_levels_and_components():
+    with pytest.raises(UsageError, match="levels 1: expected 2 or more"):
+        likelihoods.discretized_logistic(1, 1)
+    with pytest.raises(UsageError, match="levels 0: expected 2 or more"):
+        likelihoods.logistic_mixture(1, 0, 3)
+    with pytest.raises(UsageError, match="components 0: expected 1 or more"):
+        likelihoods.logistic_mixture(1, 17, 0)

@@ -8,28 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import special
 
 from flaxvae.core import Batch, elbo_samples
-from flaxvae.parts import assemble, convolutions, latents, likelihoods, networks, objectives
+from flaxvae.parts import assemble, latents, likelihoods, networks, objectives
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-EPS = float(np.finfo(np.float32).eps)
 
 
 def uniform(seed, *shape):
     return jax.random.uniform(jax.random.key(seed), shape)
 
 
-def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+def weighted(beta):
+    return objectives.weighted(objectives.constant(beta))
 
 
 def small_model(family=latents.gaussian):
     latent = family(2)
-    network = networks.mlp((3, 3), latent.heads, 1, (6,), "tanh")
-    return assemble.model(network, latent, likelihoods.bernoulli())
+    network = networks.mlp((3, 3), latent.heads, 3, (6,), "tanh")
+    return assemble.model(network, latent, likelihoods.bernoulli(3))
 
 
 MODEL = small_model()
@@ -75,7 +73,8 @@ def test_beta_weighs_the_kl(variables, closed_form):
     """A number, or a function of the step; the metrics stay those of the bound."""
 
     def value(beta, step=STEP):
-        loss = objectives.negative_elbo(MODEL, beta=beta, closed_form=closed_form)
+        price = objectives.weighted(beta if callable(beta) else objectives.constant(beta))
+        loss = objectives.negative_elbo(MODEL, price=price, closed_form=closed_form)
         return evaluate(loss, variables, Batch(X), step=step)
 
     one, metrics = value(1.0)
@@ -95,10 +94,13 @@ def test_beta_weighs_the_kl(variables, closed_form):
     "make",
     [
         objectives.negative_elbo,
-        functools.partial(objectives.negative_elbo, beta=3.0, closed_form=False, samples=2),
+        functools.partial(
+            objectives.negative_elbo, price=weighted(3.0), closed_form=False, samples=2
+        ),
+        functools.partial(objectives.importance_weighted, k=3),
         objectives.reconstruction,
     ],
-    ids=["elbo", "monte_carlo", "reconstruction"],
+    ids=["elbo", "monte_carlo", "importance_weighted", "reconstruction"],
 )
 def test_mask_leaves_padding_out(variables, make):
     """Losses, metrics and gradients do not see padded rows, and average over the real ones."""
@@ -130,8 +132,8 @@ def gradients(loss, variables, n, seed):
 
 
 def test_both_kls_have_the_same_gradient_in_expectation(variables, assert_mean):
-    closed = gradients(objectives.negative_elbo(MODEL, beta=2.0), variables, 4000, 0)
-    sampled = objectives.negative_elbo(MODEL, beta=2.0, closed_form=False)
+    closed = gradients(objectives.negative_elbo(MODEL, price=weighted(2.0)), variables, 4000, 0)
+    sampled = objectives.negative_elbo(MODEL, price=weighted(2.0), closed_form=False)
     sampled = gradients(sampled, variables, 4000, 0)
     assert_mean(closed - sampled, 0.0, rounding=1e-6 * np.abs(closed).max())
     assert np.abs(closed - sampled).max() > 1e-2  # for each draw they differ
@@ -158,3 +160,98 @@ def test_reconstruction_is_the_autoencoders_loss(variables):
     z = model.encode(weights, X)["code"]
     np.testing.assert_allclose(found, -model.decode(weights, z).log_prob(X).mean(), rtol=1e-6)
     assert set(metrics) == {"loss", "reconstruction"}
+
+
+# --- schedules and prices -----------------------------------------------------------------------
+
+
+def test_schedules():
+    steps = jnp.arange(0, 50)
+    linear = np.asarray(jax.vmap(objectives.linear(2.0, 20))(steps))
+    np.testing.assert_allclose(linear, np.minimum(np.arange(50) / 10, 2.0), rtol=1e-6)
+    cyclical = np.asarray(jax.vmap(objectives.cyclical(2.0, 20, 2))(steps))
+    once = np.minimum(np.arange(20) / 5, 2.0)
+    expected = np.concatenate([once, once, np.full(10, 2.0)])
+    np.testing.assert_allclose(cyclical, expected, rtol=1e-6)
+    assert objectives.constant(3.0)(7) == 3.0
+
+
+def test_prices():
+    kl, step = jnp.array([0.1, 2.0, 0.6]), jnp.int32(5)
+    half = objectives.linear(1.0, 10)
+    np.testing.assert_allclose(objectives.weighted(half)(kl, step), 0.5 * 2.7, rtol=1e-6)
+    per = objectives.free_bits(half, 0.5)
+    np.testing.assert_allclose(per(kl, step), 0.5 * (0.5 + 2.0 + 0.6), rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(per)(kl, step), [0.0, 0.5, 0.5])
+    for nats, expected, slope in ((2.0, 2.7, 1.0), (4.0, 4.0, 0.0)):
+        total = objectives.free_bits(objectives.constant(1.0), nats, "total")
+        np.testing.assert_allclose(total(kl, step), expected, rtol=1e-6)
+        np.testing.assert_array_equal(jax.grad(total)(kl, step), [slope] * 3)
+    for nats in (2.0, 10.0):  # the target is half of it by now
+        held = objectives.capacity(7.0, nats, 10)
+        np.testing.assert_allclose(held(kl, step), 7 * abs(2.7 - nats / 2), rtol=1e-6)
+        sign = np.sign(2.7 - nats / 2)
+        np.testing.assert_array_equal(jax.grad(held)(kl, step), [7 * sign] * 3)
+
+
+def test_free_bits_are_of_the_batchs_mean(variables):
+    """One image may use a unit that another does not; the maximum is taken after averaging."""
+    features = MODEL.encode(variables, X)
+    kl = np.asarray(MODEL.reparameterize(variables, KEY, features, True).kl)
+    nats = float(kl.mean(0).max() + kl.mean(0).min()) / 2  # one unit above it, one below
+    loss = objectives.negative_elbo(MODEL, price=objectives.free_bits(lambda step: 1.0, nats))
+    found, metrics = evaluate(loss, variables, Batch(X))
+    expected = metrics["reconstruction"] + np.maximum(kl.mean(0), nats).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics["kl"], kl.mean(0).sum(), rtol=1e-6)
+
+
+# --- importance weighting, corruption -----------------------------------------------------------
+
+PATH_MODEL = small_model(lambda dim: latents.gaussian(dim, path_gradient=True))
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_importance_weighted_bound_is_the_logsumexp(variables, double):
+    loss = objectives.importance_weighted(PATH_MODEL, 6, doubly_reparameterized=double)
+    found, metrics = evaluate(loss, variables, Batch(X))
+    log_w = np.float64(elbo_samples(MODEL, variables, KEY, Batch(X), 6, train=True).log_w)
+    bound = special.logsumexp(log_w, axis=0) - math.log(6)
+    np.testing.assert_allclose(found, -bound.mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["elbo"], log_w.mean(), rtol=1e-6)
+
+
+def test_doubly_reparameterized_gradient_is_unbiased_and_quieter(variables, assert_mean):
+    """The same expectation as the plain gradient; for the encoder with a smaller variance."""
+    k, n = 16, 4000
+    plain = gradients(objectives.importance_weighted(MODEL, k), variables, n, 0)
+    double = objectives.importance_weighted(PATH_MODEL, k, doubly_reparameterized=True)
+    double = gradients(double, variables, n, 0)
+    assert_mean(plain - double, rounding=1e-5 * np.abs(plain).max())
+    sizes = [leaf.size for leaf in jax.tree.leaves(variables)]
+    halves = jax.tree.leaves(jax.tree_util.tree_map_with_path(lambda p, _: p[1].key, variables))
+    encoder = np.repeat(np.array(halves) == "encoder", sizes)
+    assert double[:, encoder].var(0).sum() < 0.9 * plain[:, encoder].var(0).sum()
+    np.testing.assert_allclose(  # the decoder's is the same, draw by draw
+        double[:, ~encoder], plain[:, ~encoder], rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("make", [objectives.negative_elbo, objectives.reconstruction])
+def test_a_corrupted_image_is_encoded_and_the_clean_one_scored(make):
+    family = latents.gaussian if make is objectives.negative_elbo else latents.point
+    model = small_model(family)
+    weights = jax.jit(model.init)(jax.random.key(1), X)
+    seen = []
+
+    def corrupt(key, x):
+        seen.append(key)
+        return x + jax.random.normal(key, x.shape)
+
+    loss, _ = make(model, corrupt=corrupt)(weights, KEY, Batch(X), STEP)
+    key, noise = jax.random.split(KEY)
+    assert (jax.random.key_data(seen[0]) == jax.random.key_data(noise)).all()
+    inputs = X + jax.random.normal(noise, X.shape)
+    terms = elbo_samples(model, weights, key, Batch(X), 1, inputs=inputs, train=True)
+    expected = -terms.log_px.mean() + terms.kl.sum(-1).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)

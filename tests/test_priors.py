@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from scipy import special, stats
 
 from flaxvae.core import Batch, Model, elbo_samples
@@ -101,7 +102,7 @@ def test_log_prob_is_that_of_scipy(name):
             for weight, mean, covariance in zip(*gaussians(name, params, dim))
         ]
     )
-    actual = prior.log_prob(params, encoder(dim)[0], z)
+    actual = jax.jit(lambda z: prior.log_prob(params, encoder(dim)[0], z))(z)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -141,19 +142,20 @@ def test_temperature_zero_and_keys(name, assert_mean):
     assert (draw(jax.random.key(2), 8, 1.0) != first).all()
 
 
+@jax.jit
+@functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+def component_gradients(components, z):
+    log_prob = priors.component_log_prob(components, z)
+    return jax.nn.logsumexp(log_prob, axis=-1).sum(), log_prob
+
+
 @pytest.mark.parametrize("log_var", [0.0, -4.0, -8.0, -12.0])
 def test_narrow_components_keep_their_digits(log_var):
     """Value and gradients in float32, in 40 dimensions, against numpy in float64."""
     k, dim = 20, 40
     components = Normal(2 * normal(0, k, dim), log_var + 0.3 * normal(1, k, dim))
     z = jnp.concatenate([components.sample(key) for key in jax.random.split(jax.random.key(2), 3)])
-
-    def total(components, z):
-        log_prob = priors.component_log_prob(components, z)
-        return jax.nn.logsumexp(log_prob, axis=-1).sum(), log_prob
-
-    grad = jax.jit(jax.grad(total, (0, 1), has_aux=True))
-    (by_component, by_z), actual = grad(components, z)
+    (by_component, by_z), actual = component_gradients(components, z)
 
     mean, log_var, points = (np.float64(v) for v in (components.mean, components.log_var, z))
     precision = np.exp(-log_var)[None]
@@ -179,7 +181,7 @@ def test_narrow_components_keep_their_digits(log_var):
 def test_priors_start_with_components_that_differ():
     raw = np.asarray(priors.vamp(SHAPE, 6).init(jax.random.key(0))["raw"])
     inputs = special.expit(raw).reshape(6, -1)
-    assert 0 < inputs.min() and inputs.max() < 0.3
+    assert inputs.min() > 0 and inputs.max() < 0.3
     means = np.asarray(priors.mixture(3, 6).init(jax.random.key(0))["mean"])
     for points in (inputs, means):
         distances = np.abs(points[:, None] - points[None]).max(-1)
@@ -191,7 +193,7 @@ def test_gradients_reach_every_parameter(name):
     """All gradients agree with central differences, and none is zero."""
     prior, params = cases(2)[name]
     z, (q, _) = normal(7, 6, 2), encoder(2)
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    flat, unravel = ravel_pytree(params)
     value = jax.jit(lambda flat: prior.log_prob(unravel(flat), q, z).sum())
     gradient = jax.grad(value)(flat)
     steps = 1e-2 * jnp.eye(flat.size)
@@ -236,7 +238,7 @@ X = jax.random.uniform(jax.random.key(80), (3, *SHAPE), minval=0.05, maxval=0.95
 def with_prior(model: Model, prior, params=None):
     """The model and its variables, with these parameters of the prior in place of its own."""
     model = priors.learned(model, prior)
-    variables = model.init(jax.random.key(0), X)
+    variables = jax.jit(model.init)(jax.random.key(0), X)
     if params is not None:
         variables["params"]["prior"] = params
     return model, variables
@@ -260,15 +262,19 @@ def test_a_pseudo_input_equal_to_x_costs_nothing():
     params = {"raw": special.logit(X[:1])}
     model, variables = with_prior(gaussian_model(), priors.vamp(SHAPE, 1), params)
     features = model.encode(variables, X[:1])
+    reparameterize = jax.jit(model.reparameterize, static_argnums=3)
     for seed in range(3):
-        latent = model.reparameterize(variables, jax.random.key(seed), features, True)
+        latent = reparameterize(variables, jax.random.key(seed), features, True)
         np.testing.assert_allclose(latent.log_ratio, 0, atol=1e-5)
     z = model.prior_sample(variables, jax.random.key(0), 4, temperature=0.0)
     np.testing.assert_allclose(z, np.tile(features["mean"], (4, 1)), atol=1e-6)
 
 
-@pytest.mark.parametrize("base", [gaussian_model(), stretched_model()], ids=["gaussian", "other"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [(name, gaussian_model()) for name in NAMES] + [("mixture", stretched_model())],
+    ids=[*NAMES, "other posterior"],
+)
 def test_expected_ratio_is_one(name, base, assert_mean):
     """E_q[p(z) / q(z|x)] = 1: both densities are normalised, and z is drawn from q."""
     model, variables = with_prior(base, *cases(2)[name])
@@ -277,7 +283,7 @@ def test_expected_ratio_is_one(name, base, assert_mean):
     draw = jax.vmap(lambda key: model.reparameterize(variables, key, features, False).log_ratio)
     log_ratio = np.float64(jax.jit(draw)(keys))
     assert log_ratio.std() > 0.05
-    assert_mean(np.exp(log_ratio))
+    assert_mean(np.exp(log_ratio), 1.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -290,7 +296,7 @@ def test_only_pseudo_inputs_carry_gradients_to_the_encoder(name):
         latent = model.reparameterize({"params": params}, jax.random.key(1), features, True)
         return latent.log_ratio.sum()
 
-    gradients = jax.grad(log_ratio)(variables["params"])
+    gradients = jax.jit(jax.grad(log_ratio))(variables["params"])
     for gradient in jax.tree.leaves(gradients["encoder"]):
         assert np.any(gradient) == (name == "vamp")
     for gradient in jax.tree.leaves(gradients["prior"]):
@@ -312,7 +318,7 @@ def test_pseudo_inputs_are_encoded_once_for_all_draws():
 def test_learned_prior_comes_nearer_to_the_aggregate_posterior():
     """Maximum likelihood on draws of q(z|x) lowers the cross-entropy towards its entropy."""
     q, _ = encoder(2)
-    data = jnp.where(normal(8, 2000, 1, 1, 1) > 0, 0.9, 0.1) + 0.02 * normal(9, 2000, *SHAPE)
+    data = jnp.where(normal(8, 500, 1, 1, 1) > 0, 0.9, 0.1) + 0.02 * normal(9, 500, *SHAPE)
     z = q(data).sample(jax.random.key(1))
     prior = priors.mixture(2, 2)
 
@@ -322,13 +328,13 @@ def test_learned_prior_comes_nearer_to_the_aggregate_posterior():
             loss, gradient = jax.value_and_grad(lambda p: -prior.log_prob(p, q, z).mean())(params)
             return jax.tree.map(lambda p, g: p - 0.2 * g, params, gradient), loss
 
-        return jax.lax.scan(step, params, None, length=300)[1]
+        return jax.lax.scan(step, params, None, length=200)[1]
 
     losses = fit(prior.init(jax.random.key(0)))
     mean, log_var = encoder(2)[1](data)
     points = np.float64(z)[:, None]
     log_q = stats.norm.logpdf(points, mean[None], np.exp(log_var / 2)[None]).sum(-1)
-    entropy = -(special.logsumexp(log_q, -1) - np.log(2000)).mean()
+    entropy = -(special.logsumexp(log_q, -1) - np.log(500)).mean()
     standard = -stats.norm.logpdf(np.float64(z)).sum(-1).mean()
     assert losses[-1] < losses[0]
     assert losses[-1] < standard - 0.5

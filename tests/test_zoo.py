@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import inspect
+import itertools
 import math
 
 import chex
@@ -10,28 +12,66 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from flaxvae import zoo
+from flaxvae.core import Batch, elbo_samples
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import UsageError
 from flaxvae.settings import TrainSettings
+from flaxvae.training import loop
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
+from flaxvae.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SHAPE, D, B, N = (8, 8, 1), 3, 16, 200
 PER_EPOCH = N // B  # 12 steps, and 8 images left over
+SPEC = zoo.DataSpec("noise", SHAPE, classes=10, binary=True, levels=2, examples=N)
 
-CASES = {
-    f"{name}-{net}": (name, {"net": net, "latent_dim": D, "widths": (16,)})
-    for name in zoo.RECIPES
-    for net in ("mlp", "conv")
+SMALL = {
+    "ladder_vae": {"latent_dims": (3, 2), "level_widths": (8, 6)},
+    "gumbel_vae": {"variables": 3, "categories": 4, "temperature_rate": 0.01},
+    "vq_vae": {"codes": 8, "code_dim": 2, "prior_width": 8, "prior_layers": 1},
+    "iwae": {"latent_dim": D, "k": 3},
+    "flow_vae": {"latent_dim": D, "flow_steps": 2, "flow_width": 8},
+    "flow_prior_vae": {"latent_dim": D, "flow_steps": 2, "flow_width": 8},
+    "vamp_vae": {"latent_dim": D, "pseudo_inputs": 4},
+    "mog_vae": {"latent_dim": D, "prior_components": 4},
 }
-for likelihood in ("gaussian", "gaussian_shared", "gaussian_pixel"):
-    name, arguments = CASES["vae-mlp"]
-    CASES[f"vae-{likelihood}"] = name, arguments | {"likelihood": likelihood}
-CASES["vae-monte_carlo"] = "vae", CASES["vae-mlp"][1] | {"kl": "monte_carlo", "samples": 2}
+MLP = {"net": "mlp", "widths": (16,)}
+CASES = {f"{name}-mlp": (name, MLP | SMALL.get(name, {"latent_dim": D})) for name in zoo.RECIPES}
+
+
+def _more(case: str, **choices) -> None:
+    """The case ``case`` with other choices, under the name of the last."""
+    name, arguments = CASES[case]
+    CASES[f"{name}-{list(choices.values())[-1]}"] = name, arguments | choices
+
+
+for net in ("conv", "resnet"):
+    for name in ("vae", "cvae", "vq_vae"):
+        _more(f"{name}-mlp", channels=(4, 6), net=net)
+for likelihood in (
+    "continuous_bernoulli",
+    "gaussian",
+    "gaussian_shared",
+    "gaussian_pixel",
+    "discretized_logistic",
+    "logistic_mixture",
+):
+    _more("vae-mlp", likelihood=likelihood)
+_more("vae-mlp", samples=2, kl="monte_carlo")
+_more("vae-mlp", anneal="cyclical")
+_more("vae-mlp", free_bits_per="dimension", free_bits=0.5)
+_more("beta_vae-mlp", capacity_steps=10, capacity=2.0)
+_more("iwae-mlp", gradient="doubly_reparameterized")
+_more("flow_vae-mlp", flow="coupling")
+_more("flow_vae-mlp", flow="planar")
+_more("gumbel_vae-mlp", straight_through=True)
+_more("vq_vae-mlp", codebook="gradient")
+_more("denoising_vae-mlp", noise="gaussian")
 
 # Training compiles for seconds: every recipe once, and the convolutions once.
 every_case = pytest.mark.parametrize("case", CASES)
@@ -41,15 +81,15 @@ every_recipe = pytest.mark.parametrize("case", [*(f"{n}-mlp" for n in zoo.RECIPE
 @functools.cache
 def recipe(case: str) -> zoo.Recipe:
     name, arguments = CASES[case]
-    return zoo.recipe(name)(zoo.DataSpec("noise", SHAPE, binary=True), **arguments)
+    return zoo.build(name, SPEC, **arguments)
 
 
 @functools.cache
 def data() -> Data:
-    x = np.random.default_rng(0).integers(0, 256, (N, *SHAPE), np.uint8)
-    split = Split(x, None, 255.0)
-    spec = zoo.DataSpec("noise", SHAPE, binary=True)
-    return Data(spec, split, None, split, 255.0, "dynamic", "nowhere", "")
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (N, *SHAPE), np.uint8)
+    split = Split(x, rng.integers(0, 10, N, np.int32), 255.0)
+    return Data(SPEC, split, None, split, 255.0, "dynamic", "nowhere", "")
 
 
 @functools.cache
@@ -60,18 +100,32 @@ def trainer(case: str, devices: int, seed: int = 0) -> steps.Trainer:
 
 @functools.cache
 def variables(case: str):
-    """Weights by NumPy, which compiles nothing, of the shapes that ``init`` gives."""
-    example = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
-    shapes = jax.eval_shape(recipe(case).model.init, jax.random.key(0), example)
+    """Weights by NumPy, which compiles nothing, of the shapes that ``init`` gives.
+
+    State that is not a weight (a codebook, a temperature) is as ``init`` made it.
+    """
+    example, label = jnp.zeros((2, *SHAPE)), jnp.zeros(2, jnp.int32)
+    made = jax.jit(recipe(case).model.init)
+    if len(jax.eval_shape(made, jax.random.key(0), example, label)) > 1:
+        found = jax.device_get(made(jax.random.key(0), example, label))
+    else:
+        found = jax.eval_shape(made, jax.random.key(0), example, label)
     rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: (
-            np.float32(rng.normal(size=leaf.shape, scale=leaf.shape[0] ** -0.5))
-            if leaf.shape
-            else np.float32(rng.normal())
-        ),
-        shapes,
-    )
+    return found | {
+        "params": jax.tree.map(
+            lambda leaf: (
+                np.float32(rng.normal(size=leaf.shape, scale=leaf.shape[0] ** -0.5))
+                if leaf.shape
+                else np.float32(rng.normal())
+            ),
+            found["params"],
+        )
+    }
+
+
+def batch_of(case: str) -> Batch:
+    y = jnp.asarray(data().train.y[:B]) if recipe(case).classes else None
+    return Batch(examples(), y)
 
 
 def examples() -> jax.Array:
@@ -93,64 +147,84 @@ def advance(made: steps.Trainer, state: steps.TrainState, count: int) -> steps.T
 
 @every_case
 def test_shapes_and_dtypes(case):
-    model, x, key = recipe(case).model, jnp.zeros((5, *SHAPE)), jax.random.key(0)
+    model, key = recipe(case).model, jax.random.key(0)
+    x, y = jnp.zeros((5, *SHAPE)), jnp.arange(5)
 
     def run():
-        variables = model.init(key, x[:1])
-        latent = model.reparameterize(variables, key, model.encode(variables, x), False)
-        p = model.decode(variables, latent.z)
-        prior = model.decode(variables, model.prior_sample(variables, key, 7))
+        variables = model.init(key, x[:2], y[:2])
+        latent = model.reparameterize(variables, key, model.encode(variables, x, y), False)
+        p = model.decode(variables, latent.z, y)
         values = {
             "rows": (p.log_prob(x), latent.log_ratio, latent.penalty),
             "latents": (latent.code, latent.z),
             "images": (p.mean, p.sample(key)),
-            "drawn": prior.mean,
         }
+        assert latent.updates == {}  # not training
         return variables, latent.kl, values
 
     variables, kl, values = jax.eval_shape(run)
     assert "params" in variables
     assert kl.shape[0] == 5 and kl.ndim == 2
+    size = values["latents"][0].shape[1]
     chex.assert_shape(values["rows"], (5,))
-    chex.assert_shape(values["latents"], (5, D))
+    chex.assert_shape(values["latents"], (5, size))
     chex.assert_shape(values["images"], (5, *SHAPE))
-    assert values["drawn"].shape == (7, *SHAPE)
     dtypes = {leaf.dtype for leaf in jax.tree.leaves((variables, kl, values))}
     assert dtypes == {jnp.dtype("float32")}
+    if recipe(case).codes is None or recipe(case).codes.prior is None:
+        prior = jax.eval_shape(lambda v: model.prior_sample(v, key, 7, None, 0.5), variables)
+        chex.assert_shape(prior, (7, size))
 
 
 @every_case
 def test_a_key_decides_the_draws(case):
-    model, x, weights = recipe(case).model, examples(), variables(case)
+    model, batch, weights = recipe(case).model, batch_of(case), variables(case)
+    fitted = recipe(case).codes is None or recipe(case).codes.prior is None
 
     @jax.jit
     def run(key, other):
-        features = model.encode(weights, x)
+        features = model.encode(weights, batch.x, batch.y)
         latents = [model.reparameterize(weights, k, features, False) for k in (key, other, None)]
-        priors = [model.prior_sample(weights, k, B) for k in (key, other)]
+        priors = [model.prior_sample(weights, k, 32) for k in (key, other) if fitted]
         return [latent.z for latent in latents], priors, latents[0].code
 
     one, two = jax.random.key(1), jax.random.key(2)
-    (z, other, at_mean), (prior, other_prior), code = run(one, two)
-    (again, same, _), (prior_again, _), _ = run(one, one)
-    chex.assert_trees_all_equal((z, prior), (again, prior_again), (same, prior))
+    (z, other, at_mean), prior, code = run(one, two)
+    (again, same, _), prior_again, _ = run(one, one)
+    chex.assert_trees_all_equal((z, prior[:1]), (again, prior_again[:1]), (same, prior_again[1:]))
     np.testing.assert_array_equal(at_mean, code)
-    assert (np.asarray(prior) != np.asarray(other_prior)).all()
-    if recipe(case).has_bound:
-        assert (np.asarray(z) != np.asarray(other)).all()
-        assert (np.asarray(z) != np.asarray(code)).all()
-    else:
+    if fitted:
+        assert (np.asarray(prior[0]) != np.asarray(prior[1])).any()
+    if recipe(case).has_bound and fitted:
+        assert (np.asarray(z) != np.asarray(other)).any(1).mean() > 0.5
+        assert (np.asarray(z) != np.asarray(code)).any(1).mean() > 0.5
+    else:  # a point, or the nearest code
         np.testing.assert_array_equal(z, other)
 
 
 @every_case
 def test_gradients_reach_every_parameter(case):
     gradient = jax.jit(jax.grad(recipe(case).loss, has_aux=True))
-    batch = steps.Batch(examples())
-    grads, (metrics, updates) = gradient(variables(case), jax.random.key(1), batch, jnp.int32(0))
-    chex.assert_tree_all_finite((grads, metrics, updates))
+    # Late enough that no schedule is at zero.
+    late = jnp.int32(2_000)
+    grads, (metrics, updates) = gradient(variables(case), jax.random.key(1), batch_of(case), late)
+    chex.assert_tree_all_finite((grads["params"], metrics, updates))
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads["params"]):
-        assert np.abs(np.asarray(leaf)).max() > 1e-6, jax.tree_util.keystr(path)
+        assert np.abs(np.asarray(leaf)).max() > 1e-7, jax.tree_util.keystr(path)
+
+
+@every_case
+def test_losses_agree_with_their_metrics(case):
+    """-ELBO is reconstruction + KL, and what the evaluation finds without training's means."""
+    made, batch = recipe(case), batch_of(case)
+    loss, (metrics, updates) = jax.jit(made.loss)(
+        variables(case), jax.random.key(1), batch, jnp.int32(0)
+    )
+    assert loss == metrics["loss"]
+    assert updates.keys() == variables(case).keys() - {"params"}
+    if "elbo" in metrics:
+        total = metrics["reconstruction"] + metrics["kl"]
+        np.testing.assert_allclose(-metrics["elbo"], total, rtol=1e-5)
 
 
 @every_recipe
@@ -235,6 +309,91 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert (order != np.asarray(trainer("vae-mlp", 8, seed=1).order(1))).mean() > 0.9
 
 
+@every_recipe
+def test_saved_and_loaded_is_equal(case, tmp_path):
+    made = trainer(case, 8)
+    state = advance(made, made.init(), 3)
+    before = jax.device_get(state)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        after = loop.resume(made, checkpoints, lambda text: None)
+    chex.assert_trees_all_equal(before, jax.device_get(after))
+
+
+# --- against log p(x) ---------------------------------------------------------------------------
+
+SIGMA = 0.7
+LINEAR = {"net": "mlp", "widths": (), "likelihood": "gaussian", "sigma": SIGMA}
+FLAT = zoo.DataSpec("five numbers", (5,), classes=10, levels=256, examples=N)
+WITH_TRUTH = {
+    name: SMALL.get(name, {"latent_dim": D})
+    for name in zoo.RECIPES
+    if name not in ("ae", "denoising_ae", "flow_prior_vae", "ladder_vae", "vq_vae")
+}
+
+
+def truth(name: str, made: zoo.Recipe, params, x, y) -> np.ndarray:
+    """log p(x) [B] of a linear decoder with Gaussian noise, for every prior that allows it.
+
+    N(m, S) for z makes x Gaussian with mean W m + b and variance W S W^T + sigma^2; a mixture of
+    them makes a mixture. One-hot latents are a finite one.
+    """
+    out = params["decoder"]["out"]
+    w, b = np.float64(out["kernel"]), np.float64(out["bias"])
+    if made.classes is not None:  # z and the one-hot label enter one layer
+        w, b = w[:D], b + w[D + y]
+    means, variances, weights = np.zeros((1, len(w))), np.ones((1, len(w))), np.ones(1)
+    if made.codes is not None:
+        count, values = SMALL[name]["variables"], made.codes.size
+        means = np.array(
+            [
+                np.eye(values)[list(z)].ravel()
+                for z in itertools.product(range(values), repeat=count)
+            ]
+        )
+        variances, weights = np.zeros_like(means), np.full(len(means), 1 / len(means))
+    elif not made.standard_prior:
+        z = np.asarray(prior_grid(made, params))
+        means, variances, weights = z[0], z[1], z[2][:, 0]
+    logs = []
+    for m, s, weight in zip(means, variances, weights):
+        covariance = (w.T * s) @ w + SIGMA**2 * np.eye(5)
+        centred = x - (m @ w + b)
+        logs.append(np.log(weight) + stats.multivariate_normal(None, covariance).logpdf(centred))
+    return special.logsumexp(logs, axis=0)
+
+
+def prior_grid(made: zoo.Recipe, params) -> np.ndarray:
+    """Means, variances and weights [3, K, D] of a mixture prior's components."""
+    own = params["prior"]
+    if "logits" in own:
+        weights = special.softmax(np.float64(own["logits"]))
+        parts = np.float64(own["mean"]), np.exp(np.float64(own["log_var"]))
+    else:
+        inputs = special.expit(np.float64(jax.tree.leaves(own)[0]))
+        features = made.model.encode({"params": params}, jnp.float32(inputs), None)
+        parts = np.float64(features["mean"]), np.exp(np.float64(features["log_var"]))
+        weights = np.full(len(parts[0]), 1 / len(parts[0]))
+    return np.stack([*parts, np.broadcast_to(weights[:, None], parts[0].shape)])
+
+
+@pytest.mark.parametrize("name", WITH_TRUTH)
+def test_weights_average_to_the_likelihood(name, assert_mean):
+    """E[p(x, z) / q(z|x)] = p(x) whatever q is, and the ELBO lies below; nothing is relaxed."""
+    made = zoo.build(name, FLAT, **LINEAR, **WITH_TRUTH[name])
+    rng, shape = np.random.default_rng(0), (4, 5)
+    x, y = jnp.float32(rng.normal(size=shape)), jnp.arange(4) if made.classes else None
+    fresh = jax.jit(made.model.init)(jax.random.key(0), x, y)
+    weights = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype("f4"), fresh)
+    draws = jax.jit(elbo_samples, static_argnums=(0, 4))
+    terms = draws(made.model, weights, jax.random.key(1), Batch(x, y), 4000)
+    exact = truth(name, made, weights["params"], np.float64(x), y)
+    assert_mean(np.exp(np.float64(terms.log_w) - exact), 1.0)
+    assert_mean(terms.log_px - terms.kl.sum(-1) - terms.log_w, rounding=1e-4)
+    assert (np.asarray(terms.log_w).mean(0) < exact).all()
+
+
 @pytest.mark.parametrize("name", zoo.RECIPES)
 @pytest.mark.parametrize(
     "arguments",
@@ -250,27 +409,77 @@ def test_order_is_a_function_of_seed_and_epoch():
         {"sigma": math.inf},
         {"sigma": math.nan},
         {"widths": (16, 0), "net": "mlp"},
-        {"net": "resnet"},
+        {"net": "transformer"},
+        {"channels": (8, 0), "net": "resnet"},
         {"activation": "sigmoid", "net": "mlp"},
         {"likelihood": "poisson"},
         {"kl": "closed"},
+        {"kl": "monte_carlo", "free_bits": 1.0},
+        {"free_bits": -1.0},
+        {"anneal": "cosine"},
+        {"anneal_steps": 0},
+        {"cycles": 0},
+        {"capacity": -1.0},
+        {"k": 0},
+        {"gradient": "reinforce"},
+        {"level": -0.1},
+        {"level": 1.5, "noise": "mask"},
+        {"noise": "blur"},
+        {"temperature": 0.0},
+        {"min_temperature": 0.0},
+        {"categories": 1},
+        {"variables": 0},
+        {"codes": 1},
+        {"decay": 1.0},
+        {"commitment": -1.0},
+        {"codebook": "frozen"},
+        {"flow": "residual"},
+        {"flow_steps": 0},
+        {"pseudo_inputs": 0},
+        {"prior_components": 0},
+        {"latent_dims": ()},
+        {"latent_dims": (4, 0)},
+        {"level_widths": (4,)},
+        {"alpha": -0.5, "gamma": 1.0},
+        {"mmd_weight": -1.0},
     ],
     ids=str,
 )
 def test_arguments_out_of_range(name, arguments):
-    accepted = zoo.recipe(name).__kwdefaults__
-    if not arguments.keys() <= accepted.keys():
+    if not arguments.keys() <= zoo.arguments(name).keys():
         pytest.skip(f"{name} does not take it")
     wrong = next(iter(arguments))
     with pytest.raises(UsageError, match=f"^--{wrong.replace('_', '-')} .*: expected ") as error:
-        zoo.recipe(name)(zoo.DataSpec("noise", SHAPE), **arguments)
+        zoo.build(name, SPEC, **arguments)
     assert "\n" not in str(error.value)
 
 
+def test_what_data_cannot_have():
+    with pytest.raises(UsageError, match="without labels: expected labels"):
+        zoo.cvae(SPEC._replace(classes=None))
+    for likelihood in ("discretized_logistic", "logistic_mixture"):
+        with pytest.raises(UsageError, match="expected images stored as integers"):
+            zoo.build("vae", SPEC._replace(levels=None), likelihood=likelihood)
+
+
+@pytest.mark.parametrize("net", ["conv", "resnet"])
 @pytest.mark.parametrize("name", zoo.RECIPES)
-def test_conv_needs_images(name):
+def test_convolutions_need_images(name, net):
     with pytest.raises(UsageError, match="use --net mlp"):
-        zoo.recipe(name)(zoo.DataSpec("table", (5,)), net="conv")
+        zoo.build(name, SPEC._replace(shape=(5,)), net=net)
+
+
+def test_state_that_would_be_lost_is_refused():
+    """A loss that forgets the codebook would train on, with a codebook that never changes."""
+    made = recipe("vq_vae-mlp")
+
+    def forgetful(*inputs):
+        loss, (metrics, _) = made.loss(*inputs)
+        return loss, (metrics, {})
+
+    broken = made._replace(loss=forgetful)
+    with pytest.raises(ValueError, match="no updates of codebook"):
+        steps.trainer(broken, data(), TrainSettings(batch_size=B), meshes.make(1), 1).init()
 
 
 def test_unknown_recipes_are_named_with_the_nearest():
@@ -283,22 +492,24 @@ def test_unknown_recipes_are_named_with_the_nearest():
 
 
 def test_what_a_recipe_says_of_its_numbers():
-    """Probabilities only of binary data under Bernoulli; a bound wherever there is a posterior."""
-    for name, make in zoo.RECIPES.items():
+    """Probabilities only of discrete data; a bound wherever there is a posterior."""
+    for name in zoo.RECIPES:
         for binary in (True, False):
-            spec = zoo.DataSpec("noise", SHAPE, binary=binary)
-            made = make(spec)
-            assert made.has_bound == (name != "ae")
+            spec = SPEC._replace(binary=binary, levels=2 if binary else 256)
+            made = zoo.build(name, spec)
+            assert made.has_bound == (name not in ("ae", "denoising_ae"))
             assert made.probabilities == (binary and made.has_bound)
-            assert not make(spec, likelihood="gaussian").probabilities
+            assert not zoo.build(name, spec, likelihood="gaussian").probabilities
+            levels = zoo.build(name, spec, likelihood="discretized_logistic")
+            assert levels.probabilities == made.has_bound
 
 
 def test_vae_is_beta_vae_with_beta_one():
     """And beta is 4 unless told."""
     arguments = CASES["beta_vae-mlp"][1]
-    spec = zoo.DataSpec("noise", SHAPE)
-    made = [recipe("vae-mlp"), zoo.beta_vae(spec, beta=1.0, **arguments), recipe("beta_vae-mlp")]
-    batch, weights = steps.Batch(examples()), variables("vae-mlp")
+    made = [zoo.build("vae", SPEC, **arguments)]
+    made += [zoo.build("beta_vae", SPEC, **arguments, **more) for more in ({"beta": 1.0}, {})]
+    batch, weights = Batch(examples()), variables("vae-mlp")
 
     @jax.jit
     def losses(key):
@@ -310,9 +521,45 @@ def test_vae_is_beta_vae_with_beta_one():
     np.testing.assert_allclose(four, metrics["reconstruction"] + 4 * metrics["kl"], rtol=1e-6)
 
 
+def test_one_draw_of_an_iwae_is_a_vae():
+    """With the KL by Monte Carlo, and the same gradient, doubly reparameterized or not (k = 1)."""
+    arguments = MLP | {"latent_dim": D}
+    made = [
+        zoo.build("vae", SPEC, kl="monte_carlo", **arguments),
+        zoo.build("iwae", SPEC, k=1, **arguments),
+    ]
+    batch, weights = Batch(examples()), variables("vae-mlp")
+
+    @jax.jit
+    def gradients(key):
+        return [jax.value_and_grad(m.loss, has_aux=True)(weights, key, batch, 0) for m in made]
+
+    ((plain, _), first), ((one, _), second) = gradients(jax.random.key(0))
+    np.testing.assert_allclose(plain, one, rtol=1e-6)
+    chex.assert_trees_all_close(first, second, rtol=1e-4, atol=1e-6)
+
+
 def test_arguments_have_help():
     """The command line takes its help from docstrings: every argument is in its recipe's."""
-    for make in zoo.RECIPES.values():
+    for name, make in zoo.RECIPES.items():
         documented = (make.__doc__ or "").partition("Args:")[2]
-        for name in make.__kwdefaults__:
-            assert f"\n        {name}: " in documented, (make.__name__, name)
+        for argument in zoo.own(name):
+            assert f"\n        {argument}: " in documented, (name, argument)
+
+
+def test_flat_arguments_reach_their_records():
+    given = {"net": "mlp", "widths": (7,), "beta": 2.0, "latent_dim": 5}
+    seen = {}
+
+    def spy(data, body, bound, *, latent_dim):
+        seen.update(body=body, bound=bound, latent_dim=latent_dim)
+
+    spy.__signature__ = inspect.signature(zoo.vae)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(zoo.RECIPES, "vae", spy)
+        zoo.build("vae", SPEC, **given)
+    assert (seen["body"].net, seen["body"].widths, seen["bound"].beta) == ("mlp", (7,), 2.0)
+    assert seen["latent_dim"] == 5
+    assert zoo.arguments("beta_vae")["beta"] == 4.0 and zoo.arguments("vae")["beta"] == 1.0
+    with pytest.raises(UsageError, match="vae does not take temperature"):
+        zoo.build("vae", SPEC, temperature=1.0)

@@ -313,7 +313,11 @@ def _declare(command: Callable[..., Any], groups: dict[str, Any]) -> None:
 def _flags(command: Callable[..., Any]) -> Iterable[str]:
     for name, kind in get_type_hints(command, localns=vars()).items():
         if dataclasses.is_dataclass(kind):
-            yield from ("--" + f.name.replace("_", "-") for f in dataclasses.fields(kind))
+            for field in dataclasses.fields(kind):
+                flag = field.name.replace("_", "-")
+                yield f"--{flag}"
+                if isinstance(field.default, bool):
+                    yield f"--no-{flag}"
         elif name != "return":
             yield "--" + name.replace("_", "-")
 

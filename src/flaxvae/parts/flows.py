@@ -299,7 +299,7 @@ def posterior(model: Model, flow: Flow) -> Model:
         context = features["context"] if flow.context else None
         z, log_det = flow.forward(own, base.z, context)
         p = standard_normal(z.shape)
-        log_ratio = base.log_ratio + log_det + p.log_prob(z) - p.log_prob(base.z)
+        log_ratio = base.log_ratio + (log_det + (p.log_prob(z) - p.log_prob(base.z)))
         code = z if key is None else flow.forward(own, base.code, context)[0]
         return base._replace(z=z, code=code, kl=-log_ratio[:, None], log_ratio=log_ratio)
 

@@ -1,16 +1,16 @@
 """Likelihoods p(x|z): what a decoder's raw values mean.
 
-| likelihood           | values for C channels        | log p(x|z) of one point of space          |
-|----------------------|------------------------------|-------------------------------------------|
-| bernoulli            | C: logits                    | sum_c x log p + (1 - x) log (1 - p)       |
-| continuous_bernoulli | C: logits                    | the same + log C(p): a density on [0, 1]  |
-| gaussian             | C: means                     | sum_c log N(x; mean, sigma^2), sigma fixed |
-| gaussian_shared      | C: means                     | the same, one sigma for all, learned      |
-| gaussian_pixel       | 2C: means, variances         | the same, a sigma for each value of x     |
-| discretized_logistic | 2C: means, log-scales        | sum_c log of a logistic's mass in a bin   |
-| logistic_mixture     | K (1 + 2C + C (C - 1) / 2):  | logsumexp_k log softmax(logits)_k + the   |
-|                      | logits, means, log-scales,   | same, the means of later channels linear  |
-|                      | coefficients, each times K   | in earlier channels                       |
+| likelihood           | values for C channels       | log p(x|z) of one point of space           |
+|----------------------|-----------------------------|--------------------------------------------|
+| bernoulli            | C: logits                   | sum_c x log p + (1 - x) log (1 - p)        |
+| continuous_bernoulli | C: logits                   | the same + log C(p): a density on [0, 1]   |
+| gaussian             | C: means                    | sum_c log N(x; mean, sigma^2), sigma fixed |
+| gaussian_shared      | C: means                    | the same, one sigma for all, learned       |
+| gaussian_pixel       | 2C: means, variances        | the same, a sigma for each value of x      |
+| discretized_logistic | 2C: means, log-scales       | sum_c log of a logistic's mass in a bin    |
+| logistic_mixture     | K (1 + 2C + C (C - 1) / 2): | logsumexp_k (log softmax(logits)_k + the   |
+|                      | logits, means, log-scales,  | same), later channels' means linear in     |
+|                      | coefficients, K of each     | earlier channels                           |
 
 Constants are kept: every value is a log-density in nats, or a log-probability where x is binary
 or on levels. Learned variances follow Rybkin et al. 2021 (sigma-VAE) in being bounded from below,

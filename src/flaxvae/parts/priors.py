@@ -50,8 +50,8 @@ def component_log_prob(components: Normal, z: Array) -> Array:
     """
 
     # The expanded square, two products of matrices, cancels: with log_var = -8 and D = 40 it is
-    # wrong by 0.2 nats, and the gradient of log_var by more. The sum over a [B, K, D] array is
-    # exact but slow and large in reverse mode. One dimension at a time is exact and small.
+    # wrong by 0.2 nats in float32. Summing a [B, K, D] array is exact, but in reverse mode it keeps
+    # three of them. One dimension at a time is as exact, keeps [B, K], and is four times faster.
     @jax.checkpoint
     def add_dimension(total, dimension):
         z, mean, log_var = dimension  # [B], [K], [K]
@@ -106,10 +106,12 @@ def mixture(dim: int, components: int = 10) -> Prior:
         return jax.nn.log_softmax(params["logits"]), Normal(params["mean"], params["log_var"])
 
     def log_prob(params, q, z):
-        return _mixture_log_prob(*parts(params), z)
+        log_weights, gaussians = parts(params)
+        return _mixture_log_prob(log_weights, gaussians, z)
 
     def sample(params, q, key, n, temperature):
-        return _mixture_sample(*parts(params), key, n, temperature)
+        log_weights, gaussians = parts(params)
+        return _mixture_sample(log_weights, gaussians, key, n, temperature)
 
     return Prior(init, log_prob, sample)
 
@@ -128,20 +130,22 @@ def vamp(shape: tuple[int, ...], components: int = 500) -> Prior:
         A Prior with params ``raw`` [K, *shape]. Each call encodes the pseudo-inputs once. Sampling
         at temperature 0 gives means of q(z | u_k), k uniform.
     """
-    log_weights = -math.log(components)
 
     def init(key):
         # Around 0.05: much darker, and the sigmoid would hardly let a gradient through.
         return {"raw": -3 + 0.5 * jax.random.normal(key, (components, *shape))}
 
     def parts(params, q):
-        return jnp.full(components, log_weights), q(jax.nn.sigmoid(params["raw"]))
+        uniform = jnp.full(components, -math.log(components))
+        return uniform, q(jax.nn.sigmoid(params["raw"]))
 
     def log_prob(params, q, z):
-        return _mixture_log_prob(*parts(params, q), z)
+        log_weights, gaussians = parts(params, q)
+        return _mixture_log_prob(log_weights, gaussians, z)
 
     def sample(params, q, key, n, temperature):
-        return _mixture_sample(*parts(params, q), key, n, temperature)
+        log_weights, gaussians = parts(params, q)
+        return _mixture_sample(log_weights, gaussians, key, n, temperature)
 
     return Prior(init, log_prob, sample)
 
