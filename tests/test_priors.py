@@ -313,29 +313,3 @@ def test_pseudo_inputs_are_encoded_once_for_all_draws():
     assert "f32[13,7]" in program  # the hidden layer at the pseudo-inputs
     assert "f32[5,13,7]" not in program
     assert "f32[5,3,13]" in program  # the components' densities at all draws
-
-
-def test_learned_prior_comes_nearer_to_the_aggregate_posterior():
-    """Maximum likelihood on draws of q(z|x) lowers the cross-entropy towards its entropy."""
-    q, _ = encoder(2)
-    data = jnp.where(normal(8, 500, 1, 1, 1) > 0, 0.9, 0.1) + 0.02 * normal(9, 500, *SHAPE)
-    z = q(data).sample(jax.random.key(1))
-    prior = priors.mixture(2, 2)
-
-    @jax.jit
-    def fit(params):
-        def step(params, _):
-            loss, gradient = jax.value_and_grad(lambda p: -prior.log_prob(p, q, z).mean())(params)
-            return jax.tree.map(lambda p, g: p - 0.2 * g, params, gradient), loss
-
-        return jax.lax.scan(step, params, None, length=200)[1]
-
-    losses = fit(prior.init(jax.random.key(0)))
-    mean, log_var = encoder(2)[1](data)
-    points = np.float64(z)[:, None]
-    log_q = stats.norm.logpdf(points, mean[None], np.exp(log_var / 2)[None]).sum(-1)
-    entropy = -(special.logsumexp(log_q, -1) - np.log(500)).mean()
-    standard = -stats.norm.logpdf(np.float64(z)).sum(-1).mean()
-    assert losses[-1] < losses[0]
-    assert losses[-1] < standard - 0.5
-    assert losses[-1] == pytest.approx(entropy, abs=0.1)
