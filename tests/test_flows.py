@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, stats
 
 from flaxvae.core import Batch, Model, elbo
-from flaxvae.parts import assemble, flows, latents, likelihoods, networks
+from flaxvae.parts import assemble, flows, latents, likelihoods, made, networks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -141,7 +141,7 @@ def test_planar_stays_invertible():
 def test_made_depends_on_all_dimensions_before_and_on_no_other(reverse, hidden, context):
     dim = 6
     order = np.arange(1, dim + 1)[:: -1 if reverse else 1]
-    net = flows.made(dim, hidden, context, order)
+    net = made.made(dim, hidden, context, order)
     z, given = normal(0, 3, dim), normal(1, 3, context) if context else None
     params = away_from_init(net, 5)
     own = jacobian(lambda z: net.apply(params, z, given))(z)

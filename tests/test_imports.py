@@ -11,7 +11,17 @@ import flaxvae
 from flaxvae import zoo
 
 ROOT = Path(flaxvae.__file__).parent
-FLOORS = ["errors", "settings", "distributions", "core", "parts", "zoo", "data", "training"]
+FLOORS = [
+    "errors",
+    "settings",
+    "distributions",
+    "logistic",
+    "core",
+    "parts",
+    "zoo",
+    "data",
+    "training",
+]
 FLOORS += ["analysis", "report", "api", "commands", "cli"]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
@@ -119,7 +129,7 @@ def test_the_rules_catch_what_they_forbid():
     assert climbs("from . import latents", "parts/assemble.py") == []
     guarded = "if TYPE_CHECKING:\n    from flaxvae import cli\nelse:\n    from flaxvae import api"
     assert climbs(guarded, "core.py") == ["flaxvae.api"]
-    assert trespasses("import flax.linen as nn", "parts/latents.py") == ["flax"]
+    assert trespasses("import flax.linen as nn", "training/step.py") == ["flax"]
     assert trespasses("def f():\n    from orbax import checkpoint", "api.py") == ["orbax"]
     assert trespasses("import flax.linen as nn", "parts/networks.py") == []
     assert named_variants('if plan.model == "beta_vae": pass')

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import itertools
 import math
 
@@ -551,10 +550,10 @@ def test_flat_arguments_reach_their_records():
     given = {"net": "mlp", "widths": (7,), "beta": 2.0, "latent_dim": 5}
     seen = {}
 
+    @functools.wraps(zoo.vae)
     def spy(data, body, bound, *, latent_dim):
         seen.update(body=body, bound=bound, latent_dim=latent_dim)
 
-    spy.__signature__ = inspect.signature(zoo.vae)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(zoo.RECIPES, "vae", spy)
         zoo.build("vae", SPEC, **given)

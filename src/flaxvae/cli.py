@@ -171,7 +171,13 @@ def traverse(
     """
     from flaxvae import commands
 
-    options: dict[str, Any] = {"image": image, "label": label, "units": units, "steps": steps, "span": span}
+    options: dict[str, Any] = {
+        "image": image,
+        "label": label,
+        "units": units,
+        "steps": steps,
+        "span": span,
+    }
     print(commands.traverse(run, **options, out=out))
 
 

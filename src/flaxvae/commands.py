@@ -112,7 +112,13 @@ def traverse(
     if image is not None and not 0 <= image < len(test.x):
         raise UsageError(f"--image {image}: expected 0 to {len(test.x) - 1}, a test image")
     path = _target(out, loaded.folder.figures / "traversals.png", ".png")
-    options: dict[str, Any] = {"image": image, "label": label, "units": units, "steps": steps, "span": span}
+    options: dict[str, Any] = {
+        "image": image,
+        "label": label,
+        "units": units,
+        "steps": steps,
+        "span": span,
+    }
     evaluation = bounds.evaluate(loaded, test)
     return relative(figures.traversals(path, loaded, evaluation, test, **options))
 

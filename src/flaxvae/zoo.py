@@ -81,9 +81,10 @@ def _not_negative(**arguments: float) -> None:
 
 def _likelihood(data: DataSpec, body: Body):
     kinds, channels, name = parts.likelihoods, data.shape[-1], body.likelihood
+    levels = data.levels or 0
     if name in _ON_LEVELS:
         _check(
-            data.levels is not None,
+            levels > 0,
             f"--likelihood {name} on {data.name}",
             "images stored as integers; use gaussian or continuous_bernoulli for others",
         )
@@ -93,8 +94,8 @@ def _likelihood(data: DataSpec, body: Body):
         "gaussian": lambda: kinds.gaussian(channels, body.sigma),
         "gaussian_shared": lambda: kinds.gaussian_shared(channels),
         "gaussian_pixel": lambda: kinds.gaussian_pixel(channels),
-        "discretized_logistic": lambda: kinds.discretized_logistic(channels, data.levels),
-        "logistic_mixture": lambda: kinds.logistic_mixture(channels, data.levels, body.components),
+        "discretized_logistic": lambda: kinds.discretized_logistic(channels, levels),
+        "logistic_mixture": lambda: kinds.logistic_mixture(channels, levels, body.components),
     }[name]()
 
 
@@ -398,6 +399,11 @@ def flow_vae(
     _positive(latent_dim=latent_dim, flow_steps=flow_steps, flow_width=flow_width)
     _check(
         latent_dim >= 2 or flow != "coupling", f"--latent-dim {latent_dim}", "2 or more to couple"
+    )
+    _check(
+        flow_width >= latent_dim or flow != "iaf",
+        f"--flow-width {flow_width}",
+        f"at least --latent-dim {latent_dim}, for each dimension to be seen",
     )
     kinds, hidden = parts.flows, (flow_width, flow_width)
     steps = {

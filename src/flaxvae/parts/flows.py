@@ -27,15 +27,13 @@ import numpy as np
 
 from flaxvae.core import Model
 from flaxvae.distributions import standard_normal
-from flaxvae.parts.networks import Dense
+from flaxvae.parts.made import made, masked_mlp
 
 Array = jax.Array
 
 LOWEST = -0.99  # of w . u in a planar step, which stops being invertible at -1
 FORGET_BIAS = 2.0  # gates begin at sigmoid(2) = 0.88, as Kingma et al. 2016 advise
 LOG_SCALE = 2.0  # bound on the |log-scale| of one coupling step
-# A last layer a hundredth of the usual size begins a flow near the identity, with a gradient.
-SMALL = jax.nn.initializers.variance_scaling(1e-4 / 3, "fan_in", "uniform")
 
 
 class Flow(NamedTuple):
@@ -47,82 +45,6 @@ class Flow(NamedTuple):
     forward: Callable[[Any, Array, Array | None], tuple[Array, Array]]
     # (params, z', context) -> z, log |det dz/dz'|; None where there is no closed form
     inverse: Callable[[Any, Array, Array | None], tuple[Array, Array]] | None
-
-
-class Conditioner(NamedTuple):
-    """A network from z, and a context, to what one step of a flow does."""
-
-    init: Callable[[Array], Any]  # key -> params
-    apply: Callable[[Any, Array, Array | None], Array]  # (params, z [B, D], context) -> [B, F]
-
-
-def _masked(mask: np.ndarray) -> Callable[..., Array]:
-    def dot_general(x, kernel, dimensions, **options):
-        return jax.lax.dot_general(x, kernel * mask, dimensions, **options)
-
-    return dot_general
-
-
-def masked_mlp(masks: Sequence[np.ndarray], context: int) -> Conditioner:
-    """Dense layers with elu between them, whose kernels are multiplied by ``masks`` [in, out].
-
-    A context enters every layer, unmasked.
-    """
-
-    def layers():
-        for i, mask in enumerate(masks):
-            scale: dict[str, Any] = {"kernel_init": SMALL} if i == len(masks) - 1 else {}
-            yield f"z_{i}", mask.shape[0], Dense(mask.shape[1], dot_general=_masked(mask), **scale)
-            if context:
-                yield f"context_{i}", context, Dense(mask.shape[1], use_bias=False, **scale)
-
-    def init(key):
-        parts = [*layers()]
-        keys = jax.random.split(key, len(parts))
-        return {
-            name: layer.init(k, jnp.zeros((1, size)))["params"]
-            for k, (name, size, layer) in zip(keys, parts)
-        }
-
-    def apply(params, z, features=None):
-        layer = {name: part for name, _, part in layers()}
-        x = z
-        for i in range(len(masks)):
-            x = jax.nn.elu(x) if i else x
-            x = layer[f"z_{i}"].apply({"params": params[f"z_{i}"]}, x)
-            if context:
-                x = x + layer[f"context_{i}"].apply({"params": params[f"context_{i}"]}, features)
-        return x
-
-    return Conditioner(init, apply)
-
-
-def made(dim: int, hidden: tuple[int, ...], context: int, order: np.ndarray) -> Conditioner:
-    """Two values for each dimension, from the dimensions before it alone (Germain et al. 2015).
-
-    Unit k of a hidden layer has a degree and sees the inputs whose rank in ``order`` does not
-    exceed it; the outputs of rank r see degrees below r. Degrees go round in a cycle, so that
-    nothing which may depend is cut off.
-
-    Args:
-        dim: dimensions D.
-        hidden: widths, each at least ``dim``.
-        context: size of the context, which all outputs may depend on.
-        order: ranks 1 to D of the dimensions, [D].
-
-    Returns:
-        A Conditioner to [B, 2 D]: the first values of all dimensions, then the second.
-
-    Raises:
-        ValueError: a hidden layer is too narrow to hold every degree.
-    """
-    if any(width < dim for width in hidden):
-        raise ValueError(f"hidden widths {hidden}: expected at least dim = {dim} in each")
-    lowest = 0 if context or dim == 1 else 1  # units of degree 0 see the context only
-    degrees = [order, *(lowest + np.arange(width) % (dim - lowest) for width in hidden)]
-    masks = [before[:, None] <= after[None] for before, after in itertools.pairwise(degrees)]
-    masks.append(degrees[-1][:, None] < np.tile(order, 2)[None])
-    return masked_mlp([mask.astype(np.float32) for mask in masks], context)
 
 
 def _chain(flows: Sequence[Flow]) -> Flow:

@@ -58,7 +58,7 @@ def linear(value: float, steps: int) -> Schedule:
 
 
 def cyclical(value: float, steps: int, cycles: int) -> Schedule:
-    """``cycles`` times up linearly in steps / 2 and at rest for as long (Fu et al. 2019), then rest."""
+    """``cycles`` times: up in steps / 2, then rest for as long (Fu et al. 2019); then rest."""
 
     def schedule(step):
         rise = jnp.minimum(1.0, 2 * (step % steps) / steps)
