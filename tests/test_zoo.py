@@ -38,6 +38,7 @@ SMALL = {
     "flow_prior_vae": {"latent_dim": D, "flow_steps": 2, "flow_width": 8},
     "vamp_vae": {"latent_dim": D, "pseudo_inputs": 4},
     "mog_vae": {"latent_dim": D, "prior_components": 4},
+    "mmd_vae": {"latent_dim": D, "mmd_weight": 2.0},  # it multiplies rounding, too
 }
 MLP = {"net": "mlp", "widths": (16,)}
 CASES = {f"{name}-mlp": (name, MLP | SMALL.get(name, {"latent_dim": D})) for name in zoo.RECIPES}
@@ -179,6 +180,8 @@ def test_shapes_and_dtypes(case):
 def test_a_key_decides_the_draws(case):
     model, batch, weights = recipe(case).model, batch_of(case), variables(case)
     fitted = recipe(case).codes is None or recipe(case).codes.prior is None
+
+    weights = jax.tree.map(jnp.asarray, weights)
 
     @jax.jit
     def run(key, other):

@@ -591,7 +591,7 @@ def vq_vae(
     codebook: Codebook = "ema",
     commitment: float = 0.25,
     decay: float = 0.99,
-    prior_width: int = 128,
+    prior_width: int = 64,
     prior_layers: int = 4,
 ) -> Recipe:
     """VQ-VAE (van den Oord et al. 2017): a grid of codes from a learned codebook.
