@@ -22,6 +22,8 @@ FLAGS = {
     "sample": "n seed temperature out",
     "reconstruct": "images n out",
     "interpolate": "rows steps out",
+    "traverse": "image label units steps span out",
+    "fit-prior": "epochs batch-size learning-rate seed devices",
     "encode": "images out",
     "figures": "",
 }
@@ -88,8 +90,15 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("train --epoch 3", ["--epoch", "did you mean '--epochs'?"]),
         ("sample --temprature 1", ["did you mean '--temperature'?", "flaxvae sample --help"]),
         ("train --dataset mnits", ["did you mean 'mnist'?", "fashion_mnist"]),
-        ("train --model beta-vea", ["did you mean 'beta_vae'?", "models: ae, vae"]),
-        ("train --model vae --beta 2", ["--beta"]),
+        ("train --model beta-vea", ["did you mean 'beta_vae'?", "models: ae, denoising_ae, vae"]),
+        ("train --model vae --capacity 2", ["--capacity"]),
+        ("train --model iwae --k 0", ["--k 0", "1 or more"]),
+        ("train --model gumbel_vae --temperature 0", ["--temperature 0.0", "above 0"]),
+        ("train --model gumbel_vae --min-temperature 2", ["--min-temperature 2.0", "at most"]),
+        ("train --model tc_vae --beta -1", ["--beta -1.0", "0 or more"]),
+        ("train --model flow_vae --flow-width 8", ["--flow-width 8", "--latent-dim 20"]),
+        ("train --model ladder_vae --latent-dims 4 2 1", ["--level-widths 256 128", "3 numbers"]),
+        ("train --free-bits 1 --kl monte_carlo", ["--kl monte_carlo", "closed_form"]),
         ("train --epochs -1", ["--epochs -1", "0 or more"]),
         ("train --epochs abc", ["--epochs", "abc"]),
         ("train --epochs", ["--epochs"]),
@@ -130,6 +139,13 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("interpolate {run} --rows 0", ["--rows 0", "1 to 180"]),
         ("interpolate {run} --steps 1 --out new/i.png", ["1 steps", "2 or more"]),
         ("encode {run} --out z.png", ["z.png", ".npz"]),
+        ("sample {run} --label 3", ["--label 3", "no classes"]),
+        ("traverse {run} --label 3", ["--label 3", "no classes"]),
+        ("traverse {run} --image 360", ["--image 360", "0 to 359"]),
+        ("traverse {run} --steps 1 --out new/t.png", ["1 steps", "2 or more"]),
+        ("traverse {ae}", ["no prior"]),
+        ("fit-prior {run}", ["vae has no prior to fit", "vq_vae"]),
+        ("fit-prior {run} --epochs -1", ["--epochs -1", "0 or more"]),
     ],
 )
 def test_misuse(refused, line, words):
@@ -374,7 +390,7 @@ def test_encode(trained, capsys):
 
 def test_figures_draws_all_again(trained, capsys):
     names = ["reconstructions", "samples", "latent_scatter"]
-    names += ["interpolations", "manifold", "curves"]
+    names += ["interpolations", "traversals", "manifold", "curves"]
     for path in (trained / "figures").iterdir():
         path.unlink()
     code, out, err = run(f"figures {trained}", capsys)
@@ -400,12 +416,12 @@ def test_train_then_latest(capsys, tmp_path, no_figures):
 def test_unknown_argument_of_make_plan():
     with pytest.raises(UsageError, match=r"'learning_rat' .*did you mean 'learning_rate'\?"):
         flaxvae.make_plan(learning_rat=0.1)
-    with pytest.raises(UsageError, match="'beta'"):
-        flaxvae.make_plan("vae", beta=2.0)
+    with pytest.raises(UsageError, match="'capacity' for model 'vae'"):
+        flaxvae.make_plan("vae", capacity=2.0)
     assert flaxvae.make_plan("beta_vae", beta=2.0).arguments["beta"] == 2.0
 
 
 @pytest.mark.parametrize("name", ["net", "schedule", "binarization", "likelihood", "kl"])
 def test_make_plan_refuses_a_value_that_is_no_option(name):
-    with pytest.raises(UsageError, match=f"{name} 'nonsense': expected one of"):
+    with pytest.raises(UsageError, match=f"--{name} nonsense: expected one of"):
         flaxvae.make_plan(**{name: "nonsense"})

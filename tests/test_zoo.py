@@ -563,5 +563,5 @@ def test_flat_arguments_reach_their_records():
     assert (seen["body"].net, seen["body"].widths, seen["bound"].beta) == ("mlp", (7,), 2.0)
     assert seen["latent_dim"] == 5
     assert zoo.arguments("beta_vae")["beta"] == 4.0 and zoo.arguments("vae")["beta"] == 1.0
-    with pytest.raises(UsageError, match="vae does not take temperature"):
+    with pytest.raises(UsageError, match="unknown argument 'temperature' for model 'vae'"):
         zoo.build("vae", SPEC, temperature=1.0)

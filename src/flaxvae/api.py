@@ -47,8 +47,9 @@ def make_plan(model: str = "vae", **choices: Any) -> Plan:
     if training.epochs is None:
         source = sources.SOURCES.get(data.dataset)
         training = dataclasses.replace(training, epochs=source.epochs if source else 20)
-    chosen = {k: choices.get(k, default) for k, default in arguments.items()}
-    return Plan(model, chosen, data, training)
+    own = {k: choices.get(k, default) for k, default in arguments.items()}
+    zoo.chosen(model, own)  # its options; ranges are the recipe's to check
+    return Plan(model, own, data, training)
 
 
 def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:

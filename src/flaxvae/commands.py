@@ -106,8 +106,9 @@ def traverse(
     """Draw walks along single latent dimensions; returns the file's path."""
     loaded = load(run)
     _check_label(loaded, label)
-    if not loaded.recipe.has_bound:
-        raise UsageError(f"model {loaded.plan.model} has no prior: expected one to traverse")
+    if not loaded.recipe.has_bound or loaded.recipe.codes is not None:
+        what = "discrete latents" if loaded.recipe.codes else "no prior"
+        raise UsageError(f"model {loaded.plan.model} has {what}: expected continuous ones to walk")
     test = loaded.data().test
     if image is not None and not 0 <= image < len(test.x):
         raise UsageError(f"--image {image}: expected 0 to {len(test.x) - 1}, a test image")

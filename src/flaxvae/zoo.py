@@ -699,25 +699,35 @@ def arguments(name: str) -> dict[str, Any]:
     return found | own(name)
 
 
-def build(name: str, data: DataSpec, **choices: Any) -> Recipe:
-    """The recipe ``name`` for these data, with arguments from a flat dictionary.
+def chosen(name: str, choices: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a recipe, from a flat dictionary of choices.
 
-    Raises UsageError for an unknown recipe or a value that it cannot have.
+    Raises UsageError for an unknown recipe, an argument it does not take, or a value that is no
+    option of its argument's.
     """
-    make = recipe(name)
+    unknown = sorted(choices.keys() - arguments(name).keys())
+    if unknown:
+        hint = did_you_mean(unknown[0], arguments(name))
+        raise UsageError(f"unknown argument {unknown[0]!r} for model {name!r}{hint}")
     records = {
         parameter: dataclasses.replace(
             default, **{k: v for k, v in choices.items() if k in vars(default)}
         )
         for parameter, default in shared(name).items()
     }
-    hints = get_type_hints(make, localns={"Recipe": Recipe})
     rest = {k: v for k, v in choices.items() if k in own(name)}
+    hints = get_type_hints(recipe(name), localns={"Recipe": Recipe})
     for argument, value in rest.items():
-        options = get_args(hints[argument]) if get_origin(hints[argument]) is Literal else (value,)
-        flag = f"--{argument.replace('_', '-')}"
-        _check(value in options, f"{flag} {value}", f"one of {', '.join(map(str, options))}")
-    unknown = choices.keys() - arguments(name).keys()
-    if unknown:
-        raise UsageError(f"{name} does not take {', '.join(sorted(unknown))}")
-    return make(data, **records, **rest)
+        if get_origin(hints[argument]) is Literal:
+            options = get_args(hints[argument])
+            flag = f"--{argument.replace('_', '-')} {value}"
+            _check(value in options, flag, f"one of {', '.join(options)}")
+    return records | rest
+
+
+def build(name: str, data: DataSpec, **choices: Any) -> Recipe:
+    """The recipe ``name`` for these data, with arguments from a flat dictionary.
+
+    Raises UsageError for an unknown recipe or argument, or a value that it cannot have.
+    """
+    return recipe(name)(data, **chosen(name, choices))

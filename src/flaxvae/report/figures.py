@@ -13,6 +13,7 @@ from flaxvae.analysis import latent_space
 from flaxvae.data import images
 from flaxvae.data.pipeline import Split
 from flaxvae.report import plots
+from flaxvae.training import batches
 from flaxvae.training.trained import Run
 
 
@@ -41,7 +42,9 @@ def denoising(path: Path, run: Run, shown: Split):
     assert corrupt is not None
     originals = pixels(shown, slice(None))
     corrupted = np.asarray(corrupt(jax.random.key(0), jnp.asarray(originals)))
-    restored = run.reconstruct(corrupted.clip(0, 1), shown.y)
+    # As they are: Run.reconstruct would binarize them again, where the data are binary.
+    restore = batches.over_split(run.reconstruction, run.mesh)
+    restored = restore(Split(corrupted, shown.y, 1.0), run.variables, jax.random.key(0))
     rows = ["original", "corrupted", "reconstruction"]
     title = f"What the model sees through, test images: {heading(run)}"
     return plots.image_grid(path, [originals, corrupted, restored], rows, title=title)
