@@ -10,7 +10,7 @@ from __future__ import annotations
 from experiments import runs
 from experiments.table import Row
 
-EPOCHS = 60
+EPOCHS = 40
 LEVELS = {1: ((32,), (256,)), 2: ((32, 16), (256, 128)), 3: ((32, 16, 8), (256, 128, 64))}
 
 

@@ -14,7 +14,7 @@ from flaxvae.analysis import bounds
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import TrainSettings
 
-EPOCHS, PRIOR_EPOCHS = 15, 15
+EPOCHS, PRIOR_EPOCHS = 15, 8
 
 
 def study() -> list[Row]:

@@ -111,8 +111,7 @@ def naive(params, codes, heads):
             seen[i, part] = special.softmax(scores) @ value[: i + 1, part]
         x = x + dense(block["mix"], seen)
         hidden = dense(block["expand"], layer_norm(block["LayerNorm_1"], x))
-        tanh = np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3))
-        x = x + dense(block["contract"], 0.5 * hidden * (1 + tanh))
+        x = x + dense(block["contract"], np.maximum(hidden, 0))
     return dense(p["logits"], layer_norm(p["norm"], x))
 
 
