@@ -21,11 +21,13 @@ bin     := $(if $(VENV),$(VENV)/bin/)
 python  := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 ready   := $(if $(NO_INSTALL),,$(stamp))
 flaxvae := PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(python) -m flaxvae
+# Tests run in several processes where pytest-xdist is installed.
+parallel := -n auto --maxprocesses 4 --dist loadfile
 run     := $(or $(RUN),runs/latest)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval sample reconstruct interpolate encode figures test test-slow lint \
-        format experiments constraints clean
+.PHONY: help setup train eval sample reconstruct interpolate traverse fit-prior encode figures test \
+        test-slow lint format experiments constraints clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -40,18 +42,20 @@ train: $(ready) ## train, evaluate, draw figures (DATASET=digits needs no downlo
 	  $(if $(SEED),--seed $(SEED)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
 	  $(if $(RUN),--run $(RUN)) $(ARGS)
 
-eval sample reconstruct interpolate encode figures: $(ready)
+eval sample reconstruct interpolate traverse fit-prior encode figures: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)
 
 eval: ## ELBO, KL, MSE and, with ARGS="--k 500", log p(x) of RUN (default runs/latest)
 sample: ## draw images from the prior of RUN
 reconstruct: ## test images of RUN over their reconstructions
 interpolate: ## walks between images in the latent space of RUN
+traverse: ## walks along single latent dimensions of RUN
+fit-prior: ## a prior over the codes of RUN, a vq_vae
 encode: ## latents and scores of images, .npz
 figures: ## draw all figures of RUN again
 
 test: $(ready) ## the tests (minutes)
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest $(if $(shell $(python) -c 'import xdist' 2>&1),,$(parallel)) $(ARGS)
 
 test-slow: $(ready) ## the tests that train for minutes or need MNIST
 	@$(python) -m pytest -m slow $(ARGS)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many trainings here are the same program: compile it once.
-COMPILED = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+# Many trainings here are the same program: compile it once, for all processes of pytest-xdist.
+if "FLAXVAE_TEST_CACHE" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory()
+    os.environ["FLAXVAE_TEST_CACHE"] = COMPILED.name
+jax.config.update("jax_compilation_cache_dir", os.environ["FLAXVAE_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -325,7 +325,8 @@ def test_eval_writes_what_it_prints(trained, capsys):
     code, out, err = run(line, capsys)
     found = json.loads((trained / "evaluation.json").read_text())
     assert (code, err) == (0, "")
-    assert f"{-found['elbo']:.2f}" in out and "nats" in out and "evaluation.json" in out
+    assert f"{-found['elbo']:.2f}" in out and "nats" in out
+    assert "evaluation.json" in "".join(out.split())  # a long path is broken
     expected = {"split": "validation", "seed": 1, "samples": 2, "images": 20}
     assert expected.items() <= found.items()
     assert found["log_likelihood"]["k"] == 3 and len(found["kl_per_unit"]) == 2

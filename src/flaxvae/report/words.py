@@ -12,6 +12,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from flaxvae import zoo
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.training import mesh as meshes
 from flaxvae.training.runs import Plan
@@ -60,7 +61,7 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
 
 
 def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> dict[str, str]:
-    """What is about to be trained, on what, with what."""
+    """What is about to be trained, on what, with what; shared choices only if they are unusual."""
 
     def count(split: Split | None) -> str:
         return f"{len(split.x) if split else 0:,}"
@@ -68,7 +69,12 @@ def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> d
     splits = (
         f"{count(data.train)} train, {count(data.validation)} validation, {count(data.test)} test"
     )
-    choices = ", ".join(f"{k} {v}" for k, v in plan.arguments.items())
+    defaults, own = zoo.arguments(plan.model), zoo.own(plan.model)
+    choices = ", ".join(
+        f"{name} {value}"
+        for name, value in plan.arguments.items()
+        if name in (*own, "net", "likelihood") or value != defaults[name]
+    )
     training = plan.training
     return {
         "model": f"{plan.model}, {parameters:,} parameters ({choices})",
