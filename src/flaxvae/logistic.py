@@ -17,7 +17,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from flaxvae.distributions import sum_event
+from flaxvae.distributions import flat, sum_event
 
 
 def _to_level(x: jax.Array, levels: int) -> jax.Array:
@@ -77,7 +77,8 @@ class DiscretizedLogistic:
 
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Log-probability of ``x`` [B, *event], rounded to its level, in nats, shape [B]."""
-        return sum_event(_logistic_log_mass(x, self.location, self.log_scale, self.levels))
+        x, location, log_scale = flat(x), flat(self.location), flat(self.log_scale)
+        return _logistic_log_mass(x, location, log_scale, self.levels).sum(-1)
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Values on the levels, shape [B, *event]; without gradient."""
