@@ -96,7 +96,7 @@ def test_a_fit_goes_on_where_it_was_stopped(unfitted, fitted, tmp_path):
     api.fit_prior(path, TrainSettings(epochs=2, learning_rate=3e-3, devices=1))
     again = api.fit_prior(path, SETTINGS)
     assert digest(again.variables["prior"]) == digest(fitted.variables["prior"])
-    with pytest.raises(UsageError, match=r"--resume with other settings .*learning_rate"):
+    with pytest.raises(UsageError, match=r"fit-prior with other settings .*learning_rate.*remove"):
         api.fit_prior(path, TrainSettings(epochs=4, devices=1))
 
 

@@ -72,7 +72,12 @@ def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
 _FREE_ON_RESUME = {"data_dir", "devices", "epochs"}
 
 
-def check_resume(old: Plan, new: Plan) -> None:
+def check_resume(
+    old: Plan,
+    new: Plan,
+    what: str = "--resume",
+    advice: str = "leave them out, or train a new run",
+) -> None:
     """Raises UsageError, naming the differences, if ``new`` would make another run of ``old``."""
     differences = changed(old, new)
     refused = {k: v for k, v in differences.items() if k not in _FREE_ON_RESUME}
@@ -83,8 +88,7 @@ def check_resume(old: Plan, new: Plan) -> None:
     if refused:
         listed = ", ".join(f"{name} {seen[0]} -> {seen[1]}" for name, seen in refused.items())
         raise UsageError(
-            f"--resume with other settings ({listed}): expected those of the run; leave them "
-            "out, or train a new run"
+            f"{what} with other settings ({listed}): expected those of the run; {advice}"
         )
 
 
@@ -195,7 +199,8 @@ def fit_prior(
     plan = Plan(run.plan.model, run.plan.arguments, run.plan.data, settings)
     folder = prior_folder(run.folder, variables)
     if folder is not None:
-        check_resume(folder.plan(), plan)
+        advice = f"give the same, or remove {folder.path} to fit it anew"
+        check_resume(folder.plan(), plan, "fit-prior", advice)
     data, mesh = _codes(run, variables), meshes.make(settings.devices)
     trainer = steps.trainer(codes.prior, data, settings, mesh, settings.epochs or 0)
     if folder is None:
