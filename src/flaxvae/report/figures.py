@@ -171,8 +171,9 @@ def write(run: Run, evaluation: dict[str, Any], test: Split, folder: Path) -> li
         written.append(denoising(folder / "denoising.png", run, shown))
     if recipe.has_bound and recipe.codes is None:
         label = None if recipe.classes is None else recipe.classes // 2
+        units = min(max(evaluation["active_units"], 2), 10)  # the others would show nothing
         path = folder / "traversals.png"
-        written.append(traversals(path, run, evaluation, test, label=label))
+        written.append(traversals(path, run, evaluation, test, label=label, units=units))
     if recipe.has_bound and recipe.standard_prior and not recipe.classes and run.latent_size > 1:
         written.append(manifold(folder / "manifold.png", run, used(run, evaluation)))
     history = run.folder.history()
