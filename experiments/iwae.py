@@ -55,3 +55,5 @@ if __name__ == "__main__":
     epochs = parser.parse_args().epochs
     found = [row(k, epochs, f"paper, 3,280 epochs: {PAPER[k]}") for k in PAPER]
     table.save("iwae_full", found, 0)
+    for line in found:
+        print(" | ".join(line))

@@ -56,7 +56,7 @@ class Recipe(NamedTuple):
     probabilities: bool = False  # the likelihood gives probabilities of the data, not densities
     standard_prior: bool = True  # p(z) = N(0, I): its quantiles can be walked through
     classes: int | None = None  # labels 0..classes-1, which it needs with every image; None: none
-    unit: str = "dimension"  # what a column of its KL belongs to
+    hierarchical: bool = False  # a column of its KL belongs to a level, not to a dimension
     corrupt: Corruption | None = None  # what its encoder is trained to see through
     codes: Codes | None = None
 
@@ -515,7 +515,7 @@ def ladder_vae(
         _loss(model, bound),
         probabilities=_probabilities(data, body),
         standard_prior=False,
-        unit="level",
+        hierarchical=True,
     )
 
 
@@ -574,7 +574,6 @@ def gumbel_vae(
         _loss(model, bound),
         probabilities=_probabilities(data, body),
         standard_prior=False,
-        unit="variable",
         codes=Codes(categories, indices, (1, variables)),
     )
 
@@ -640,7 +639,6 @@ def vq_vae(
         parts.objectives.reconstruction(model),
         probabilities=_probabilities(data, body),
         standard_prior=False,
-        unit="grid",
         codes=Codes(codes, indices, grid, Recipe(*parts.autoregressive.fitting(prior))),
     )
 

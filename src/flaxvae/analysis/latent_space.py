@@ -40,7 +40,6 @@ def interpolations(run: Run, x: np.ndarray, steps: int, y: np.ndarray | None = N
 class Traversal(NamedTuple):
     images: np.ndarray  # [U, steps, *shape]: row u moves unit units[u] alone
     units: np.ndarray  # [U] latent dimensions, most used first
-    ends: tuple[float, float]  # of each row, in standard deviations of the unit
 
 
 def traversal(
@@ -84,7 +83,7 @@ def traversal(
     for row, unit in enumerate(chosen):
         z[row, :, unit] = mean[unit] + scale[unit] * np.linspace(-span, span, steps)
     images = run.decode(z.reshape(-1, size), label)
-    return Traversal(images.reshape(len(chosen), steps, *images.shape[1:]), chosen, (-span, span))
+    return Traversal(images.reshape(len(chosen), steps, *images.shape[1:]), chosen)
 
 
 class Manifold(NamedTuple):

@@ -37,7 +37,7 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     if "kl" in evaluation:
         facts["KL"] = f"{evaluation['kl']:.2f} nats"
         units = evaluation["kl_per_unit"]
-        if run.recipe.unit == "level" and len(units) > 1:
+        if run.recipe.hierarchical and len(units) > 1:
             each = ", ".join(f"{nats:.2f}" for nats in units)
             facts["KL"] += f"; by level, from the data upwards: {each}"
     if "active_units" in evaluation:
