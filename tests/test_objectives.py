@@ -211,22 +211,27 @@ def test_free_bits_are_of_the_batchs_mean(variables):
 PATH_MODEL = small_model(lambda dim: latents.gaussian(dim, path_gradient=True))
 
 
+@pytest.mark.parametrize("beta", [1.0, 0.3])
 @pytest.mark.parametrize("double", [False, True])
-def test_importance_weighted_bound_is_the_logsumexp(variables, double):
-    loss = objectives.importance_weighted(PATH_MODEL, 6, doubly_reparameterized=double)
+def test_importance_weighted_bound_is_the_logsumexp(variables, double, beta):
+    loss = objectives.importance_weighted(
+        PATH_MODEL, 6, doubly_reparameterized=double, temper=objectives.constant(beta)
+    )
     found, metrics = evaluate(loss, variables, Batch(X))
-    log_w = np.float64(elbo_samples(MODEL, variables, KEY, Batch(X), 6, train=True).log_w)
+    terms = elbo_samples(MODEL, variables, KEY, Batch(X), 6, train=True)
+    log_w = np.float64(terms.log_px) + beta * np.float64(terms.latent.log_ratio)
     bound = special.logsumexp(log_w, axis=0) - math.log(6)
     np.testing.assert_allclose(found, -bound.mean(), rtol=1e-6)
-    np.testing.assert_allclose(metrics["elbo"], log_w.mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["elbo"], terms.log_w.mean(), rtol=1e-6)
 
 
-def test_doubly_reparameterized_gradient_is_unbiased_and_quieter(variables, assert_mean):
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_doubly_reparameterized_gradient_is_unbiased_and_quieter(variables, assert_mean, beta):
     """The same expectation as the plain gradient; for the encoder with a smaller variance."""
     k, n = 16, 4000
-    plain = gradients(objectives.importance_weighted(MODEL, k), variables, n, 0)
-    double = objectives.importance_weighted(PATH_MODEL, k, doubly_reparameterized=True)
-    double = gradients(double, variables, n, 0)
+    make = functools.partial(objectives.importance_weighted, temper=objectives.constant(beta))
+    plain = gradients(make(MODEL, k), variables, n, 0)
+    double = gradients(make(PATH_MODEL, k, doubly_reparameterized=True), variables, n, 0)
     assert_mean(plain - double, rounding=1e-5 * np.abs(plain).max())
     sizes = [leaf.size for leaf in jax.tree.leaves(variables)]
     halves = jax.tree.leaves(jax.tree_util.tree_map_with_path(lambda p, _: p[1].key, variables))

@@ -301,6 +301,7 @@ def iwae(
     latent_dim: int = 20,
     k: int = 5,
     gradient: Gradient = "standard",
+    anneal_steps: int = 0,
 ) -> Recipe:
     """Importance-weighted autoencoder (Burda et al. 2015): maximises log 1/k sum_i w_i.
 
@@ -308,12 +309,16 @@ def iwae(
         latent_dim: latent dimensions.
         k: draws of z for each image; 1 is a VAE.
         gradient: standard, or the encoder's doubly_reparameterized (Tucker et al. 2018).
+        anneal_steps: steps in which beta rises from 0 to 1 in w = p(x|z) (p(z) / q(z|x))^beta.
     """
     _positive(latent_dim=latent_dim, k=k)
+    _not_negative(anneal_steps=anneal_steps)
     double = gradient == "doubly_reparameterized"
     latents = parts.latents.gaussian(latent_dim, path_gradient=double)
     model = _assemble(data, body, latents)
-    loss = parts.objectives.importance_weighted(model, k, doubly_reparameterized=double)
+    kinds = parts.objectives
+    temper = kinds.linear(1.0, anneal_steps) if anneal_steps else kinds.constant(1.0)
+    loss = kinds.importance_weighted(model, k, doubly_reparameterized=double, temper=temper)
     return Recipe(model, loss, probabilities=_probabilities(data, body))
 
 

@@ -28,19 +28,27 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+# Of an mlp's weights, where it is not 1. On MNIST a variance of 1 / fan-in, which this is, ends
+# 784-200-200-50 with tanh 0.8 nats lower (60 epochs), and 784-500-20 with relu 0.6 higher (10).
+INITIAL_SCALES = {"tanh": math.sqrt(3)}
+
+
 def fan_in_uniform(
     in_axis: int = -2, out_axis: int = -1, scale: float = 1.0
 ) -> nn.initializers.Initializer:
-    """Uniform with variance scale^2 / (3 fan-in), as in the tutorials (PyTorch's default).
-
-    784-500-20 on MNIST ends its 10th epoch 0.6 nats lower than from a variance of 1 / fan-in.
-    """
+    """Uniform with variance scale^2 / (3 fan-in), as in the tutorials (PyTorch's default)."""
     return nn.initializers.variance_scaling(
         scale**2 / 3, "fan_in", "uniform", in_axis=in_axis, out_axis=out_axis
     )
 
 
 Dense = functools.partial(nn.Dense, kernel_init=fan_in_uniform())
+
+
+def _dense(activation: str) -> Callable[..., nn.Dense]:
+    """``Dense`` for a network of this activation."""
+    scale = INITIAL_SCALES.get(activation, 1.0)
+    return functools.partial(nn.Dense, kernel_init=fan_in_uniform(scale=scale))
 
 
 class Network(NamedTuple):
@@ -64,10 +72,12 @@ class Heads(nn.Module):
     """One Dense layer for each named head: [B, F] -> {name: [B, size]}."""
 
     sizes: Mapping[str, int]
+    activation: str = "relu"  # that the features come from
 
     @nn.compact
     def __call__(self, x):
-        return {name: Dense(size, name=name)(x) for name, size in self.sizes.items()}
+        dense = _dense(self.activation)
+        return {name: dense(size, name=name)(x) for name, size in self.sizes.items()}
 
 
 class Mlp(nn.Module):
@@ -79,7 +89,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x):
         for width in self.widths:
-            x = ACTIVATIONS[self.activation](Dense(width)(x))
+            x = ACTIVATIONS[self.activation](_dense(self.activation)(width)(x))
         return x
 
 
@@ -91,7 +101,8 @@ class MlpEncoder(nn.Module):
     @nn.compact
     def __call__(self, x, labels=None):
         x = append_labels(x.reshape(x.shape[0], -1), labels)
-        return Heads(self.heads, name="heads")(Mlp(self.widths, self.activation, name="body")(x))
+        x = Mlp(self.widths, self.activation, name="body")(x)
+        return Heads(self.heads, self.activation, name="heads")(x)
 
 
 class MlpDecoder(nn.Module):
@@ -104,7 +115,8 @@ class MlpDecoder(nn.Module):
     def __call__(self, z, labels=None):
         x = Mlp(self.widths, self.activation, name="body")(append_labels(z, labels))
         shape = (*self.shape[:-1], self.values)
-        return Dense(math.prod(shape), name="out")(x).reshape(x.shape[0], *shape)
+        out = _dense(self.activation)(math.prod(shape), name="out")(x)
+        return out.reshape(x.shape[0], *shape)
 
 
 def mlp(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from flaxvae.core import Batch, Model, Terms, Variables, elbo_samples
+from flaxvae.core import Batch, Model, Terms, Variables, elbo, elbo_samples
 
 if TYPE_CHECKING:
     from flaxvae.parts.corruption import Corruption
@@ -148,7 +148,13 @@ def negative_elbo(
     return loss
 
 
-def importance_weighted(model: Model, k: int, *, doubly_reparameterized: bool = False) -> Loss:
+def importance_weighted(
+    model: Model,
+    k: int,
+    *,
+    doubly_reparameterized: bool = False,
+    temper: Schedule | None = None,
+) -> Loss:
     """-E[log 1/k sum_i w_i], w_i = p(x, z_i) / q(z_i|x) (Burda et al. 2015).
 
     Args:
@@ -157,23 +163,27 @@ def importance_weighted(model: Model, k: int, *, doubly_reparameterized: bool = 
         k: draws of z for each image; 1 is the VAE with its KL by Monte Carlo.
         doubly_reparameterized: the encoder's gradient is sum_i v_i^2 d log w_i / dz_i dz_i/dphi
             with v_i = w_i / sum_j w_j, whose signal-to-noise ratio does not fall with k (Tucker
-            et al. 2018). The decoder's is unchanged.
+            et al. 2018); tempered, v_i (1 - beta + beta v_i) in the place of v_i^2. The decoder's
+            is unchanged. With k = 1 it is the path gradient of the VAE (Roeder et al. 2017).
+        temper: beta(step) in w_i = p(x|z_i) (p(z_i) / q(z_i|x))^beta, the KL annealing of this
+            bound; None is 1, the bound itself.
     """
 
     def loss(variables, key, batch, step):
         terms, updates = _draw(model, variables, key, batch, k, None)
-        log_w = terms.log_w
+        beta = 1.0 if temper is None else temper(step)
+        log_w = _tempered(terms, beta)
         bound = jax.nn.logsumexp(log_w, axis=0) - math.log(k)
         if doubly_reparameterized:
             weight = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
-            by_decoder, by_encoder = _log_weights_by_half(model, variables, key, batch, k)
-            surrogate = (weight * by_decoder + weight**2 * by_encoder).sum(0)
+            scale = 1 - beta * (1 - weight)
+            surrogate = (weight * _rescaled(model, variables, key, batch, scale, beta)).sum(0)
             # The value of the bound with the gradient of the surrogate.
             bound = surrogate + jax.lax.stop_gradient(bound - surrogate)
         penalty = average(terms.penalty.mean(0), batch.mask)
         objective = penalty - average(bound, batch.mask)
         reconstruction = average(-terms.log_px.mean(0), batch.mask)
-        elbo = average(log_w.mean(0), batch.mask)
+        elbo = average(terms.log_w.mean(0), batch.mask)
         metrics = {
             "loss": objective,
             "elbo": elbo,
@@ -185,19 +195,38 @@ def importance_weighted(model: Model, k: int, *, doubly_reparameterized: bool = 
     return loss
 
 
-def _log_weights_by_half(model, variables, key, batch, k) -> tuple[Array, Array]:
-    """The same log-weights [k, B] twice: with the decoder's gradient, and with the encoder's."""
-    fixed = jax.lax.stop_gradient
+@jax.custom_vjp
+def _scale_gradient(values: Array, scale: Array) -> Array:
+    """The values [B, ...]; their gradient is multiplied by ``scale`` [B]."""
+    return values
 
-    def halves(encoder_side, decoder_side):
-        half = model._replace(
-            encode=lambda v, x, y=None: encoder_side(model.encode(encoder_side(v), x, y)),
-            reparameterize=lambda v, *rest: model.reparameterize(decoder_side(v), *rest),
-            decode=lambda v, z, y=None: model.decode(decoder_side(v), z, y),
-        )
-        return elbo_samples(half, variables, key, batch, k, train=True).log_w
 
-    return halves(fixed, lambda v: v), halves(lambda v: v, fixed)
+_scale_gradient.defvjp(
+    lambda values, scale: (values, scale),
+    lambda scale, grad: (grad * scale.reshape(-1, *[1] * (grad.ndim - 1)), jnp.zeros_like(scale)),
+)
+
+
+def _tempered(terms: Terms, beta) -> Array:
+    return terms.log_px + beta * (terms.log_w - terms.log_px)
+
+
+def _rescaled(model, variables, key, batch, scale, beta) -> Array:
+    """The log-weights [k, B] again, the gradient of each by the features scaled by [k, B].
+
+    XLA finds their values computed before: the cost is that of the gradient alone.
+    """
+    k = len(scale)
+    features = model.encode(variables, batch.x, batch.y)
+    # One copy for each draw: vmap would sum the gradients of a shared one before they are scaled.
+    features = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (k, *leaf.shape)), features)
+
+    def draw(model_key, features, scale):
+        scaled = jax.tree.map(lambda leaf: _scale_gradient(leaf, scale), features)
+        given = model._replace(encode=lambda *_: scaled)
+        return _tempered(elbo(given, variables, model_key, batch, train=True), beta)
+
+    return jax.vmap(draw)(jax.random.split(key, k), features, scale)
 
 
 def reconstruction(model: Model, *, corrupt: Corruption | None = None) -> Loss:
