@@ -14,15 +14,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from flaxvae import zoo
 from flaxvae.analysis import bounds
+from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
 from flaxvae.errors import UsageError, did_you_mean
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-from flaxvae.training import batches, checkpoints, loop
+from flaxvae.training import batches, checkpoints, hosts, loop
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.runs import Plan, RunFolder, new_path, write_json
@@ -69,7 +71,7 @@ def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
 
 
 # What may differ in a resume: where the data are, on what it runs, and how long it goes on.
-_FREE_ON_RESUME = {"data_dir", "devices", "epochs"}
+_FREE_ON_RESUME = {"data_dir", "devices", "epochs", "shard_params"}
 
 
 def check_resume(
@@ -128,13 +130,18 @@ def execute(
     data = pipeline.prepare(plan.data)
     if folder is not None:
         check_same_data(folder, data)
-    path = folder.path if folder else new_path(plan, Path(plan.data.dataset).stem, run)
+    anywhere = dataclasses.replace(plan.data, data_dir=None)
+    asked = [plan.model, dict(plan.arguments), asdict(anywhere), asdict(plan.training)]
+    hosts.check_same([asked, data.sha256], "settings or images")
+    path = folder.path if folder else _new_path(plan, run)
     recipe, mesh = plan.recipe(data.spec), meshes.make(plan.training.devices)
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
     shapes = jax.eval_shape(trainer.init)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.variables["params"]))
     # All that a user can get wrong has been checked: from here on files are written.
-    if folder is None:
+    if not hosts.first():
+        folder, terminal = None, None
+    elif folder is None:
         facts = {
             "data_spec": data.spec._asdict(),
             "data_origin": data.origin,
@@ -150,7 +157,10 @@ def execute(
     if terminal:
         terminal.header(words.header(plan, data, parameters, mesh, path))
     variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
-    trained = Run(folder, plan, data.spec, recipe, variables, data.peak, mesh)
+    mesh, variables = _own(mesh, variables)
+    trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh)
+    if folder is None:  # the first process does the rest, on its own devices
+        return trained
     evaluation = bounds.evaluate(trained, data.test)
     summary = {
         "epochs": len(history),
@@ -167,6 +177,20 @@ def execute(
         facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
         terminal.summary(facts, words.next_commands(trained))
     return trained
+
+
+def _new_path(plan: Plan, run: str | None) -> Path:
+    """A new run's folder, as the first process names it."""
+    stem = Path(plan.data.dataset).stem
+    return Path(hosts.share(str(new_path(plan, stem, run)) if hosts.first() else ""))
+
+
+def _own(mesh: Mesh, variables: Variables) -> tuple[Mesh, Variables]:
+    """Variables on this process's own devices, where a mesh has those of others in it."""
+    own = meshes.local(mesh)
+    if own.size == mesh.size:
+        return mesh, variables
+    return own, meshes.put(meshes.fetch(variables), meshes.replicated(own))
 
 
 def fit_prior(

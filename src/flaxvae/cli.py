@@ -21,7 +21,7 @@ import tyro
 
 from flaxvae import zoo
 from flaxvae.errors import FlaxvaeError, UsageError, did_you_mean
-from flaxvae.settings import DataSettings, TrainSettings
+from flaxvae.settings import DataSettings, Hosts, TrainSettings
 
 RunArgument = tyro.conf.Positional[str]
 LATEST = "runs/latest"
@@ -49,9 +49,10 @@ def train(argv: list[str]) -> None:
         resume: str | None = None,
         data: DataSettings = data,
         training: TrainSettings = training,
+        hosts: Hosts = Hosts(),
         **groups: Any,
     ):
-        return run, resume, data, training, *groups.values()
+        return run, resume, hosts, data, training, *groups.values()
 
     command.__doc__ = f"""Train a model, evaluate it on held-out images, draw its figures.
 
@@ -61,12 +62,13 @@ def train(argv: list[str]) -> None:
         resume: Go on with this run folder, from its last checkpoint.
     """
     _declare(command, groups)
-    run, resume, *settings = _parse(command, argv, "train")
+    run, resume, hosts, *settings = _parse(command, argv, "train")
     from flaxvae import api
     from flaxvae.report.terminal import Terminal
+    from flaxvae.training.hosts import joined
 
     plan = api.make_plan(model, **{k: v for s in settings for k, v in vars(s).items()})
-    with Terminal() as terminal:
+    with joined(hosts), Terminal() as terminal:
         api.execute(plan, run=run, resume=resume, terminal=terminal)
 
 

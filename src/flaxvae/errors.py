@@ -5,7 +5,8 @@
 | 0         | done                                                           |
 | 1         | a fault of flaxvae itself (a traceback is shown: please report) |
 | 2         | misuse: a flag, a name or a value that cannot be              |
-| 3         | data: missing, damaged, or not what it is said to be           |
+| 3         | data: missing, damaged, or not what it is said to be; or       |
+|           | processes that cannot meet, or lost one of theirs              |
 | 4         | training diverged: a loss that is not finite                    |
 | 130, 143  | stopped by Ctrl-C, by SIGTERM, after saving                     |
 
@@ -32,6 +33,12 @@ class UsageError(FlaxvaeError):
 
 class DataError(FlaxvaeError):
     """Data that are missing, damaged, or not what they are said to be."""
+
+    exit_code = 3
+
+
+class HostsError(FlaxvaeError):
+    """Processes that were to train together and cannot."""
 
     exit_code = 3
 

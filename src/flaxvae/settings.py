@@ -108,6 +108,9 @@ class TrainSettings:
     devices: int | None = None
     """Devices to use; by default all."""
 
+    shard_params: bool = False
+    """Share parameters and optimizer state out between the devices, for models that fill one."""
+
     def __post_init__(self):
         check_options(self)
         check(self, "epochs", self.epochs is None or self.epochs >= 0, "0 or more")
@@ -120,6 +123,38 @@ class TrainSettings:
         check(self, "patience", self.patience is None or self.patience >= 1, "1 or more")
         check(self, "seed", 0 <= self.seed < 2**32, "0 to 4294967295")
         check(self, "devices", self.devices is None or self.devices >= 1, "1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """Several processes, on one machine or many, that train one model on all their devices."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, a free port; or auto where Slurm, Open MPI, Kubernetes or a TPU
+    pod tell it all."""
+
+    num_processes: int | None = None
+    """How many processes there are; each is started with the same flags."""
+
+    process_id: int | None = None
+    """Which one this is, from 0."""
+
+    def __post_init__(self):
+        where, count, this = self.coordinator, self.num_processes, self.process_id
+        if where is None:
+            for name in ("num_processes", "process_id"):
+                check(self, name, getattr(self, name) is None, "--coordinator HOST:PORT with it")
+            return
+        check(self, "num_processes", count is None or count >= 1, "1 or more")
+        if where != "auto":
+            host, _, port = where.rpartition(":")
+            ok = host and port.isdecimal() and 0 < int(port) < 2**16
+            check(self, "coordinator", bool(ok), "HOST:PORT of process 0, or auto")
+            check(self, "num_processes", count is not None, "a number, with --coordinator")
+            check(self, "process_id", this is not None, "a number, with --coordinator")
+        if this is not None:
+            last = "" if count is None else f" to {count - 1}, one for each of {count} processes"
+            check(self, "process_id", 0 <= this < (count or this + 1), f"0{last or ' or more'}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,7 @@ def over_split(
             if watch is not None:
                 jax.block_until_ready(parts[-1])
                 watch(min((i + 1) * size, count), count)
-        return jax.tree.map(lambda *leaves: np.concatenate(jax.device_get(leaves))[:count], *parts)
+        return jax.tree.map(lambda *leaves: np.concatenate(meshes.fetch(leaves))[:count], *parts)
 
     return run
 

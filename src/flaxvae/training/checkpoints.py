@@ -4,6 +4,9 @@ A checkpoint is ``model`` (variables, and moving average and best variables wher
 ``training`` (optimizer state and this epoch's sums) and ``meta``. The model part restores without
 knowing the optimizer, so a run folder can be loaded for use alone. A damaged checkpoint never
 restores: it is set aside, and the newest good one is used.
+
+Arrays are stored whole, whatever devices they came from, and restored as NumPy's: where they go is
+the caller's choice. Of several processes the first alone reads and writes.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import jax
 import numpy as np
 
 from flaxvae.errors import DataError
+from flaxvae.training import mesh as meshes
 from flaxvae.training.step import TrainState
 
 Parts = dict[str, Any]
@@ -76,6 +80,9 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=jax.process_index(), active_processes={jax.process_index()}
+                ),
             ),
         )
 
@@ -87,24 +94,24 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Write the state, in the background once it is copied from the devices."""
-        ocp, parts, step = self._ocp, jax.device_get(to_parts(state)), int(state.step)
+        ocp, parts, step = self._ocp, meshes.fetch(to_parts(state)), int(state.step)
         if step in self._manager.all_steps():
             return
         meta = {
             "step": step,
             "sha256": {name: digest(part) for name, part in parts.items()},
-            "parameters_sha256": digest(state.variables["params"]),
+            "parameters_sha256": digest(parts["model"]["variables"]["params"]),
             "jax": jax.__version__,
             "devices": len(state.step.sharding.device_set),
         }
-        items = {name: ocp.args.StandardSave(part) for name, part in to_parts(state).items()}
+        items = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
         self._manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items))
 
     def restore(self, like: Parts, note: Callable[[str], None] = lambda text: None) -> Parts | None:
-        """The newest undamaged checkpoint, or None if there is none at all.
+        """The newest undamaged checkpoint, NumPy arrays, or None if there is none at all.
 
         Args:
-            like: the parts wanted, with ShapeDtypeStructs (with shardings) as leaves.
+            like: the parts wanted, with their shapes as leaves.
             note: hears one line for each damaged checkpoint.
 
         Raises:
@@ -134,12 +141,13 @@ class Checkpoints:
 
     def _restore(self, step: int, like: Parts) -> Parts:
         ocp = self._ocp
-        items = {name: ocp.args.StandardRestore(part) for name, part in like.items()}
+        empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        items = {name: ocp.args.StandardRestore(part) for name, part in empty.items()}
         found = self._manager.restore(
             step, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **items)
         )
         parts = {name: found[name] for name in like}
         for name, part in parts.items():
-            if digest(jax.device_get(part)) != found["meta"]["sha256"][name]:
+            if digest(part) != found["meta"]["sha256"][name]:
                 raise ValueError(f"the sha256 of its {name} differs from the recorded one")
         return parts

@@ -1,8 +1,8 @@
 """The training loop: Python once a segment of about half a second, the rest compiled.
 
-A segment is cut where the epoch ends, and otherwise wherever the clock says, for that changes no
-bit of the result. At cuts: progress, checkpoints, signals. At the end of an epoch: metrics,
-validation, early stopping.
+A segment is cut where the epoch ends, and otherwise wherever the clock says (that of the first
+process), for that changes no bit of the result. At cuts: progress, checkpoints, signals. At the
+end of an epoch: metrics, validation, early stopping.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from flaxvae.core import Variables
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import DivergedError, Stopped
 from flaxvae.settings import TrainSettings
-from flaxvae.training import batches
+from flaxvae.training import batches, hosts
+from flaxvae.training import mesh as meshes
 from flaxvae.training.checkpoints import Checkpoints, from_parts, to_parts
 from flaxvae.training.runs import RunFolder
 from flaxvae.training.step import Trainer, TrainState, keys
@@ -93,13 +94,14 @@ def _epochs_since_best(history: list[dict[str, Any]]) -> int:
     return len(values) - 1 - values.index(max(values)) if values else 0
 
 
-def resume(trainer: Trainer, checkpoints: Checkpoints, note) -> TrainState | None:
+def resume(trainer: Trainer, checkpoints: Checkpoints | None, note) -> TrainState | None:
     """The state of the newest good checkpoint, on the trainer's devices."""
-    shapes = jax.eval_shape(trainer.init)
-    sharding = trainer.sharding
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-    parts = checkpoints.restore(to_parts(like), note)
-    return None if parts is None else from_parts(parts)
+    like = to_parts(jax.eval_shape(trainer.init))
+    parts = None if checkpoints is None else checkpoints.restore(like, note)
+    parts = hosts.share_arrays(parts, like)
+    if parts is None:
+        return None
+    return jax.tree.map(meshes.place, from_parts(parts), trainer.sharding)
 
 
 def fit(
@@ -137,13 +139,9 @@ def fit(
 
 
 def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
-    state, history = None, []
-    if checkpoints is not None:
-        state = resume(trainer, checkpoints, watch.note)
-    state = trainer.init() if state is None else state
+    state = resume(trainer, checkpoints, watch.note) or trainer.init()
     step, per_epoch = int(state.step), trainer.steps_per_epoch
-    if folder is not None:
-        history = folder.rewind(step // per_epoch)
+    history = hosts.share([] if folder is None else folder.rewind(step // per_epoch))
     validate = None
     if data.validation is not None:
         terms = batches.bound_terms(recipe.model)
@@ -171,6 +169,8 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
     def save() -> None:
         if checkpoints is not None:
             checkpoints.save(state)
+        else:
+            meshes.fetch(to_parts(state))  # this process's part in a save
 
     def finished() -> bool:
         patience = settings.patience
@@ -211,16 +211,20 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
                     folder.append(row)
                 watch.epoch(row)
                 done, seconds = 0, 0.0
-            if signals or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            # Clocks and signals are this process's own: what follows from them is agreed.
+            due = time.monotonic() - saved > CHECKPOINT_SECONDS
+            said = hosts.gather(chunk, due, signals[0] if signals else 0)
+            (chunk, due), signalled = said[0, :2].tolist(), int(said[:, 2].max())
+            if signalled or due:
                 save()
                 saved = time.monotonic()
-            if signals and not finished():
+            if signalled and not finished():
                 raise Stopped(
                     f"stopped at step {step} of {trainer.total_steps}"
                     + (
                         f", saved; `flaxvae train --resume {folder.path}` goes on" if folder else ""
                     ),
-                    signals[0],
+                    signalled,
                 )
     save()
     return state.final(), history

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images
@@ -67,7 +67,7 @@ class Trainer(NamedTuple):
     steps_per_epoch: int
     total_steps: int
     learning_rate: Callable[[Any], Any]
-    sharding: NamedSharding  # of the state
+    sharding: TrainState  # of NamedShardings
     init: Callable[[], TrainState]
     order: Callable[[int], Array]  # epoch -> [steps_per_epoch, batch] indices
     segment: Callable[[TrainState, Array, int], TrainState]  # (state, order, steps), donates state
@@ -151,6 +151,7 @@ def trainer(
     whole = meshes.replicated(mesh)
     labels = train.y if recipe.classes is not None else None
     x_all, y_all = meshes.put((train.x, labels), whole)
+    constrain = jax.lax.with_sharding_constraint
 
     def loss(params, rest, key, batch, step):
         return recipe.loss({**rest, "params": params}, key, batch, step)
@@ -163,12 +164,14 @@ def trainer(
     def step(state: TrainState, order, x_all, y_all) -> TrainState:
         pixel_key, model_key = jax.random.split(jax.random.fold_in(stream.noise, state.step))
         batch = make_batch(order[state.step % steps_per_epoch], pixel_key, x_all, y_all)
-        params = state.variables["params"]
+        kept = state.variables["params"]
+        params = constrain(kept, whole)  # gathered, where they are shared out
         rest = {k: v for k, v in state.variables.items() if k != "params"}
         gradient = jax.grad(loss, has_aux=True)
         grads, (metrics, updates) = gradient(params, rest, model_key, batch, state.step)
-        change, opt_state = adam.update(grads, state.opt_state, params)
-        params = optax.apply_updates(params, change)
+        grads = constrain(grads, sharding.variables["params"])
+        change, opt_state = adam.update(grads, state.opt_state, kept)
+        params = optax.apply_updates(kept, change)
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - (settings.ema or 0))
         return TrainState(
             step=state.step + 1,
@@ -181,7 +184,8 @@ def trainer(
 
     def init() -> TrainState:
         # Two rows, for losses that compare examples.
-        example = make_batch(jnp.arange(2), stream.init, x_all[:2], y_all)
+        two = (None if a is None else jnp.asarray(a[:2]) for a in (train.x, labels))
+        example = make_batch(jnp.arange(2), stream.init, *two)
         variables = recipe.model.init(stream.init, example.x, example.y)
         check_state(recipe, variables, example)
         params = variables["params"]
@@ -195,20 +199,27 @@ def trainer(
             totals=jax.tree.map(jnp.zeros_like, metrics),
         )
 
-    def segment(state, order, steps, x_all, y_all):
-        return jax.lax.fori_loop(0, steps, lambda _, s: step(s, order, x_all, y_all), state)
-
     def order(epoch):
         permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
         return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
 
-    compiled = jax.jit(segment, donate_argnums=0, out_shardings=whole)
+    shapes = jax.eval_shape(init)
+    share = meshes.shared_out if settings.shard_params else meshes.all_whole
+    sharding = share(shapes, mesh)
+
+    def segment(state, order, steps, x_all, y_all):
+        def one(_, state):
+            return constrain(step(state, order, x_all, y_all), sharding)
+
+        return jax.lax.fori_loop(0, steps, one, state)
+
+    compiled = jax.jit(segment, donate_argnums=0, out_shardings=sharding)
     return Trainer(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         learning_rate=schedule,
-        sharding=whole,
-        init=jax.jit(init, out_shardings=whole),
+        sharding=sharding,
+        init=jax.jit(init, out_shardings=sharding),
         order=jax.jit(order, out_shardings=meshes.split(mesh, axis=1)),
         segment=lambda state, order, steps: compiled(state, order, steps, x_all, y_all),
     )

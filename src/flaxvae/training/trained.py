@@ -221,7 +221,7 @@ def load(path: str | Path) -> Run:
     """
     folder = RunFolder.open(path)
     plan, spec, record = folder.plan(), folder.spec(), folder.record()
-    recipe, mesh = plan.recipe(spec), meshes.make()
+    recipe, mesh = plan.recipe(spec), meshes.local()
     example = jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32)
     label = None if spec.classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
     variables = _restore(folder, plan, recipe, mesh, example, label)
@@ -248,9 +248,7 @@ def _restore(
     folder: RunFolder, plan: Plan, recipe: Recipe, mesh: Mesh, example, label
 ) -> Variables:
     """The variables that the training in ``folder`` left."""
-    sharding = meshes.replicated(mesh)
-    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), example, label)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    like = jax.eval_shape(recipe.model.init, jax.random.key(0), example, label)
     ema, best = plan.training.ema is not None, plan.training.patience is not None
     if not folder.checkpoints.is_dir():
         raise DataError(f"{folder.path} has no checkpoints: expected a run that has begun")
@@ -258,7 +256,7 @@ def _restore(
         parts = checkpoints.restore({"model": model_part(like, ema, best)})
     if parts is None:
         raise DataError(f"{folder.checkpoints} is empty: expected a run that has saved")
-    model = parts["model"]
+    model = meshes.put(parts["model"], meshes.replicated(mesh))
     variables = model["variables"]
     if ema:
         variables = {**variables, "params": model["ema"]}

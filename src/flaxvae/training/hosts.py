@@ -1,0 +1,179 @@
+"""Several processes that train as one: they compute the same, and the first alone writes.
+
+Whatever differs between processes (a clock, a signal, a file) is exchanged before it decides
+anything, so that all call the same collectives in the same order.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from flaxvae.errors import DivergedError, FlaxvaeError, HostsError, Stopped, UsageError
+from flaxvae.settings import Hosts
+from flaxvae.training import lifelines
+
+MEETING_SECONDS = 300.0  # that all processes have to come
+MOMENT = 0.5  # in which what one process says is heard by the others
+CLOSING_SECONDS = 7 * 24 * 3600  # that the others wait for the first to evaluate and draw
+
+
+def first() -> bool:
+    """Whether this process is the one that writes files and talks."""
+    return jax.process_index() == 0
+
+
+def several() -> bool:
+    return jax.process_count() > 1
+
+
+def gather(*numbers: int) -> np.ndarray:
+    """The numbers (int32) of every process, [processes, numbers], at every process."""
+    own = np.array([numbers], np.int32)
+    return multihost_utils.process_allgather(own, tiled=True) if several() else own
+
+
+def share(value: Any) -> Any:
+    """The first process's value, which JSON can hold, at every process."""
+    return json.loads(_share_bytes(json.dumps(value).encode() if first() else b""))
+
+
+def share_arrays(tree: Any, like: Any) -> Any:
+    """The first process's pytree of NumPy arrays, or None, at every process.
+
+    ``like`` has its structure, shapes and dtypes.
+    """
+    if not several() or not share(tree is not None):
+        return tree
+
+    def one(shape: Any, leaf: Any) -> np.ndarray:
+        raw = _share_bytes(b"" if leaf is None else np.ascontiguousarray(leaf).tobytes())
+        return np.frombuffer(raw, shape.dtype).reshape(shape.shape)
+
+    own = tree if first() else jax.tree.map(lambda shape: None, like)
+    return jax.tree.map(one, like, own, is_leaf=lambda leaf: leaf is None)
+
+
+def _share_bytes(raw: bytes) -> bytes:
+    if not several():
+        return raw
+    size = int(gather(len(raw))[0, 0])
+    own = np.frombuffer(raw, np.uint8) if first() else np.zeros(size, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(own)).tobytes()
+
+
+def check_same(value: Any, what: str) -> None:
+    """Raises UsageError, at every process, unless all have the same ``value`` (JSON)."""
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    found = gather(*np.frombuffer(digest, np.int32))
+    others = np.flatnonzero((found != found[0]).any(1))
+    if len(others):
+        raise UsageError(
+            f"process {others[0]} has other {what} than process 0: expected the same everywhere"
+        )
+
+
+@contextmanager
+def joined(hosts: Hosts) -> Iterator[None]:
+    """Train together inside. A process that fails, or is killed, takes the others with it.
+
+    Raises:
+        HostsError, UsageError: the processes cannot meet.
+    """
+    if hosts.coordinator is None:
+        yield
+        return
+    lines = _join(hosts)
+    try:
+        yield
+    except (Stopped, DivergedError):  # all of them, at the same step
+        _part(lines)
+        raise
+    except BaseException as error:
+        _fail(lines, error)
+        raise
+    _part(lines)
+
+
+def _join(hosts: Hosts) -> lifelines.Lifelines:
+    # The loop has signals of its own, and Gloo is what CPUs have.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    where, count, this = hosts.coordinator, hosts.num_processes, hosts.process_id
+    meet = functools.partial(
+        jax.distributed.initialize,
+        num_processes=count,
+        process_id=this,
+        shutdown_timeout_seconds=CLOSING_SECONDS,
+    )
+    if where == "auto":
+        try:
+            meet()
+        except ValueError as error:
+            raise HostsError(
+                f"--coordinator auto: nothing here tells of other processes ({error}); expected "
+                "Slurm, Open MPI, Kubernetes or a TPU pod, or --coordinator HOST:PORT"
+            ) from None
+        return lifelines.Lifelines({})
+    assert where is not None and count is not None and this is not None
+    lines = lifelines.meet(where, count, this, MEETING_SECONDS)
+    lines.watch(lambda process, failed: _mourn(lines, this, process, failed))
+    meet(where, cluster_detection_method="deactivate")
+    return lines
+
+
+def _part(lines: lifelines.Lifelines) -> None:
+    """Wait for the others, and leave them."""
+    lines.tell(lifelines.BYE)
+    jax.distributed.shutdown()
+
+
+_last_words = threading.Lock()  # whoever holds it says why this process ends
+
+
+def _fail(lines: lifelines.Lifelines, error: BaseException) -> None:
+    """Make this process, which ends by an error, end without JAX's wait for the others."""
+    known = isinstance(error, FlaxvaeError | OSError | KeyboardInterrupt)
+    if not known:  # most likely a collective that lost its partner: its death is the reason
+        time.sleep(3 * MOMENT)
+    _last_words.acquire()
+    lines.tell(lifelines.FAILED)
+    time.sleep(2 * MOMENT)  # the others have ended by then, and did not lose their coordinator
+    code = 130 if isinstance(error, KeyboardInterrupt) else 3 if isinstance(error, OSError) else 1
+    atexit.register(_vanish, getattr(error, "exit_code", code))
+
+
+def _mourn(lines: lifelines.Lifelines, this: int, process: int, failed: bool) -> None:
+    """In a thread: end at once, for the main one may wait for ever in a collective."""
+    if failed:  # this process may be about to fail in the same way
+        time.sleep(MOMENT)
+    _last_words.acquire()
+    print(
+        f"flaxvae: process {process} has ended: expected all processes until the end; start all "
+        "again, with --resume",
+        file=sys.stderr,
+        flush=True,
+    )
+    lines.tell(lifelines.FAILED)
+    if this == 0:  # whose end would be noticed by JAX's own watch, in many words
+        time.sleep(2 * MOMENT)
+    os._exit(HostsError.exit_code)
+
+
+def _vanish(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
