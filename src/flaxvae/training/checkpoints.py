@@ -73,6 +73,8 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save and restore
         self._ocp = ocp
         self.folder, self._read_only = folder, read_only
+        if not read_only:
+            folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -80,6 +82,7 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
+                create=False,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     primary_host=jax.process_index(), active_processes={jax.process_index()}
                 ),

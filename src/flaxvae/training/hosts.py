@@ -132,7 +132,23 @@ def _join(hosts: Hosts) -> lifelines.Lifelines:
     lines = lifelines.meet(where, count, this, MEETING_SECONDS)
     lines.watch(lambda process, failed: _mourn(lines, this, process, failed))
     meet(where, cluster_detection_method="deactivate")
+    with _silence():  # Gloo tells standard output who is connected
+        gather(0)
     return lines
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing gets to standard output, whichever library writes it."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _part(lines: lifelines.Lifelines) -> None:
