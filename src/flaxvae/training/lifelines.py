@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable
 
 from flaxvae.errors import HostsError, UsageError
 
-BYE, FAILED = b".", b"!"
+WELCOME, BYE, FAILED = b"+", b".", b"!"
 
 
 class Lifelines:
@@ -45,7 +46,7 @@ class Lifelines:
             threading.Thread(target=listen, args=item, daemon=True).start()
 
     def tell(self, word: bytes) -> None:
-        """Say BYE or FAILED to the others."""
+        """Say one of these words to the others."""
         for line in self._lines.values():
             with contextlib.suppress(OSError):
                 line.sendall(word)
@@ -62,7 +63,7 @@ def meet(address: str, processes: int, process: int, seconds: float) -> Lifeline
 
     Raises:
         HostsError: some did not come in time.
-        UsageError: two have the same number, or they were told of different numbers of processes.
+        UsageError: another has this number already, or was told of more or fewer processes.
     """
     host, port = address.rsplit(":", 1)
     until = time.monotonic() + seconds
@@ -78,8 +79,6 @@ def _call_roll(port: int, processes: int, seconds: float, until: float) -> Lifel
             server.settimeout(max(until - time.monotonic(), 0.01))
             try:
                 line, _ = server.accept()
-                line.settimeout(max(min(until - time.monotonic(), 5.0), 0.01))
-                process, told = json.loads(line.recv(100))
             except TimeoutError:
                 missing = ", ".join(str(i) for i in range(1, processes) if i not in lines)
                 raise HostsError(
@@ -87,22 +86,22 @@ def _call_roll(port: int, processes: int, seconds: float, until: float) -> Lifel
                     f"{processes} processes; start each with the same --coordinator and its own "
                     "--process-id"
                 ) from None
+            try:
+                line.settimeout(5.0)
+                process, told = json.loads(line.recv(100))
             except (OSError, ValueError, TypeError):  # someone else knocked at this port
                 continue
             if told != processes:
-                _refuse(line, f"process 0 was told of {processes} processes, process {process} of")
-                raise UsageError(
-                    f"--num-processes {processes} here, {told} at process {process}: expected the "
-                    "same everywhere"
-                )
-            if process in lines:
-                _refuse(line, "another process has this number")
-                continue
-            lines[process] = line
+                _refuse(line, f"--num-processes {told}, expected its own {processes}")
+            elif process in lines:
+                _refuse(line, "another process has this number, expected one for each")
+            else:
+                lines[process] = line
     for line in lines.values():
         line.settimeout(None)
-        line.sendall(b"{}")
-    return Lifelines(lines)
+    found = Lifelines(lines)
+    found.tell(WELCOME)
+    return found
 
 
 def _listen(port: int) -> socket.socket:
@@ -112,15 +111,16 @@ def _listen(port: int) -> socket.socket:
         family = socket.AF_INET6
         return socket.create_server(("", port), backlog=1024, family=family, dualstack_ipv6=True)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise HostsError(
-            f"port {port} cannot be opened here ({error.strerror}): expected a free one in "
-            "--coordinator HOST:PORT, whose HOST is that of process 0"
+            f"port {port} cannot be opened here ({reason}): expected a free one in --coordinator "
+            "HOST:PORT, whose HOST is that of process 0"
         ) from None
 
 
 def _refuse(line: socket.socket, why: str) -> None:
     with contextlib.suppress(OSError):
-        line.sendall(json.dumps(why).encode())
+        line.sendall(why.encode())
         line.close()
 
 
@@ -146,8 +146,9 @@ def _answer(
         said = line.recv(200)
     except OSError:
         raise gone from None
-    if said != b"{}":
-        why = json.loads(said) if said else "it gave up"
-        raise UsageError(f"process 0 refused process {process} ({why}): expected another number")
+    if not said:
+        raise gone
+    if said != WELCOME:
+        raise UsageError(f"process 0 refused --process-id {process}: {said.decode()}")
     line.settimeout(None)
     return Lifelines({0: line})

@@ -1,0 +1,476 @@
+"""Several processes compute what one does, and end together; state shared out is the same state."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import flaxvae
+from conftest import TINY
+from flaxvae import api, cli
+from flaxvae.data import pipeline
+from flaxvae.errors import HostsError, UsageError
+from flaxvae.training import hosts, lifelines, loop, mesh
+from flaxvae.training import step as steps
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+EPOCHS = 3
+SCRIPT = (
+    "import sys; from flaxvae import api, cli; from flaxvae.training import loop, mesh;"
+    "loop.CHECKPOINT_SECONDS, loop.SEGMENT_SECONDS, mesh.SMALL = 0.2, 0.02, 256;"
+    "api.figures.write = lambda *arguments: []; cli.main(sys.argv[1:])"
+)
+CHOICES = "--net mlp --widths 32 --latent-dim 2".split()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+# ---- the roll and the lifelines
+
+
+def meet_all(calls, seconds=10.0):
+    """Results, or errors, of ``meet(address, *call)`` for all calls at once."""
+    address, found = f"127.0.0.1:{free_port()}", {}
+
+    def one(i, processes, process):
+        try:
+            found[i] = lifelines.meet(address, processes, process, seconds)
+        except Exception as error:
+            found[i] = error
+
+    threads = [threading.Thread(target=one, args=(i, *call)) for i, call in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[i] for i in range(len(calls))]
+
+
+def heard(line):
+    """A list that fills with what a process hears of the ends of others."""
+    events = []
+    line.watch(lambda *event: events.append(event))
+    return events
+
+
+def wait_for(events, count):
+    until = time.monotonic() + 10
+    while len(events) < count and time.monotonic() < until:
+        time.sleep(0.01)
+    return sorted(events)
+
+
+def close(line):
+    """What the system does when a process is killed."""
+    for end in line._lines.values():
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_death_is_heard_by_process_0_and_its_death_by_all():
+    zero, one, two = meet_all([(3, 0), (3, 1), (3, 2)])
+    events = heard(zero), heard(one), heard(two)
+    close(two)
+    assert wait_for(events[0], 1) == [(2, False)]
+    assert events[1] == []  # until process 0 ends, too
+    zero.tell(lifelines.FAILED)
+    assert wait_for(events[1], 1) == [(0, True)]
+
+
+def test_a_goodbye_is_no_death():
+    zero, one, two = meet_all([(3, 0), (3, 1), (3, 2)])
+    events = heard(zero)
+    one.tell(lifelines.BYE)
+    close(one)
+    close(two)
+    assert wait_for(events, 1) == [(2, False)]
+
+
+def test_processes_that_cannot_meet():
+    (alone,) = meet_all([(3, 0)], seconds=0.3)
+    assert isinstance(alone, HostsError) and "process 1, 2 did not come" in str(alone)
+    (lost,) = meet_all([(2, 1)], seconds=0.3)
+    assert isinstance(lost, HostsError) and "did not answer within 0.3 seconds" in str(lost)
+    zero, *others = meet_all([(2, 0), (2, 1), (2, 1)], seconds=2.0)
+    assert isinstance(zero, lifelines.Lifelines)
+    # Whichever came second is refused, or finds nobody there any more.
+    kinds = {type(other) for other in others}
+    assert lifelines.Lifelines in kinds and kinds & {HostsError, UsageError}
+    zero, other = meet_all([(2, 0), (3, 1)], seconds=1.0)
+    assert isinstance(zero, HostsError) and isinstance(other, UsageError)
+    assert "--num-processes 3, expected its own 2" in str(other)
+
+
+def test_strangers_at_the_port_are_ignored():
+    address, found = f"127.0.0.1:{free_port()}", []
+    roll = threading.Thread(target=lambda: found.append(lifelines.meet(address, 2, 0, 20.0)))
+    roll.start()
+    host, port = address.split(":")
+    for words in (b"GET / HTTP/1.0\r\n\r\n", b"[1]", b"\xff", b"7"):
+        while True:
+            try:
+                stranger = socket.create_connection((host, int(port)), timeout=10)
+                break
+            except OSError:
+                time.sleep(0.01)
+        stranger.sendall(words)
+        assert stranger.recv(100) == b""
+    one = lifelines.meet(address, 2, 1, 10.0)
+    roll.join()
+    assert isinstance(found[0], lifelines.Lifelines) and isinstance(one, lifelines.Lifelines)
+
+
+# ---- flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--num-processes 2", "--num-processes 2: expected --coordinator"),
+        ("--process-id 0", "--process-id 0: expected --coordinator"),
+        ("--coordinator h:1 --num-processes 2", "--process-id"),
+        ("--coordinator h:1 --process-id 0", "--num-processes"),
+        ("--coordinator h:1 --num-processes 2 --process-id 2", "--process-id 2: expected 0 to 1"),
+        ("--coordinator h:1 --num-processes 2 --process-id -1", "--process-id -1: expected 0 to 1"),
+        ("--coordinator h:1 --num-processes 0 --process-id 0", "--num-processes 0: expected 1"),
+        ("--coordinator h --num-processes 2 --process-id 0", "--coordinator h: expected HOST:PORT"),
+        ("--coordinator h:70000 --num-processes 2 --process-id 0", "--coordinator h:70000"),
+        ("--coordinator auto --process-id -1", "--process-id -1: expected 0 or more"),
+    ],
+)
+def test_flags_that_cannot_be(flags, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", *flags.split()])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_coordinator_that_cannot_be_reached(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hosts, "MEETING_SECONDS", 0.2)
+    monkeypatch.setattr(jax.config, "update", lambda *setting: None)  # this process goes on
+    line = f"train --coordinator 127.0.0.1:{free_port()} --num-processes 2 --process-id 1"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(line.split())
+    error = capsys.readouterr().err
+    assert stop.value.code == 3 and error.count("\n") == 1 and "did not answer" in error
+    assert not list(tmp_path.iterdir())
+
+
+# ---- processes
+
+
+def start(count, *arguments, **more):
+    """``flaxvae train`` in ``count`` processes with a device each."""
+    address = f"127.0.0.1:{free_port()}"
+    environment = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": os.environ["FLAXVAE_TEST_CACHE"],
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        **more,
+    }
+    command = [sys.executable, "-c", SCRIPT, "train", "--coordinator", address]
+    pipe = subprocess.PIPE
+    return [
+        subprocess.Popen(
+            [*command, "--num-processes", str(count), "--process-id", str(i), *arguments],
+            env=environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
+        for i in range(count)
+    ]
+
+
+def ends(processes):
+    """(exit code, standard output, standard error) of each."""
+    try:
+        return [(p.returncode, *said) for p in processes for said in [p.communicate(timeout=300)]]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def rows(path):
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "images_per_second"} for x in lines]
+
+
+def summary(path):
+    return json.loads((path / "summary.json").read_text())
+
+
+def same(found, expected):
+    """The same history, parameters aside from rounding, and evaluation."""
+    for row, other in zip(rows(found), rows(expected), strict=True):
+        assert row == pytest.approx(other, rel=2e-6, abs=1e-6)
+    assert summary(found)["test"]["elbo"] == pytest.approx(
+        summary(expected)["test"]["elbo"], rel=2e-6
+    )
+    return True
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """EPOCHS epochs on one device."""
+    path = tmp_path_factory.mktemp("runs") / "straight"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        flaxvae.train(epochs=EPOCHS, run=str(path), **TINY)
+    return path
+
+
+def test_two_processes_are_two_devices_are_one(straight, tmp_path, capsys):
+    pair, devices = tmp_path / "pair", tmp_path / "devices"
+    found = ends(start(2, *CHOICES, "--epochs", str(EPOCHS), "--run", str(pair)))
+    assert [end[0] for end in found] == [0, 0], found
+    assert "2 x cpu" in found[0][1] and found[1][1:] == ("", "")  # process 0 alone talks
+    flaxvae.train(epochs=EPOCHS, run=str(devices), **{**TINY, "devices": 2})
+    assert same(pair, straight) and same(devices, straight) and same(pair, devices)
+    # What two processes left goes on in one.
+    flaxvae.train(epochs=EPOCHS + 1, run=str(tmp_path / "longer"), **TINY)
+    cli.main(
+        ["train", "--resume", str(pair), "--devices", "1", "--epochs", str(EPOCHS + 1)],
+    )
+    capsys.readouterr()
+    assert len(rows(pair)) == EPOCHS + 1 and same(pair, tmp_path / "longer")
+
+
+def newest(path):
+    found = [int(p.name) for p in path.glob("checkpoints/*") if p.name.isdigit()]
+    return max(found, default=-1)
+
+
+def disturb(path, processes, seen, which, number):
+    """Send a signal once there is a checkpoint newer than ``seen``; how all end."""
+    while newest(path) <= seen and all(p.poll() is None for p in processes):
+        time.sleep(0.01)
+    processes[which].send_signal(number)
+    return ends(processes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True])
+def test_stopped_and_killed(tmp_path, shard):
+    """A signal at either stops both, saved; the death of either ends the other in one line."""
+    path, epochs, seen = tmp_path / "disturbed", 120, 0
+    choices = [*CHOICES, "--ema", "0.9", "--patience", str(epochs), "--epochs", str(epochs)]
+    choices += ["--shard-params"] * shard
+    arguments = [*choices, "--run", str(path)]
+    for which, number in [(1, 15), (0, 2), (1, 9), (0, 9), (0, 15)]:
+        found = disturb(path, start(2, *arguments), seen, which, signal.Signals(number))
+        arguments = ["--resume", str(path)]
+        for i, (code, _, err) in enumerate(found):
+            if number != signal.SIGKILL:
+                assert code == 128 + number and "stopped at step" in err, found
+            elif i == which:
+                assert code == -signal.SIGKILL
+            else:
+                assert code == HostsError.exit_code, found
+                assert err.startswith(f"flaxvae: process {which} has ended"), found
+            assert err.count("\n") == (code > 0), found
+        assert newest(path) > seen and not (path / "summary.json").exists()
+        seen = newest(path)
+    found = ends(start(2, *arguments))
+    assert [end[0] for end in found] == [0, 0], found
+    straight = ends(start(2, *choices, "--run", str(tmp_path / "straight")))
+    assert [end[0] for end in straight] == [0, 0], straight
+    digests = {summary(p)["parameters_sha256"] for p in (path, tmp_path / "straight")}
+    assert len(digests) == 1 and rows(path) == rows(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_what_one_process_left_goes_on_in_three(straight, tmp_path):
+    """Four devices, two and one; then back."""
+    path, longer = tmp_path / "run", tmp_path / "longer"
+    choices = {**TINY, "batch_size": 126, "devices": 1}
+    flaxvae.train(epochs=1, run=str(path), **choices)
+    flaxvae.train(epochs=2, run=str(longer), **choices)
+    flags = ["--resume", str(path), "--devices", "3", "--epochs", "2"]
+    found = ends(start(3, *flags))
+    assert [end[0] for end in found] == [0, 0, 0], found
+    assert same(path, longer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "codes", "message"),
+    [
+        (([], ["--seed", "1"]), {2}, "other settings"),
+        ((["--batch-size", "127"],) * 2, {2}, "--batch-size 127: expected a multiple of 2"),
+        ((["--devices", "1"],) * 2, {2}, "--devices 1: expected 2"),
+        (([], ["--dataset", "missing.npz"]), {3}, "process 1 has ended"),
+    ],
+)
+def test_a_process_that_cannot_start(tmp_path, flags, codes, message):
+    path = tmp_path / "run"
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-c", SCRIPT, "train", *CHOICES, "--run", str(path)]
+    together = ["--coordinator", address, "--num-processes", "2", "--process-id"]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    pipe = subprocess.PIPE
+    found = ends(
+        [
+            subprocess.Popen(
+                [*command, *together, str(i), *own],
+                env=environment,
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+            )
+            for i, own in enumerate(flags)
+        ]
+    )
+    assert {end[0] for end in found} <= codes, found
+    assert message in found[0][2] and all(end[2].count("\n") == 1 for end in found), found
+    assert not path.exists()
+
+
+# ---- state shared out between devices
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """Even small arrays are shared out."""
+    monkeypatch.setattr(mesh, "SMALL", 64)
+
+
+def made(devices, model="vae", **choices):
+    """(recipe, data, trainer) for digits."""
+    plan = flaxvae.make_plan(model, **{**TINY, "devices": devices, "epochs": 2, **choices})
+    data = pipeline.prepare(plan.data)
+    recipe, over = plan.recipe(data.spec), mesh.make(devices)
+    return recipe, data, steps.trainer(recipe, data, plan.training, over, 2)
+
+
+def test_the_largest_axis_that_divides_is_shared_out(shared):
+    over = mesh.make(8)
+    shapes = {"a": (16, 24), "b": (24, 16), "c": (24, 7), "d": (7, 9), "e": (8,), "f": ()}
+    arrays = {k: jax.ShapeDtypeStruct(shape, np.float32) for k, shape in shapes.items()}
+    found = {k: tuple(s.spec) for k, s in mesh.shared_out(arrays, over).items()}
+    whole = ()
+    assert found == {
+        "a": (None, "data"),
+        "b": ("data",),
+        "c": ("data",),
+        "d": whole,
+        "e": whole,
+        "f": whole,
+    }
+
+
+def bytes_of(state, device):
+    """What a device holds of a state."""
+    shards = [s for leaf in jax.tree.leaves(state) for s in leaf.addressable_shards]
+    return sum(shard.data.nbytes for shard in shards if shard.device == device)
+
+
+def test_shared_out_state_learns_the_same_in_less_memory(shared):
+    states = {}
+    for shard in (False, True):
+        _, _, trainer = made(8, shard_params=shard, clip_norm=1.0, ema=0.9)
+        states[shard] = trainer.segment(trainer.init(), trainer.order(0), 10)
+    whole, out = states[False], states[True]
+    for name, total in whole.totals.items():
+        assert float(out.totals[name]) == pytest.approx(float(total), rel=2e-6)
+    for one, other in zip(jax.tree.leaves(whole.variables), jax.tree.leaves(out.variables)):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    everything = sum(leaf.nbytes for leaf in jax.tree.leaves(whole))
+    for device in mesh.make(8).devices.flat:
+        assert bytes_of(whole, device) == everything
+        assert bytes_of(out, device) < everything / 4
+
+
+def test_checkpoints_of_shared_out_state_restore_anywhere(shared, straight, tmp_path, capsys):
+    path = tmp_path / "run"
+    flaxvae.train(epochs=1, run=str(path), **{**TINY, "devices": 8}, shard_params=True)
+    for epochs, flags in (
+        (2, "--devices 1 --no-shard-params"),
+        (EPOCHS, "--devices 8 --shard-params"),
+    ):
+        cli.main(["train", "--resume", str(path), "--epochs", str(epochs), *flags.split()])
+        capsys.readouterr()
+    assert json.loads((path / "run.json").read_text())["training"]["shard_params"] is True
+    assert same(path, straight)
+
+
+# ---- what a step moves between devices (docs/scaling.md)
+
+COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+)
+
+
+def collectives(trainer):
+    """(name, numbers in the result, whether outside the loop of steps) of each, as compiled."""
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(trainer.init),
+        trainer.sharding,
+    )
+    jitted = jax.jit(trainer.segment, out_shardings=trainer.sharding)
+    text = jitted.lower(state, trainer.order(0), 2).compile().as_text()
+    body, entry = text.split("\nENTRY ")
+    found = []
+    for part, outside in ((body, False), (entry, True)):
+        for shapes, name in COLLECTIVE.findall(part):
+            sizes = [
+                np.prod([int(n) for n in dims.split(",") if n], dtype=int)
+                for dims in re.findall(r"[a-z]+\d+\[([\d,]*)\]", shapes)
+            ]
+            found.append((name, int(sum(sizes)), outside))
+    return found
+
+
+def parameters(trainer):
+    return jax.tree.leaves(jax.eval_shape(trainer.init).variables["params"])
+
+
+def check_one_all_reduce(trainer):
+    """All gradients and the means of the step's metrics, at once."""
+    ((name, size, outside),) = collectives(trainer)
+    count = sum(leaf.size for leaf in parameters(trainer))
+    assert (name, outside) == ("all-reduce", False)
+    assert count < size <= count + 64
+
+
+def test_a_step_has_one_all_reduce():
+    check_one_all_reduce(made(8)[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["conv", "resnet"])
+def test_a_step_of_image_networks_has_one_all_reduce(net):
+    check_one_all_reduce(made(8, net=net)[2])
+
+
+def test_a_step_on_shared_out_state_gathers_each_array_once(shared):
+    trainer = made(8, shard_params=True)[2]
+    out = [
+        leaf.size
+        for leaf, sharding in zip(
+            parameters(trainer), jax.tree.leaves(trainer.sharding.variables["params"])
+        )
+        if not sharding.is_fully_replicated
+    ]
+    found = collectives(trainer)
+    gathered = [size for name, size, _ in found if name == "all-gather"]
+    assert sorted(gathered) == sorted(out) and len(out) >= 2
+    assert [name for name, *_ in found if name != "all-gather"] == ["all-reduce"]
