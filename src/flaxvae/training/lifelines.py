@@ -90,6 +90,7 @@ def _call_roll(port: int, processes: int, seconds: float, until: float) -> Lifel
                 line.settimeout(5.0)
                 process, told = json.loads(line.recv(100))
             except (OSError, ValueError, TypeError):  # someone else knocked at this port
+                line.close()
                 continue
             if told != processes:
                 _refuse(line, f"--num-processes {told}, expected its own {processes}")
