@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import cli
+from flaxvae import cli, zoo
 from flaxvae.data import pipeline
 from flaxvae.errors import HostsError, UsageError
 from flaxvae.training import checkpoints, hosts, lifelines, loop, mesh
@@ -476,3 +477,24 @@ def test_a_step_on_shared_out_state_gathers_each_array_once(shared):
     gathered = [size for name, size, _ in found if name == "all-gather"]
     assert sorted(gathered) == sorted(out) and len(out) >= 2
     assert [name for name, *_ in found if name != "all-gather"] == ["all-reduce"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "choices"),
+    [
+        ((28, 28, 1), {"latent_dim": 20}),
+        (
+            (32, 32, 3),
+            {"net": "resnet", "channels": (256, 512, 1024), "blocks": 4, "latent_dim": 256},
+        ),
+    ],
+)
+def test_the_plan_in_the_documentation_is_of_these_models(shape, choices):
+    recipe = zoo.build("vae", zoo.DataSpec("images", shape), **zoo.arguments("vae") | choices)
+    image = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), image)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    text = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    assert f"| {count:,} |" in text
+    row = next(line for line in text.splitlines() if f"| {count:,} |" in line)
+    assert row.endswith(f"| {4 * count / 1e6:.{1 if count < 1e7 else 0}f} MB |")
