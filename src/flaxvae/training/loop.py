@@ -169,7 +169,7 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
     def save() -> None:
         if checkpoints is not None:
             checkpoints.save(state)
-        else:
+        elif hosts.several():
             meshes.fetch(to_parts(state))  # this process's part in a save
 
     def finished() -> bool:
