@@ -301,14 +301,15 @@ def test_stopped_and_killed(tmp_path, shard):
 
 
 @pytest.mark.slow
-def test_what_one_process_left_goes_on_in_three_and_back(tmp_path, capsys):
+@pytest.mark.parametrize(("count", "flags"), [(3, []), (2, ["--shard-params"])])
+def test_what_one_process_left_goes_on_in_several_and_back(tmp_path, capsys, count, flags):
     path, straight = tmp_path / "run", tmp_path / "straight"
     choices = {**TINY, "batch_size": 126}
     flaxvae.train(epochs=1, run=str(path), **choices)
     flaxvae.train(epochs=3, run=str(straight), **choices)
-    flags = ["--resume", str(path), "--devices", "3", "--epochs", "2", "--shard-params"]
-    found = ends(start(3, *flags))
-    assert [end[0] for end in found] == [0, 0, 0], found
+    more = ["--resume", str(path), "--devices", str(count), "--epochs", "2", *flags]
+    found = ends(start(count, *more))
+    assert [end[0] for end in found] == [0] * count, found
     cli.main(["train", "--resume", str(path), "--devices", "1", "--epochs", "3"])
     capsys.readouterr()
     assert len(rows(path)) == 3 and same(path, straight)
