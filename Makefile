@@ -27,7 +27,7 @@ run     := $(or $(RUN),runs/latest)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval sample reconstruct interpolate traverse fit-prior encode figures test \
-        test-slow lint format experiments constraints clean
+        test-slow lint format experiments bench constraints clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -68,6 +68,9 @@ format: $(ready) ## ruff, rewriting files
 
 experiments: $(ready) ## run every study in experiments/ and rewrite experiments/README.md
 	@PYTHONPATH=src $(python) -m experiments $(ARGS)
+
+bench: $(ready) ## time it against PyTorch and plain flax, rewrite docs/benchmarks.md
+	@PYTHONPATH=src $(python) -m benchmarks $(ARGS)
 
 constraints: ## rewrite constraints.txt with today's versions (needs uv)
 	@{ echo "# Exact versions that the tests passed with. Made by: make constraints"; \

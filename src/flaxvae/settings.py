@@ -18,6 +18,7 @@ Binarization = Literal["none", "dynamic", "fixed", "threshold"]
 Schedule = Literal["constant", "cosine"]
 Net = Literal["conv", "resnet", "mlp"]
 Activation = Literal["relu", "tanh", "gelu", "silu", "elu"]
+Precision = Literal["float32", "bf16"]
 Likelihood = Literal[
     "bernoulli",
     "continuous_bernoulli",
@@ -151,6 +152,14 @@ class Body:
 
     components: int = 10
     """Of a logistic mixture."""
+
+    precision: Precision = "float32"
+    """What encoder and decoder compute in; parameters, KL and likelihood stay float32. bf16 is for
+    GPU and TPU, on CPU it is slower."""
+
+    remat: bool = False
+    """Compute a resnet's blocks a second time for their gradient instead of keeping what they
+    computed: less memory, more time."""
 
     def __post_init__(self):
         check_options(self)
