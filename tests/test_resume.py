@@ -54,7 +54,7 @@ def straight(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """One that SIGTERM stopped in the middle of an epoch, with two checkpoints there."""
+    """One that SIGTERM stopped in the middle of an epoch, with checkpoints of an epoch and of two steps."""
     path = tmp_path_factory.mktemp("runs") / "stopped"
 
     class Stop(loop.Quiet):
@@ -64,14 +64,13 @@ def stopped(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
-        patch.setattr(loop, "CHECKPOINT_SECONDS", 0)
         patch.setattr(loop, "Quiet", Stop)
         with pytest.raises(loop.Stopped) as caught:
-            flaxvae.train(epochs=EPOCHS, run=str(path), **TINY)
+            flaxvae.train(epochs=EPOCHS, run=str(path), checkpoint_every="1step", **TINY)
     assert caught.value.exit_code == 128 + signal.SIGTERM
     assert "step 15 of 40" in str(caught.value)
     assert f"flaxvae train --resume {path}" in str(caught.value)
-    assert steps_saved(path) == [14, 15] and not (path / "summary.json").exists()
+    assert steps_saved(path) == [10, 14, 15] and not (path / "summary.json").exists()
     return path
 
 
@@ -133,12 +132,13 @@ def test_killed_and_terminated(tmp_path):
     """In processes of their own, at random moments: SIGKILL, then SIGTERM."""
     script = (
         "import sys, time; from flaxvae import api, cli; from flaxvae.training import loop, runs;"
-        "loop.CHECKPOINT_SECONDS, loop.SEGMENT_SECONDS = 0.2, 0.02;"
+        "loop.SEGMENT_SECONDS = 0.02;"
         "api.figures.write = lambda *arguments: []; append = runs.RunFolder.append;"
         "runs.RunFolder.append = lambda *row: (time.sleep(0.02), append(*row));"  # time to kill
         "cli.main(sys.argv[1:])"
     )
     choices = "--net mlp --widths 64 --latent-dim 2 --epochs 150 --patience 150 --ema 0.9"
+    choices += " --checkpoint-every 0.2s"
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
 
     def start(*arguments, **more):
@@ -220,7 +220,7 @@ def test_no_damage_to_any_file_goes_unseen(stopped, tmp_path):
 
     def restored(path, notes):
         with checkpoints.Checkpoints(path) as found:
-            return checkpoints.digest(jax.device_get(found.restore(like, notes.append)))
+            return checkpoints.digest(jax.device_get(found.restore(like, notes.append).parts))
 
     newest = restored(stopped / "checkpoints", [])
     names = [p.relative_to(stopped) for p in stopped.glob("checkpoints/15/**/*") if p.is_file()]
@@ -251,7 +251,7 @@ def test_loading_touches_nothing(stopped, tmp_path):
 
 def test_all_checkpoints_damaged(stopped, tmp_path, capsys):
     path = shutil.copytree(stopped, tmp_path / "run")
-    for step in (14, 15):
+    for step in steps_saved(path):
         flip(largest(path / "checkpoints" / str(step) / "model"))
     with pytest.raises(SystemExit) as stop:
         resume(path, capsys)
