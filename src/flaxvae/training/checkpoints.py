@@ -12,8 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,8 +90,24 @@ def _reason(error: Exception) -> str:
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
+        if number := re.search(r"os_error_code=\W*(\d+)", str(cause)):  # TensorStore's
+            return os.strerror(int(number[1]))
         cause = cause.__cause__ or cause.__context__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raises OSError unless ``size`` bytes can be written; Orbax, short of room, is not quiet."""
+    probe = folder / "probe"
+    try:
+        with probe.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.write(bytes(size))
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 class _NewestAndBest:
@@ -120,7 +139,8 @@ class Checkpoints:
         facts: Mapping[str, Any] | None = None,
     ):
         """``facts``: recorded in the meta of every checkpoint."""
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports all that it does
+        for name in ("absl", "asyncio"):  # Orbax reports all that it does
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.folder, self.facts, self._read_only = folder, facts or {}, read_only
         self._policy = _NewestAndBest(keep)
         self._opened: Any = None
@@ -171,6 +191,7 @@ class Checkpoints:
         if step in self.steps():
             return
         parts = jax.device_get(to_parts(state))
+        _check_room(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(parts)) + 2**16)
         meta = {
             "step": step,
             "sha256": {name: digest(part) for name, part in parts.items()},
@@ -294,10 +315,8 @@ class Checkpoints:
         """Of a save that failed, Orbax would raise its error here once more."""
         manager, self._opened = self._opened, None
         if manager is not None:
-            try:
+            with suppress(Exception):
                 manager.close()
-            except Exception:
-                return
 
     def _abandon(self) -> None:
         """Forget a save that failed, and make room: what there is of it is of no use."""

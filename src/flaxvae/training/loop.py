@@ -288,8 +288,8 @@ class _Training:
         row |= {name: count for name, count in counts.items() if count}
         if guards.skipped:
             self.tell_once(
-                f"{int(guards.skipped)} steps of epoch {row['epoch']} were skipped, their loss or "
-                "gradient not finite; metrics.jsonl counts them"
+                f"epoch {row['epoch']}: not finite at {int(guards.skipped)} of its steps, which "
+                "were skipped; metrics.jsonl counts them"
             )
         self.history.append(row)
         if state.best and _epochs_since_best(self.history) == 0:

@@ -19,7 +19,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,18 @@ class Plan:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
+    _write(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 @contextmanager
@@ -195,9 +204,7 @@ class RunFolder:
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Make these the rows of metrics.jsonl, whatever became of it."""
-        partial = self.path / "metrics.jsonl.partial"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial.replace(self.path / "metrics.jsonl")
+        _write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add an epoch to metrics.jsonl, and to TensorBoard's events where it is installed.
