@@ -11,7 +11,6 @@ lost.
 from __future__ import annotations
 
 import dataclasses
-import math
 import signal
 import threading
 import time
@@ -30,7 +29,8 @@ from flaxvae.errors import DataError, DivergedError, Stopped
 from flaxvae.settings import TrainSettings, interval
 from flaxvae.training import batches, guard
 from flaxvae.training import mesh as meshes
-from flaxvae.training.checkpoints import Checkpoints, Unsaved, from_parts, to_parts
+from flaxvae.training.checkpoints import Checkpoints, from_parts, to_parts
+from flaxvae.training.keeping import Keeper, value
 from flaxvae.training.runs import RunFolder
 from flaxvae.training.step import Trainer, TrainState, keys
 from flaxvae.zoo import Recipe
@@ -87,14 +87,8 @@ def _signals():
             signal.signal(number, old)
 
 
-def _value(row: Mapping[str, Any]) -> float:
-    """How good an epoch's model is: its validation ELBO, or what stands for it without a bound."""
-    value = row.get("validation_elbo", -row.get("validation_reconstruction", math.inf))
-    return value if math.isfinite(value) else -math.inf
-
-
 def _epochs_since_best(history: list[dict[str, Any]]) -> int:
-    values = [_value(row) for row in history]
+    values = [value(row) for row in history]
     return len(values) - 1 - values.index(max(values)) if values else 0
 
 
@@ -180,7 +174,6 @@ class _Training:
     def __init__(self, recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
         self.recipe, self.trainer, self.data = recipe, trainer, data
         self.settings, self.mesh, self.watch = settings, mesh, watch
-        self.folder: RunFolder | None = folder
         self.checkpoints: Checkpoints | None = checkpoints
         self.per_epoch: int = trainer.steps_per_epoch
         state = resume(trainer, checkpoints, watch.note) if checkpoints else None
@@ -192,8 +185,8 @@ class _Training:
         self.every: float = every
         self.order: tuple[int, Any] = (-1, None)  # an epoch, and its order of the images
         self.chunk, self.done, self.seconds = 1, 0, 0.0  # steps; and since the epoch's begin
-        self.unwritten = ""  # why metrics.jsonl is not whole
-        self.told: set[str] = set()
+        self.keeper = Keeper(folder, checkpoints, watch.note)
+        self.skipped = False
         self.validate = None
         if data.validation is not None:
             self.validate = batches.over_split(batches.bound_terms(recipe.model), mesh)
@@ -227,15 +220,16 @@ class _Training:
                 if int(self.state.guard.fault):
                     self.recover()
                     continue
+                self.watch.progress(self.step, self.means(), self.speed())
                 if self.position % self.per_epoch == 0:
                     self.end_epoch()
                 if signals and not self.finished():
-                    kept = self.kept()
+                    kept = self.keeper.close(self.state, self.history)
                     text = f"stopped at step {self.step} of {self.total}{kept}"
                     raise Stopped(text, signals[0])
                 if self.due():
                     self.save()
-        self.kept()
+        self.keeper.close(self.state, self.history)
         return self.state.final(), self.history
 
     def finished(self) -> bool:
@@ -259,7 +253,6 @@ class _Training:
         elapsed = max(time.perf_counter() - start, 1e-6)  # a clock may go back
         self.done, self.seconds = self.done + self.step - before, self.seconds + elapsed
         self.chunk = max(1, min(4 * steps, round(SEGMENT_SECONDS * steps / elapsed)))
-        self.watch.progress(self.step, self.means(), self.speed())
 
     def speed(self) -> float:
         """Images a second in this epoch."""
@@ -286,8 +279,9 @@ class _Training:
         row["images_per_second"] = round(self.speed(), 1)
         counts = {"skipped_steps": int(guards.skipped), "rollbacks": int(guards.rollbacks)}
         row |= {name: count for name, count in counts.items() if count}
-        if guards.skipped:
-            self.tell_once(
+        if guards.skipped and not self.skipped:
+            self.skipped = True  # once is enough
+            self.watch.note(
                 f"epoch {row['epoch']}: not finite at {int(guards.skipped)} of its steps, which "
                 "were skipped; metrics.jsonl counts them"
             )
@@ -297,7 +291,7 @@ class _Training:
         totals, skipped = jax.tree.map(jnp.zeros_like, (state.totals, guards.skipped))
         guards = guards._replace(skipped=skipped)
         self.state = dataclasses.replace(state, totals=totals, guard=guards)
-        self.write_rows(row)
+        self.keeper.add(self.history)
         self.watch.epoch(row)
         self.done, self.seconds = 0, 0.0
 
@@ -323,7 +317,7 @@ class _Training:
         }
         other = "rollback" if settings.on_nan == "skip" else "skip"
         try:
-            kept = self.kept()
+            kept = self.keeper.close(self.state, self.history)
         except DataError as error:
             kept = f"; {error}"
         raise DivergedError(
@@ -335,7 +329,7 @@ class _Training:
         """To the newest checkpoint, or without one to the last good step, at half the rate."""
         count, scale = int(self.state.guard.rollbacks) + 1, float(self.state.guard.scale) / 2
         if self.checkpoints is not None:
-            self.settle()
+            self.keeper.settle()
             state = resume(self.trainer, self.checkpoints, self.watch.note)
             self.state = self.state if state is None else state
         values = np.int32(count), np.float32(scale)
@@ -349,10 +343,10 @@ class _Training:
         epochs, rows = self.position // self.per_epoch, len(self.history)
         self.history = [row for row in self.history if row["epoch"] <= epochs]
         if len(self.history) < rows:
-            self.write_rows()
+            self.keeper.write(self.history)
         self.done, self.seconds = 0, 0.0
 
-    # ---- the disk
+    # ---- saving
 
     def due(self) -> bool:
         """Whether to save now; by the clock only if no save is in flight, which would be waited
@@ -360,84 +354,8 @@ class _Training:
         if self.unit == "steps":
             return self.step % self.every == 0
         late = not 0 <= time.monotonic() - self.saved <= self.every
-        return late and not (self.checkpoints and self.checkpoints.busy())
+        return late and not self.keeper.busy()
 
-    def save(self) -> str:
-        """Begin to save the state; returns why it cannot be, "" if all is well so far."""
-        self.saved, reason = time.monotonic(), ""
-        if self.checkpoints is None:
-            return reason
-        try:
-            values = {row["step"]: _value(row) for row in self.history}
-            self.checkpoints.save(self.state, values)
-        except Unsaved as error:
-            reason = str(error)
-            self.warn("a checkpoint", reason)
-        if self.unwritten:
-            self.write_rows()
-        self.flush()
-        return reason
-
-    def settle(self) -> str:
-        """Wait for a save in flight; returns why it failed, or ""."""
-        try:
-            if self.checkpoints is not None:
-                self.checkpoints.wait()
-        except Unsaved as error:
-            self.warn("a checkpoint", str(error))
-            return str(error)
-        return ""
-
-    def kept(self) -> str:
-        """Save, and see that it is on the disk; returns how to go on from there.
-
-        Raises DataError if state or rows could not be written: what is lost, and what to do.
-        """
-        if self.folder is None or self.checkpoints is None:
-            return ""
-        reason = self.save()
-        reason = self.settle() or reason
-        steps = self.checkpoints.steps()
-        if self.step not in steps:
-            newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is none"
-            raise DataError(
-                f"the state of step {self.step} could not be saved in {self.folder.checkpoints} "
-                f"({reason}): {newest}; make room there, then `flaxvae train --resume "
-                f"{self.folder.path}` does the steps since again"
-            )
-        if self.unwritten:
-            raise DataError(
-                f"{self.folder.path / 'metrics.jsonl'} could not be written ({self.unwritten}): "
-                f"the model is saved, rows are lost; make room there, then `flaxvae train "
-                f"--resume {self.folder.path}` ends the run"
-            )
-        return f", saved; `flaxvae train --resume {self.folder.path}` goes on"
-
-    def write_rows(self, row: Mapping[str, Any] | None = None) -> None:
-        """Add a row to metrics.jsonl; all of them where the file is not whole."""
-        if self.folder is None:
-            return
-        try:
-            if row is None or self.unwritten:
-                self.folder.rewrite(self.history)
-            else:
-                self.folder.append(row)
-            self.unwritten = ""
-        except OSError as error:
-            self.unwritten = error.strerror or type(error).__name__
-            self.warn("metrics.jsonl", self.unwritten)
-
-    def flush(self) -> None:
-        try:
-            if self.folder is not None:
-                self.folder.flush()
-        except OSError as error:
-            self.warn("TensorBoard's events", error.strerror or type(error).__name__)
-
-    def warn(self, what: str, reason: str) -> None:
-        self.tell_once(f"{what} could not be written ({reason}): training goes on", "disk")
-
-    def tell_once(self, text: str, subject: str = "skipped") -> None:
-        if subject not in self.told:
-            self.told.add(subject)
-            self.watch.note(text)
+    def save(self) -> None:
+        self.saved = time.monotonic()
+        self.keeper.save(self.state, self.history)
