@@ -27,7 +27,7 @@ run     := $(or $(RUN),runs/latest)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train eval sample reconstruct interpolate traverse fit-prior encode figures test \
-        test-slow lint format experiments bench constraints clean
+        test-faults test-slow lint format experiments bench constraints clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -56,6 +56,10 @@ figures: ## draw all figures of RUN again
 
 test: $(ready) ## the tests (minutes)
 	@$(python) -m pytest $(if $(shell $(python) -c 'import xdist' 2>&1),,$(parallel)) $(ARGS)
+
+test-faults: $(ready) ## kills, damage, full disks, NaNs: what a run must survive, at length
+	@$(python) -m pytest -m "slow or not slow" tests/test_faults.py tests/test_lock.py \
+	  tests/test_resume.py $(ARGS)
 
 test-slow: $(ready) ## the tests that train for minutes or need MNIST
 	@$(python) -m pytest -m slow $(ARGS)

@@ -47,11 +47,12 @@ def train(argv: list[str]) -> None:
         model: str = model,
         run: str | None = None,
         resume: str | None = None,
+        allow_changes: bool = False,
         data: DataSettings = data,
         training: TrainSettings = training,
         **groups: Any,
     ):
-        return run, resume, data, training, *groups.values()
+        return run, resume, allow_changes, data, training, *groups.values()
 
     command.__doc__ = f"""Train a model, evaluate it on held-out images, draw its figures.
 
@@ -59,15 +60,17 @@ def train(argv: list[str]) -> None:
         model: {", ".join(zoo.RECIPES)}; each has flags of its own, shown with --model NAME --help.
         run: Folder to write; by default runs/<dataset>-<model>-s<seed>-<time>.
         resume: Go on with this run folder, from its last checkpoint.
+        allow_changes: Resume with other settings than the run's: any but the model, the data and
+            what shapes the parameters.
     """
     _declare(command, groups)
-    run, resume, *settings = _parse(command, argv, "train")
+    run, resume, allow_changes, *settings = _parse(command, argv, "train")
     from flaxvae import api
     from flaxvae.report.terminal import Terminal
 
     plan = api.make_plan(model, **{k: v for s in settings for k, v in vars(s).items()})
     with Terminal() as terminal:
-        api.execute(plan, run=run, resume=resume, terminal=terminal)
+        api.execute(plan, run=run, resume=resume, allow_changes=allow_changes, terminal=terminal)
 
 
 def evaluate(

@@ -5,8 +5,8 @@
 | 0         | done                                                           |
 | 1         | a fault of flaxvae itself (a traceback is shown: please report) |
 | 2         | misuse: a flag, a name or a value that cannot be              |
-| 3         | data: missing, damaged, or not what it is said to be           |
-| 4         | training diverged: a loss that is not finite                    |
+| 3         | data: missing, damaged, not what it is said to be, or unsaved  |
+| 4         | training diverged: a loss or parameters that are not finite     |
 | 130, 143  | stopped by Ctrl-C, by SIGTERM, after saving                     |
 
 A message has three parts: what was seen, what was expected, what to do.
@@ -31,13 +31,13 @@ class UsageError(FlaxvaeError):
 
 
 class DataError(FlaxvaeError):
-    """Data that are missing, damaged, or not what they are said to be."""
+    """Data that are missing, damaged, not what they are said to be, or could not be written."""
 
     exit_code = 3
 
 
 class DivergedError(FlaxvaeError):
-    """A loss that is not finite."""
+    """A loss, gradient or parameters that are not finite."""
 
     exit_code = 4
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from flaxvae.errors import UsageError
@@ -31,6 +32,7 @@ Likelihood = Literal[
 Kl = Literal["closed_form", "monte_carlo"]
 Annealing = Literal["none", "linear", "cyclical"]
 FreeBitsPer = Literal["dimension", "total"]
+OnNan = Literal["stop", "skip", "rollback"]
 
 
 def check(settings: Any, name: str, ok: bool, expected: str) -> None:
@@ -49,6 +51,23 @@ def check_options(settings: Any) -> None:
             check(
                 settings, name, getattr(settings, name) in options, f"one of {', '.join(options)}"
             )
+
+
+def interval(text: str) -> tuple[float, str] | None:
+    """``"5min"`` as (300.0, "seconds"), ``"500steps"`` as (500, "steps"); also "epochs".
+
+    None if it is not an interval above zero.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|steps?|epochs?)", text)
+    if found is None or float(found[1]) == 0:
+        return None
+    if found[2] in _SECONDS:
+        return float(found[1]) * _SECONDS[found[2]], "seconds"
+    whole = found[1].isdigit()
+    return (int(found[1]), found[2].rstrip("s") + "s") if whole else None
+
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +128,15 @@ class TrainSettings:
     devices: int | None = None
     """Devices to use; by default all."""
 
+    on_nan: OnNan = "stop"
+    """On a loss, gradient or parameters that are not finite: stop, saved at the last good step;
+    skip that step, ten in a row at most; or rollback to the last checkpoint with half the learning
+    rate, three times at most."""
+
+    checkpoint_every: str = "15s"
+    """Save every so many steps, epochs, seconds, minutes or hours: 500steps, 1epoch, 5min. The two
+    newest are kept, and of those at an epoch's end the best by validation."""
+
     def __post_init__(self):
         check_options(self)
         check(self, "epochs", self.epochs is None or self.epochs >= 0, "0 or more")
@@ -121,6 +149,8 @@ class TrainSettings:
         check(self, "patience", self.patience is None or self.patience >= 1, "1 or more")
         check(self, "seed", 0 <= self.seed < 2**32, "0 to 4294967295")
         check(self, "devices", self.devices is None or self.devices >= 1, "1 or more")
+        known = interval(self.checkpoint_every) is not None
+        check(self, "checkpoint_every", known, "such as 15s, 5min, 500steps or 1epoch")
 
 
 @dataclasses.dataclass(frozen=True)

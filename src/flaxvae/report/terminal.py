@@ -76,7 +76,8 @@ class Terminal:
     def progress(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
         """After ``step`` steps: moves the bar, or now and then writes a line."""
         now = time.monotonic()
-        self._first = self._first or (step, now)  # without the compilation before it
+        if self._first is None or step < self._first[0]:  # compiled, or rolled back
+            self._first = step, now
         done, spent = step - self._first[0], now - self._first[1]
         left = spent / done * (self._total - step) if done else None
         text = f"ETA {_duration(left)}  {images_per_second:,.0f} images/s  {_headline(metrics)}"

@@ -5,6 +5,7 @@ Nothing inside a step knows how many devices there are; ``jit`` inserts the one 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxvae.errors import UsageError
+from flaxvae.training.runs import versions
 
 
 def make(devices: int | None = None) -> Mesh:
@@ -43,6 +45,13 @@ def describe(mesh: Mesh) -> str:
     """For people: "1 x cpu", "8 x NVIDIA H100"."""
     kinds = {d.device_kind for d in mesh.devices.flat}
     return f"{mesh.size} x {', '.join(sorted(kinds))}"
+
+
+def machine(mesh: Mesh) -> dict[str, Any]:
+    """What the last bits of a result depend on, besides its settings."""
+    known = versions()
+    packages = {name: known[name] for name in ("flaxvae", "jax", "jaxlib")}
+    return {"devices": describe(mesh), "cores": os.cpu_count(), **packages}
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:

@@ -21,6 +21,7 @@ from flaxvae.data import images
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import UsageError
 from flaxvae.settings import TrainSettings
+from flaxvae.training import guard as guards
 from flaxvae.training import mesh as meshes
 from flaxvae.zoo import Recipe
 
@@ -38,6 +39,8 @@ class TrainState:
     ema: Any  # moving average of the parameters, {} unless asked for
     best: Any  # variables at the best validation ELBO, {} unless stopping early
     totals: dict[str, Array]  # sums of this epoch's metrics
+    guard: guards.Guard
+    offset: Array  # int32, steps done less those of as many epochs at this batch size; 0 as a rule
 
     def evaluated(self) -> Variables:
         """The variables that evaluation uses: the moving average where there is one."""
@@ -66,11 +69,13 @@ class Trainer(NamedTuple):
 
     steps_per_epoch: int
     total_steps: int
-    learning_rate: Callable[[Any], Any]
+    learning_rate: Callable[[Any], Any]  # of steps less offset
     sharding: NamedSharding  # of the state
     init: Callable[[], TrainState]
     order: Callable[[int], Array]  # epoch -> [steps_per_epoch, batch] indices
-    segment: Callable[[TrainState, Array, int], TrainState]  # (state, order, steps), donates state
+    # (state, order, steps) -> state after as many steps, or fewer where its guard has a fault;
+    # donates the state it is given
+    segment: Callable[[TrainState, Array, int], TrainState]
 
 
 def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
@@ -89,9 +94,8 @@ def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
 def optimizer(settings: TrainSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2014), with the gradient's norm clipped first where asked."""
     adam = optax.adam(schedule)
-    if settings.clip_norm is None:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adam)
+    clip = settings.clip_norm
+    return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), adam)
 
 
 def check(data: Data, settings: TrainSettings, mesh: Mesh) -> None:
@@ -160,24 +164,27 @@ def trainer(
         x = images.binarize(x, data.binarization, key)
         return Batch(x, None if y_all is None else y_all[rows])
 
-    def step(state: TrainState, order, x_all, y_all) -> TrainState:
+    def step(state: TrainState, order, tolerance, x_all, y_all) -> TrainState:
         pixel_key, model_key = jax.random.split(jax.random.fold_in(stream.noise, state.step))
-        batch = make_batch(order[state.step % steps_per_epoch], pixel_key, x_all, y_all)
+        position = state.step - state.offset
+        batch = make_batch(order[position % steps_per_epoch], pixel_key, x_all, y_all)
         params = state.variables["params"]
         rest = {k: v for k, v in state.variables.items() if k != "params"}
         gradient = jax.grad(loss, has_aux=True)
         grads, (metrics, updates) = gradient(params, rest, model_key, batch, state.step)
-        change, opt_state = adam.update(grads, state.opt_state, params)
+        scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
+        change, opt_state = scaled.update(grads, state.opt_state, params)
         params = optax.apply_updates(params, change)
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - (settings.ema or 0))
-        return TrainState(
-            step=state.step + 1,
-            variables={**rest, **updates, "params": params},
-            opt_state=opt_state,
-            ema=ema,
-            best=state.best,
-            totals=jax.tree.map(jnp.add, state.totals, metrics),
-        )
+        variables = {**rest, **updates, "params": params}
+        totals = jax.tree.map(jnp.add, state.totals, metrics)
+        fault = guards.fault(metrics["loss"], grads, variables)
+        old = (state.variables, state.opt_state, state.ema, state.totals)
+        new = (variables, opt_state, ema, totals)
+        guard, kept = guards.keep(fault, state.guard, tolerance, old, new)
+        variables, opt_state, ema, totals = kept
+        done = state.step + (guard.fault == 0)
+        return TrainState(done, variables, opt_state, ema, state.best, totals, guard, state.offset)
 
     def init() -> TrainState:
         # Two rows, for losses that compare examples.
@@ -193,16 +200,27 @@ def trainer(
             ema=jax.tree.map(jnp.copy, params) if settings.ema is not None else {},
             best=jax.tree.map(jnp.copy, variables) if settings.patience is not None else {},
             totals=jax.tree.map(jnp.zeros_like, metrics),
+            guard=guards.fresh(),
+            offset=jnp.int32(0),
         )
 
-    def segment(state, order, steps, x_all, y_all):
-        return jax.lax.fori_loop(0, steps, lambda _, s: step(s, order, x_all, y_all), state)
+    def segment(state, order, steps, tolerance, x_all, y_all):
+        def going(carry):
+            i, state = carry
+            return (i < steps) & (state.guard.fault == 0)
+
+        def body(carry):
+            i, state = carry
+            return i + 1, step(state, order, tolerance, x_all, y_all)
+
+        return jax.lax.while_loop(going, body, (0, state))[1]
 
     def order(epoch):
         permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
         return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
 
     compiled = jax.jit(segment, donate_argnums=0, out_shardings=whole)
+    tolerance = guards.tolerance(settings.on_nan)
     return Trainer(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
@@ -210,5 +228,5 @@ def trainer(
         sharding=whole,
         init=jax.jit(init, out_shardings=whole),
         order=jax.jit(order, out_shardings=meshes.split(mesh, axis=1)),
-        segment=lambda state, order, steps: compiled(state, order, steps, x_all, y_all),
+        segment=lambda *inputs: compiled(*inputs, tolerance, x_all, y_all),
     )
