@@ -14,6 +14,8 @@ ROOT = Path(flaxvae.__file__).parent
 FLOORS = [
     "errors",
     "settings",
+    "machine",
+    "compilation",
     "distributions",
     "logistic",
     "core",

@@ -213,14 +213,14 @@ def _images(x: np.ndarray, what: str) -> tuple[np.ndarray, float]:
         return x.astype(np.uint8), 1.0
     if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
         raise DataError(f"{what} are of type {x.dtype}; expected uint8, bool or floats in [0, 1]")
-    finite = np.isfinite(x)
-    if not finite.all():
+    floats = np.issubdtype(x.dtype, np.floating)
+    if floats and not np.isfinite(x).all():
+        finite = np.isfinite(x)
         first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), x.shape))
         raise DataError(
             f"{what} hold {np.sum(~finite)} values that are NaN or infinite, the first at index "
             f"{first}; expected numbers"
         )
-    floats = np.issubdtype(x.dtype, np.floating)
     low, high, top = x.min(), x.max(), 1 if floats else 255
     if low < 0 or high > top:
         raise DataError(
