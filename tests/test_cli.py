@@ -26,6 +26,7 @@ FLAGS = {
     "fit-prior": "epochs batch-size learning-rate seed devices",
     "encode": "images out",
     "figures": "",
+    "verify": "",
 }
 
 

@@ -54,7 +54,7 @@ def test_results_are_the_same_bits_with_a_cold_cache_a_warm_one_and_none(tmp_pat
     found = {}
 
     def train(name, *flags, cache=tmp_path / "cache"):
-        settings = {**TINY, "widths": 32, "epochs": 1, "run": tmp_path / name}
+        settings = {**TINY, "widths": 32, "epochs": 1, "validation": 0, "run": tmp_path / name}
         words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", v)]
         hits, misses, err = process(TRAIN, "train", *words, *flags, cache=cache)
         assert err == ""

@@ -250,6 +250,17 @@ def figures(run: RunArgument = LATEST) -> None:
         print(path)
 
 
+def verify(run: RunArgument = LATEST) -> None:
+    """Read every file of a run folder and say whether it is whole; nothing is changed.
+
+    Args:
+        run: Run folder; it may be in training, or have been interrupted.
+    """
+    from flaxvae import commands
+
+    commands.verify(run)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
@@ -260,6 +271,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fit-prior": fit_prior,
     "encode": encode,
     "figures": figures,
+    "verify": verify,
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ def model_part(variables: Any, ema: bool, best: bool) -> Any:
     if best:
         part["best"] = variables
     return part
+
+
+def _reason(error: Exception) -> str:
+    """An error in a few words, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 class Checkpoints:
@@ -115,14 +120,27 @@ class Checkpoints:
             try:
                 return self._restore(step, like)
             except Exception as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-                note(f"checkpoint {step} is damaged ({reason}){self._set_aside(step)}")
+                note(f"checkpoint {step} is damaged ({_reason(error)}){self._set_aside(step)}")
         if steps or any(self.folder.glob("damaged-*")):
             raise DataError(
                 f"{self.folder}: all checkpoints are damaged, expected one that restores; start "
                 "the training again"
             )
         return None
+
+    def each(self, like: Parts) -> Iterator[tuple[int, Parts | None, str]]:
+        """Every checkpoint from the newest: its step, and its parts, or None and why not.
+
+        Nothing is set aside. What a training has removed meanwhile is left out.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found, why = self._restore(step, like), ""
+            except Exception as error:
+                if not (self.folder / str(step)).is_dir():
+                    continue
+                found, why = None, f"damaged ({_reason(error)})"
+            yield step, found, why
 
     def _set_aside(self, step: int) -> str:
         if self._read_only:
