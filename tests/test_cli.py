@@ -27,6 +27,7 @@ FLAGS = {
     "encode": "images out",
     "figures": "",
     "verify": "",
+    "doctor": "",
 }
 
 

@@ -261,6 +261,13 @@ def verify(run: RunArgument = LATEST) -> None:
     commands.verify(run)
 
 
+def doctor() -> None:
+    """Say what is well and what is wrong: versions, devices, data, disk; with a self-test."""
+    from flaxvae import commands
+
+    commands.examine()
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
@@ -272,6 +279,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "encode": encode,
     "figures": figures,
     "verify": verify,
+    "doctor": doctor,
 }
 
 
@@ -421,8 +429,15 @@ def _run(argv: list[str]) -> None:
         _parse(COMMANDS[name], rest, name)
 
 
+def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Tracebacks, but for TensorStore's of reads that went on when another one had failed."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``flaxvae`` command; exits with the codes that ``errors`` documents."""
+    sys.excepthook = _hook
     gc.set_threshold(50_000)  # imports and tracing make millions of objects, hardly any garbage
     try:
         _run(sys.argv[1:] if argv is None else argv)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxvae import api
+from flaxvae import api, doctor
 from flaxvae.analysis import bounds
 from flaxvae.data import sources
 from flaxvae.data.pipeline import Split
@@ -161,6 +161,14 @@ def verify(run: str) -> None:
         wrong = _told(terminal, verification.verify(RunFolder.open(run)))
     if wrong:
         raise DataError(f"{run}: {len(wrong)} not as they should be: {', '.join(wrong)}")
+
+
+def examine() -> None:
+    """Say what is well and what is wrong with the machine. Raises DataError if anything is."""
+    with Terminal() as terminal:
+        wrong = _told(terminal, doctor.examine())
+    if wrong:
+        raise DataError(f"not as they should be: {', '.join(wrong)}")
 
 
 def _told(terminal: Terminal, findings: Iterable[Finding]) -> list[str]:
