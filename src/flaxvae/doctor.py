@@ -16,8 +16,7 @@ import jax
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-import flaxvae
-from flaxvae import api, compilation, machine
+from flaxvae import __version__, api, compilation, machine
 from flaxvae.data import pipeline, sources
 from flaxvae.errors import DataError, Finding, Stopped
 from flaxvae.training import loop, trained
@@ -72,7 +71,7 @@ def _versions(python: SpecifierSet, asked: dict[str, SpecifierSet]) -> Iterator[
     names = [name for name in PACKAGES if name in asked]
     each = [_version(name, found[name], asked[name]) for name in names]
     good = [f"{finding.what} {found[finding.what]}" for finding in each if finding.ok]
-    yield Finding(True, "packages", ", ".join([f"flaxvae {flaxvae.__version__}", *good]))
+    yield Finding(True, "packages", ", ".join([f"flaxvae {__version__}", *good]))
     yield from (finding for finding in each if not finding.ok)
 
 
