@@ -191,6 +191,15 @@ def test_an_interrupted_run_is_well(tmp_path, no_figures, monkeypatch, capsys):
     assert "none yet" in out and "is not finished" in out and "wrong" not in out
 
 
+def test_a_finished_run_that_goes_on_is_well(run):
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text.splitlines()[0] + "\n")
+    shutil.rmtree(run / "checkpoints" / "20")  # as it was after its first epoch, which had
+    edit(run / "summary.json", epochs=0, parameters_sha256="0" * 64)  # come after an end
+    assert wrong(run) == {}
+    assert remarks(run) == {"summary.json": "of before: in training, or interrupted"}
+
+
 def test_a_checkpoint_that_a_training_removes_meanwhile(run):
     findings = verify(RunFolder(run))
     assert next(findings).what == "run.json"

@@ -95,7 +95,7 @@ def _training(
             newest, parameters = step, None if parts is None else _parameters(parts)
         well = "restores, sha256 as recorded"
         yield Finding(parts is not None, f"checkpoint {step}", why or well)
-    finished = (folder.path / "summary.json").exists()
+    finished = _finished(folder, newest or 0)
     if newest is None:
         yield Finding(False if finished else None, "checkpoints", "none")
     per_epoch = spec.examples // plan.training.batch_size
@@ -103,8 +103,22 @@ def _training(
     if finished:
         yield _finding("summary.json", lambda: _summary(folder, parameters))
     else:
-        yield Finding(None, "summary.json", "none yet: in training, or interrupted")
+        seen = "of before" if (folder.path / "summary.json").exists() else "none yet"
+        yield Finding(None, "summary.json", f"{seen}: in training, or interrupted")
     return parameters
+
+
+def _finished(folder: RunFolder, saved: int) -> bool:
+    """Whether summary.json is there, and the training has not been resumed since."""
+    path = folder.path / "summary.json"
+    if not path.exists():
+        return False
+    try:
+        epochs, rows = json.loads(path.read_text())["epochs"], folder.history()
+        last = max((row["step"] for row in rows if row["epoch"] <= epochs), default=0)
+        return not (len(rows) > epochs or saved > last > 0)
+    except (OSError, ValueError, LookupError, TypeError):
+        return True  # damaged: the checks of these files say how
 
 
 def _shapes(recipe: Recipe, spec: DataSpec, settings: TrainSettings) -> Parts:
