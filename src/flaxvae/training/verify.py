@@ -28,6 +28,7 @@ from flaxvae.training.checkpoints import Checkpoints, Parts, digest, from_parts,
 from flaxvae.training.runs import Plan, RunFolder
 from flaxvae.zoo import DataSpec, Recipe
 
+FAULTS = (FlaxvaeError, OSError, ValueError, LookupError, TypeError, AttributeError)
 FACTS = ("data_spec", "data_origin", "data_sha256", "peak", "parameters", "versions", "created")
 PRIOR_FACTS = ("model_sha256", "parameters", "versions", "created")
 LEFTOVERS = {
@@ -44,7 +45,7 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
         recipe = plan.recipe(spec)
         said = _complete(folder, plan, FACTS, _shapes(recipe, spec, plan.training))
         yield Finding(True, "run.json", f"{plan.model} on {spec.name}, {said}")
-    except FlaxvaeError as error:
+    except FAULTS as error:
         yield Finding(False, "run.json", str(error))
         yield Finding(None, "checkpoints", "not read, for want of run.json")
         yield from _figures(folder)
@@ -73,10 +74,8 @@ def _prior(
         fits = folder.record()["model_sha256"] == parameters
         said += "" if fits else "; fitted to other parameters than the model's, so not in use"
         yield Finding(True if fits else None, "run.json", said)
-    except FlaxvaeError as error:
+    except FAULTS as error:
         yield Finding(False, "run.json", str(error))
-    except OSError as error:
-        yield Finding(False, "run.json", f"{error.strerror}: expected the record of a fit")
     else:
         yield from _training(folder, codes.prior, grid, plan)
 
@@ -115,9 +114,9 @@ def _finished(folder: RunFolder, saved: int) -> bool:
         return False
     try:
         epochs, rows = json.loads(path.read_text())["epochs"], folder.history()
-        last = max((row["step"] for row in rows if row["epoch"] <= epochs), default=0)
-        return not (len(rows) > epochs or saved > last > 0)
-    except (OSError, ValueError, LookupError, TypeError):
+        ends = {0: 0} | {row["epoch"]: row["step"] for row in rows}
+        return len(rows) <= epochs and saved <= ends.get(epochs, saved)
+    except FAULTS:
         return True  # damaged: the checks of these files say how
 
 
@@ -156,7 +155,7 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
         return Finding(True, what, check())
     except DataError as error:
         return Finding(False, what, str(error))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except FAULTS as error:
         return Finding(False, what, f"cannot be read ({type(error).__name__}: {error})")
 
 
