@@ -26,8 +26,8 @@ parallel := -n auto --maxprocesses 4 --dist loadfile
 run     := $(or $(RUN),runs/latest)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval sample reconstruct interpolate traverse fit-prior encode figures test \
-        test-faults test-slow lint format experiments bench constraints clean
+.PHONY: help setup train eval sample reconstruct interpolate traverse fit-prior encode figures \
+        verify doctor test test-faults test-slow lint format experiments bench constraints clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -42,7 +42,7 @@ train: $(ready) ## train, evaluate, draw figures (DATASET=digits needs no downlo
 	  $(if $(SEED),--seed $(SEED)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
 	  $(if $(RUN),--run $(RUN)) $(ARGS)
 
-eval sample reconstruct interpolate traverse fit-prior encode figures: $(ready)
+eval sample reconstruct interpolate traverse fit-prior encode figures verify: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)
 
 eval: ## ELBO, KL, MSE and, with ARGS="--k 500", log p(x) of RUN (default runs/latest)
@@ -53,6 +53,10 @@ traverse: ## walks along single latent dimensions of RUN
 fit-prior: ## a prior over the codes of RUN, a vq_vae
 encode: ## latents and scores of images, .npz
 figures: ## draw all figures of RUN again
+verify: ## read every file of RUN and say whether it is whole
+
+doctor: $(ready) ## versions, devices, data, disk, and a self-test
+	@$(flaxvae) $@ $(ARGS)
 
 test: $(ready) ## the tests (minutes)
 	@$(python) -m pytest $(if $(shell $(python) -c 'import xdist' 2>&1),,$(parallel)) $(ARGS)

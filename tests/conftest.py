@@ -6,6 +6,7 @@ import tempfile
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["FLAXVAE_CACHE_DIR"] = ""  # commands in processes of their own leave the user's alone
 
 import jax
 import numpy as np

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import inspect
 import io
 import itertools
@@ -24,6 +25,17 @@ from flaxvae.errors import FlaxvaeError, UsageError, did_you_mean
 from flaxvae.settings import DataSettings, TrainSettings
 
 RunArgument = tyro.conf.Positional[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """What every command takes, and no result depends on."""
+
+    cache: bool = True
+    """Keep compiled programs for the next time: in the FLAXVAE_CACHE_DIR folder, else in the
+    user's cache folder."""
+
+
 LATEST = "runs/latest"
 
 
@@ -241,6 +253,24 @@ def figures(run: RunArgument = LATEST) -> None:
         print(path)
 
 
+def verify(run: RunArgument = LATEST) -> None:
+    """Read every file of a run folder and say whether it is whole; nothing is changed.
+
+    Args:
+        run: Run folder; it may be in training, or have been interrupted.
+    """
+    from flaxvae import commands
+
+    commands.verify(run)
+
+
+def doctor() -> None:
+    """Say what is well and what is wrong: versions, devices, data, disk; with a self-test."""
+    from flaxvae import commands
+
+    commands.examine()
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
@@ -251,6 +281,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fit-prior": fit_prior,
     "encode": encode,
     "figures": figures,
+    "verify": verify,
+    "doctor": doctor,
 }
 
 
@@ -310,7 +342,12 @@ def _declare(command: Callable[..., Any], groups: dict[str, Any]) -> None:
     signature = inspect.signature(command)
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = [
-        inspect.Parameter(name, kept[0].kind, default=record, annotation=type(record))
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=record,
+            annotation=type(record),
+        )
         for name, record in groups.items()
     ]
     command.__signature__ = signature.replace(parameters=kept + made)  # type: ignore[attr-defined]
@@ -333,7 +370,13 @@ def _flags(command: Callable[..., Any]) -> Iterable[str]:
 
 def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
     """Call ``command`` with the arguments in ``argv``; misuse exits with code 2."""
-    known = {*_flags(command), "--help"}
+
+    @functools.wraps(command)
+    def understood(*args: Any, process: Process, **kwargs: Any) -> Any:
+        return process, args, kwargs
+
+    _declare(understood, {"process": Process()})
+    known = {*_flags(understood), "--help"}
     for word in argv:
         flag = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and flag not in known:
@@ -342,14 +385,10 @@ def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
                 f"(flaxvae {name} --help lists all)"
             )
 
-    @functools.wraps(command)
-    def understood(*args: Any, **kwargs: Any) -> Any:
-        return args, kwargs
-
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            args, kwargs = tyro.cli(
+            process, args, kwargs = tyro.cli(
                 understood,
                 args=argv,
                 prog=f"flaxvae {name}",
@@ -359,6 +398,10 @@ def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
         if not stop.code:  # --help
             raise
         raise UsageError(f"{_unboxed(said.getvalue())} (flaxvae {name} --help lists all)") from None
+    if process.cache:
+        from flaxvae import compilation
+
+        compilation.enable()
     return command(*args, **kwargs)
 
 
@@ -389,8 +432,16 @@ def _run(argv: list[str]) -> None:
         _parse(COMMANDS[name], rest, name)
 
 
+def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Tracebacks, but for TensorStore's of reads that went on when another one had failed."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``flaxvae`` command; exits with the codes that ``errors`` documents."""
+    sys.excepthook = _hook
+    gc.set_threshold(50_000)  # imports and tracing make millions of objects, hardly any garbage
     try:
         _run(sys.argv[1:] if argv is None else argv)
     except FlaxvaeError as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 
 class FlaxvaeError(Exception):
@@ -48,6 +49,14 @@ class Stopped(FlaxvaeError):
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    ok: bool | None  # None: neither well nor wrong, worth knowing
+    what: str
+    said: str
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from flaxvae.core import Batch, Model, Variables, log_weights
 from flaxvae.data.pipeline import Split
@@ -110,9 +109,10 @@ def evaluate(
     if codes is None:
         result["code_variance"] = found["code"].var(0, dtype=np.float64).tolist()
     else:
-        used = np.bincount(found["indices"].ravel(), minlength=codes.size) / found["indices"].size
-        result["codes_used"] = int((used > 0).sum())
-        result["perplexity"] = float(np.exp(-special.xlogy(used, used).sum()))
+        counts = np.unique(found["indices"], return_counts=True)[1]
+        used = counts / counts.sum()
+        result["codes_used"] = len(used)
+        result["perplexity"] = float(np.exp(-(used * np.log(used)).sum()))
     if not run.recipe.has_bound:
         return result
     if codes is None:

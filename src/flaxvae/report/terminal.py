@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+from flaxvae.errors import Finding
+
 LINES, QUIET = 20, 10.0  # epoch lines in all; seconds between plain progress lines
 COLUMNS = {  # a record's keys, and what stands above their column
     "train_elbo": "train -ELBO",
@@ -117,6 +119,16 @@ class Terminal:
         """One remark, on a line of its own."""
         for line in textwrap.wrap(text, self._width, subsequent_indent="  "):
             self._line(line)
+
+    def finding(self, finding: Finding) -> None:
+        """Something that was looked at: ok, wrong, or a remark."""
+        mark = {True: "ok", False: "wrong", None: "-"}[finding.ok]
+        start = f"{mark:<7}{finding.what:<15} "
+        indent = " " * (len(start) if len(finding.what) <= 15 else 9)
+        quiet: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+        lines = textwrap.wrap(start + finding.said, self._width, subsequent_indent=indent, **quiet)
+        for line in lines:
+            self._line(line, dim=7 if finding.ok else 0)
 
     def summary(self, facts: Mapping[str, str], next_commands: Sequence[tuple[str, str]]) -> None:
         """How it ended, and what one might do next; commands are never broken."""

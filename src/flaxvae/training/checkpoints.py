@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,14 +243,27 @@ class Checkpoints:
             except DataError:
                 raise
             except Exception as error:
-                reason = _reason(error)
-                note(f"checkpoint {step} is damaged ({reason}){self._set_aside(step)}")
+                note(f"checkpoint {step} is damaged ({_reason(error)}){self._set_aside(step)}")
         if steps or any(self.folder.glob("damaged-*")):
             raise DataError(
                 f"{self.folder}: all checkpoints are damaged, expected one that restores; start "
                 "the training again"
             )
         return None
+
+    def each(self, like: Parts) -> Iterator[tuple[int, Parts | None, str]]:
+        """Every checkpoint from the newest: its step, and its parts, or None and why not.
+
+        Nothing is set aside. What a training has removed meanwhile is left out.
+        """
+        for step in self.steps()[::-1]:
+            try:
+                found, why = self._restore(step, like).parts, ""
+            except Exception as error:
+                if not (self.folder / str(step)).is_dir():
+                    continue
+                found, why = None, f"damaged ({_reason(error)})"
+            yield step, found, why
 
     def _set_aside(self, step: int) -> str:
         if self._read_only:
