@@ -26,7 +26,7 @@ parallel := -n auto --maxprocesses 4 --dist loadfile
 run     := $(or $(RUN),runs/latest)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval sample reconstruct interpolate traverse fit-prior encode figures test \
+.PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode figures test \
         test-slow lint format experiments constraints clean
 
 help: ## list the targets
@@ -41,6 +41,11 @@ train: $(ready) ## train, evaluate, draw figures (DATASET=digits needs no downlo
 	@$(flaxvae) train --dataset $(DATASET) --model $(MODEL) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
 	  $(if $(RUN),--run $(RUN)) $(ARGS)
+
+sweep: $(ready) ## a grid side by side: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
+	@$(flaxvae) sweep $(if $(filter --resume,$(ARGS)),,--dataset $(DATASET) --model $(MODEL) \
+	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(RUN),--run $(RUN))) $(ARGS)
 
 eval sample reconstruct interpolate traverse fit-prior encode figures: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)

@@ -22,7 +22,7 @@ FLOORS = [
     "data",
     "training",
 ]
-FLOORS += ["analysis", "report", "api", "commands", "cli"]
+FLOORS += ["analysis", "report", "api", "sweeps", "commands", "cli"]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("training/checkpoints.py",),

@@ -61,7 +61,7 @@ class Quiet:
 
 
 @contextmanager
-def _signals():
+def caught_signals():
     """A list that SIGINT and SIGTERM are put into, between steps; the second one stops at once."""
     seen: list[int] = []
 
@@ -185,7 +185,7 @@ def _fit(recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
         state = trainer.segment(state, trainer.order(0), 0)
     chunk, done, seconds, saved = 1, 0, 0.0, time.monotonic()
     epoch, order = -1, None
-    with _signals() as signals:
+    with caught_signals() as signals:
         while not finished():
             if step // per_epoch != epoch:
                 epoch, order = step // per_epoch, trainer.order(step // per_epoch)

@@ -133,24 +133,28 @@ def check_state(recipe: Recipe, variables: Any, batch: Any) -> None:
         )
 
 
-def trainer(
-    recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
-) -> Trainer:
-    """Compile ``recipe`` for training. The data stay on every device, as stored.
+class Program(NamedTuple):
+    """What a training computes, as pure functions that are not compiled yet."""
+
+    steps_per_epoch: int
+    total_steps: int
+    learning_rate: Callable[[Any], Any]
+    init: Callable[..., TrainState]  # (keys, x, y) -> state
+    order: Callable[[Keys, Any], Array]  # (keys, epoch) -> [steps_per_epoch, batch] indices
+    step: Callable[..., TrainState]  # (state, keys, order, x, y) -> state
+
+
+def program(recipe: Recipe, data: Data, settings: TrainSettings, epochs: int) -> Program:
+    """The functions that train ``recipe``, of the keys of a seed and of all images x, labels y.
 
     An epoch is ``len(train) // batch_size`` steps over a fresh permutation; the rows left over
     are other ones each time.
     """
-    check(data, settings, mesh)
     train, batch_size = data.train, settings.batch_size
     steps_per_epoch = len(train.x) // batch_size
     total_steps = epochs * steps_per_epoch
     schedule = learning_rate(settings, total_steps)
     adam = optimizer(settings, schedule)
-    stream = keys(settings.seed)
-    whole = meshes.replicated(mesh)
-    labels = train.y if recipe.classes is not None else None
-    x_all, y_all = meshes.put((train.x, labels), whole)
 
     def loss(params, rest, key, batch, step):
         return recipe.loss({**rest, "params": params}, key, batch, step)
@@ -160,7 +164,7 @@ def trainer(
         x = images.binarize(x, data.binarization, key)
         return Batch(x, None if y_all is None else y_all[rows])
 
-    def step(state: TrainState, order, x_all, y_all) -> TrainState:
+    def step(state: TrainState, stream: Keys, order, x_all, y_all) -> TrainState:
         pixel_key, model_key = jax.random.split(jax.random.fold_in(stream.noise, state.step))
         batch = make_batch(order[state.step % steps_per_epoch], pixel_key, x_all, y_all)
         params = state.variables["params"]
@@ -179,7 +183,7 @@ def trainer(
             totals=jax.tree.map(jnp.add, state.totals, metrics),
         )
 
-    def init() -> TrainState:
+    def init(stream: Keys, x_all, y_all) -> TrainState:
         # Two rows, for losses that compare examples.
         example = make_batch(jnp.arange(2), stream.init, x_all[:2], y_all)
         variables = recipe.model.init(stream.init, example.x, example.y)
@@ -195,20 +199,44 @@ def trainer(
             totals=jax.tree.map(jnp.zeros_like, metrics),
         )
 
-    def segment(state, order, steps, x_all, y_all):
-        return jax.lax.fori_loop(0, steps, lambda _, s: step(s, order, x_all, y_all), state)
-
-    def order(epoch):
+    def order(stream: Keys, epoch):
         permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
         return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
 
+    return Program(steps_per_epoch, total_steps, schedule, init, order, step)
+
+
+def images_and_labels(recipe: Recipe, data: Data, sharding: NamedSharding) -> tuple[Array, Any]:
+    """All training images, as stored, and the labels that a conditional recipe needs: x, y."""
+    labels = data.train.y if recipe.classes is not None else None
+    return meshes.put((data.train.x, labels), sharding)
+
+
+def trainer(
+    recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
+) -> Trainer:
+    """Compile ``recipe`` for training. The data stay on every device, as stored."""
+    check(data, settings, mesh)
+    functions = program(recipe, data, settings, epochs)
+    stream, whole = keys(settings.seed), meshes.replicated(mesh)
+    x_all, y_all = images_and_labels(recipe, data, whole)
+
+    def segment(state, order, steps, x_all, y_all):
+        def step(_, state):
+            return functions.step(state, stream, order, x_all, y_all)
+
+        return jax.lax.fori_loop(0, steps, step, state)
+
     compiled = jax.jit(segment, donate_argnums=0, out_shardings=whole)
     return Trainer(
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        learning_rate=schedule,
+        steps_per_epoch=functions.steps_per_epoch,
+        total_steps=functions.total_steps,
+        learning_rate=functions.learning_rate,
         sharding=whole,
-        init=jax.jit(init, out_shardings=whole),
-        order=jax.jit(order, out_shardings=meshes.split(mesh, axis=1)),
+        init=jax.jit(lambda: functions.init(stream, x_all, y_all), out_shardings=whole),
+        order=jax.jit(
+            lambda epoch: functions.order(stream, epoch),
+            out_shardings=meshes.split(mesh, axis=1),
+        ),
         segment=lambda state, order, steps: compiled(state, order, steps, x_all, y_all),
     )
