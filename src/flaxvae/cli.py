@@ -71,24 +71,29 @@ def train(argv: list[str]) -> None:
 
 
 def sweep(argv: list[str]) -> None:
-    """Train a grid of settings and seeds side by side; mean and deviation over seeds of each."""
-    if _value_of("--resume", argv) is not None:
+    """Train a grid of settings and seeds side by side, and compare them."""
+    resume = _value_of("--resume", argv)
+    if resume is not None:
+        if len(argv) > 2 or argv[0].partition("=")[0] != "--resume":
+            raise UsageError(
+                f"--resume {resume} with other flags: expected none; a sweep goes on as it began"
+            )
         from flaxvae import sweeps
         from flaxvae.report.terminal import Terminal
 
         with Terminal() as terminal:
-            sweeps.resume(_parse(_resume_sweep, argv, "sweep"), terminal=terminal)
+            sweeps.resume(resume, terminal=terminal)
         return
     model = _value_of("--model", argv) or "vae"
-    groups = _groups(model, {})
+    data, training, groups = DataSettings(), TrainSettings(), _groups(model, {})
 
     def command(
         model: str = model,
         seeds: int = 5,
         run: str | None = None,
         resume: str | None = None,
-        data: DataSettings = DataSettings(),
-        training: TrainSettings = TrainSettings(),
+        data: DataSettings = data,
+        training: TrainSettings = training,
         **groups: Any,
     ):
         settings = (data, training, *groups.values())
@@ -111,31 +116,24 @@ def sweep(argv: list[str]) -> None:
     seeds, run, choices = _parse(command, first, "sweep")
     varied: dict[str, list[Any]] = {}
     for name, line in others:
+        if name not in choices:
+            raise UsageError(f"--{name} with several values: expected one")
         values = varied.setdefault(name, [choices[name]])
         values.append(_parse(command, line, "sweep")[-1][name])
     from flaxvae import sweeps
     from flaxvae.report.terminal import Terminal
 
-    grid = sweeps.make_grid(model, seeds, **(choices | varied))
+    # Varied settings first, in the order in which they were typed: that of the grid.
+    grid = sweeps.make_grid(model, seeds, **(varied | {**choices, **varied}))
     with Terminal() as terminal:
         sweeps.execute(grid, run=run, terminal=terminal)
 
 
-def _resume_sweep(resume: str) -> str:
-    """Go on with an interrupted sweep.
-
-    Args:
-        resume: Its folder.
-    """
-    return resume
-
-
 def _lists(command: Callable[..., Any]) -> set[str]:
     """Flags that take several words for one value."""
-    records = (k for k in get_type_hints(command, localns=vars()).values())
     return {
         f"--{name.replace('_', '-')}"
-        for record in records
+        for record in get_type_hints(command).values()
         if dataclasses.is_dataclass(record)
         for name, kind in get_type_hints(record).items()
         if get_origin(kind) is tuple
@@ -163,7 +161,9 @@ def _several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[st
 
     def line(at: int = -1, value: int = 1) -> list[str]:
         parts = [
-            words if words[0] in lists else words[:1] + words[1:][value - 1 : value]
+            words
+            if words[0] in lists
+            else words[:1] + words[1:][value - 1 : value]
             if i == at
             else words[:2]
             for i, words in enumerate(flags)

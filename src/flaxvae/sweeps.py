@@ -125,8 +125,10 @@ def make_grid(model: str = "vae", seeds: int = SEEDS, **choices: Any) -> Grid:
             raise UsageError(f"{seen}: expected each value once")
         shared = name not in can_vary and name in vars(api.DataSettings()).keys() | _SINGLE
         if shared and len(values) > 1:
-            hint = "use --seed for the first and --seeds for how many" if name == "seed" else (
-                "it is the same for all members of a sweep"
+            hint = (
+                "use --seed for the first and --seeds for how many"
+                if name == "seed"
+                else ("it is the same for all members of a sweep")
             )
             raise UsageError(f"{seen}: expected one value; {hint}")
     fixed = {name: x for name, x in choices.items() if name not in varied}

@@ -47,15 +47,18 @@ def header(
 ) -> dict[str, str]:
     """What is about to be trained: ``plan`` is any member's."""
     sizes = [len(group) for group in groups]
-    settings = f"{sum(sizes) // len(seeds)} settings x {len(seeds)} seeds"
-    together = f"one compilation for all {sum(sizes)}"
+    settings = _count(sum(sizes) // len(seeds), "setting")
+    together = "one compilation for all"
     if len(groups) > 1:
         each = ", ".join(map(str, sizes))
-        together = f"{len(groups)} compilations, one after another, of {each} members"
+        together = f"{len(groups)} compilations, one after another, for {each} members"
     fixed = {k: v for k, v in plan.arguments.items() if k not in varied}
-    training = {k: value(v) for k, v in vars(plan.training).items()} | dict.fromkeys(varied, "varied")
+    training = {k: value(v) for k, v in vars(plan.training).items()} | dict.fromkeys(
+        varied, "varied"
+    )
     return {
-        "sweep": f"{sum(sizes)} members: {settings} ({seeds[0]} to {seeds[-1]})",
+        "sweep": f"{_count(sum(sizes), 'member')}: {settings} x {_count(len(seeds), 'seed')}, "
+        f"from {seeds[0]}",
         "varied": "; ".join(
             f"{name.replace('_', '-')} {', '.join(map(value, values))}"
             for name, values in varied.items()
@@ -64,12 +67,17 @@ def header(
         "programs": together,
         "model": f"{plan.model} ({words.choices(dataclasses.replace(plan, arguments=fixed))})",
         "data": words.data_line(data),
-        "training": "{epochs} epochs, batch {batch_size}, Adam {learning_rate} "
-        "({schedule})".format(**training),
+        "training": "{epochs} epochs, batch {batch_size}, Adam {learning_rate} ({schedule})".format(
+            **training
+        ),
         "devices": devices,
         "units": words.UNITS,
         "folder": words.relative(path),
     }
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _cell(row: Row, name: str) -> str:

@@ -91,8 +91,8 @@ def _outline(plan: Plan, data: Data, measure: Measure) -> Member:
 
     def of_split(function: Any, split: Split) -> template.Outline:
         rows = batches.rows_at_once(len(split.x))
-        images = shape((rows, *split.x.shape[1:]), jnp.float32)
-        classes = None if split.y is None else shape((rows,), jnp.int32)
+        images: Any = shape((rows, *split.x.shape[1:]), jnp.float32)
+        classes: Any = None if split.y is None else shape((rows,), jnp.int32)
         return template.outline(function, variables, stream.init, Batch(images, classes))
 
     terms = batches.bound_terms(recipe.model)
@@ -139,14 +139,14 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     x_all, y_all = steps.images_and_labels(group[0].recipe, data, whole)
     apply_init, of_init = template.shared([member.init for member in group])
     apply_step, of_step = template.shared([member.step for member in group])
-    streams, of_init, of_step = meshes.put((_streams(group), _stack(of_init), _stack(of_step)), each)
+    streams, of_init, of_step = meshes.put(
+        (_streams(group), _stack(of_init), _stack(of_step)), each
+    )
     shared, own = PartitionSpec(), each.spec
     state_axes, state_specs = _each(0, None), _each(own, shared)
 
     def on_each_device(function, *specs, out):
-        return jax.shard_map(
-            function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False
-        )
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
 
     def init_one(numbers, stream, x, y):
         return apply_init(numbers, stream, x, y)
@@ -187,7 +187,9 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
 def alone(state: TrainState, i: int) -> TrainState:
     """The state of one member, as its own training would have it on one device."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    one = {name: jax.tree.map(lambda leaf: leaf[i], x) for name, x in fields.items() if name != "step"}
+    one = {
+        name: jax.tree.map(lambda leaf: leaf[i], x) for name, x in fields.items() if name != "step"
+    }
     return meshes.put(TrainState(step=state.step, **one), meshes.replicated(meshes.make(1)))
 
 
@@ -211,7 +213,6 @@ def over_split(
 
 def _restore(run: steps.Trainer, mesh: Mesh, checkpoints: Checkpoints, note) -> TrainState | None:
     """The newest good checkpoint of a group."""
-
 
     def placed(sharding: NamedSharding, field: Any) -> Any:
         return jax.tree.map(
@@ -277,7 +278,9 @@ def _fit(group, run, data, mesh, folder, checkpoints, watch, signals):
         return {name: x.astype(np.float64) / max(steps, 1) for name, x in totals.items()}
 
     def end_epoch(state: TrainState, speed: float) -> tuple[TrainState, list[Row]]:
-        columns = {f"train_{name}": values for name, values in means(state, per_epoch).items()}
+        columns: dict[str, Any] = {
+            f"train_{name}": values for name, values in means(state, per_epoch).items()
+        }
         if validate is not None:
             found = validate(data.validation, state.evaluated(), keys)
             if group[0].recipe.has_bound:
@@ -337,5 +340,5 @@ def _over_finite(columns: dict[str, np.ndarray]) -> dict[str, float]:
     loss = columns["train_loss" if "train_loss" in columns else "loss"]
     finite = np.isfinite(loss)
     if not finite.any():
-        return {name: math.nan for name in columns}
+        return dict.fromkeys(columns, math.nan)
     return {name: float(np.asarray(values)[finite].mean()) for name, values in columns.items()}
