@@ -327,11 +327,11 @@ def test_flags_with_several_words_for_one_value():
     def words(line):
         return line.split()
 
-    first, others = cli._several(words("--widths 8 4 --beta=1 2 3 --x"), {"--widths"})
-    assert first == words("--widths 8 4 --beta 1 --x")
+    first, others = cli._several(words("--wid_ths 8 4 --beta=1 2 3 --x"), {"--wid-ths"})
+    assert first == words("--wid-ths 8 4 --beta 1 --x")
     assert others == [
-        ("beta", words("--widths 8 4 --beta 2 --x")),
-        ("beta", words("--widths 8 4 --beta 3 --x")),
+        ("beta", words("--wid-ths 8 4 --beta 2 --x")),
+        ("beta", words("--wid-ths 8 4 --beta 3 --x")),
     ]
 
 

@@ -151,7 +151,7 @@ def _several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[st
     for word in argv:
         if word.startswith("--") or not flags:
             name, equals, value = word.partition("=")
-            flags.append([name.replace("_", "-"), value] if equals else [word])
+            flags.append([name.replace("_", "-"), *([value] if equals else [])])
         else:
             flags[-1].append(word)
     names = [words[0] for words in flags]
@@ -160,15 +160,11 @@ def _several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[st
             raise UsageError(f"{name} twice: expected once, with all its values after it")
 
     def line(at: int = -1, value: int = 1) -> list[str]:
-        parts = [
-            words
-            if words[0] in lists
-            else words[:1] + words[1:][value - 1 : value]
-            if i == at
-            else words[:2]
-            for i, words in enumerate(flags)
-        ]
-        return [word for words in parts for word in words]
+        chosen: list[str] = []
+        for i, words in enumerate(flags):
+            one = value if i == at else 1
+            chosen += words if words[0] in lists else [*words[:1], *words[one : one + 1]]
+        return chosen
 
     others = [
         (words[0].removeprefix("--").replace("-", "_"), line(i, value))

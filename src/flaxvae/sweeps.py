@@ -214,6 +214,8 @@ def _value(stored: Any) -> Any:
 
 def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[dict[str, members.Member]]:
     """Members by name, those of one compilation together."""
+    if jax.process_count() > 1:
+        raise UsageError(f"a sweep in {jax.process_count()} processes: expected one")
     for plan in plans.values():
         meshes.make(plan.training.devices)
         steps.check(data, plan.training, meshes.make(1))
