@@ -192,7 +192,7 @@ def test_a_table_is_narrow():
 
 
 def test_all_diverged(tmp_path):
-    with pytest.raises(DivergedError, match="all 1 members"):
+    with pytest.raises(DivergedError, match="all of 1 diverged"):
         flaxvae.sweep(seeds=1, learning_rate=TOO_HIGH, run=str(tmp_path / "run"), **CHOICES)
     assert read(tmp_path / "run" / "sweep.json")["members"][0]["diverged"] == 1
 

@@ -190,7 +190,7 @@ def resume(folder: str, *, terminal: Terminal | None = None) -> Sweep:
         settings = {name: _value(x) for name, x in record["settings"].items()}
         varied = {name: [_value(x) for x in values] for name, values in record["varied"].items()}
         seeds, model, sha256 = record["seeds"], record["model"], record["data_sha256"]
-        done = {member["name"] for member in record["members"]}
+        record["members"] = list(record["members"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path / 'sweep.json'} is damaged ({type(error).__name__}: {error}): expected what "
@@ -204,7 +204,6 @@ def resume(folder: str, *, terminal: Terminal | None = None) -> Sweep:
             f"the images of {data.origin} are not those of {path}: expected sha256 {sha256[:12]}…, "
             f"seen {data.sha256[:12]}…; find the original data, or begin anew"
         )
-    assert done <= plans.keys()
     return _train(grid, _groups(plans, data), data, path, record, terminal)
 
 
@@ -232,6 +231,7 @@ def _train(
     record: dict[str, Any],
     terminal: Terminal | None,
 ) -> Sweep:
+    """Train the groups that are not in ``record`` yet, one after another; then compare."""
     started, plan = time.monotonic(), next(iter(groups[0].values())).plan
     sizes = [members.mesh_of(len(group), plan.training.devices) for group in groups]
     devices = "; ".join(dict.fromkeys(meshes.describe(mesh) for mesh in sizes))
@@ -256,6 +256,24 @@ def _train(
             write_json(path / "sweep.json", record)
             shutil.rmtree(state)
     shutil.rmtree(path / "state", ignore_errors=True)
+    found = _compare(grid, path, record, facts)
+    if terminal:
+        terminal.table(report.lines(found.table))
+        for text in (f"{report.NOTE}; {words.UNITS}", *report.remarks(found.table)):
+            terminal.note(text)
+        written = f"{len(found.names)} runs, sweep.json and sweep.md in {words.relative(path)}"
+        minutes = f"{(time.monotonic() - started) / 60:.1f} minutes"
+        one, program = f"'{words.relative(path / found.names[0])}'", words.program()
+        following = [
+            (f"{program} figures {one}", "draw a member's figures"),
+            (f"{program} eval {one} --k 500", "tighter estimate of log p(x)"),
+        ]
+        terminal.summary({"written": written, "time": minutes}, following)
+    return found
+
+
+def _compare(grid: Grid, path: Path, record: dict[str, Any], facts: Mapping[str, str]) -> Sweep:
+    """Write the table of a sweep whose members have all ended."""
     table = _table(grid, record["members"], path)
     order = {name: i for i, name in enumerate(grid.plans())}
     record["members"].sort(key=lambda member: order[member["name"]])
@@ -264,21 +282,9 @@ def _train(
     names = [member["name"] for member in record["members"] if member["diverged"] is None]
     if not names:
         raise DivergedError(
-            f"the loss of all {len(order)} members is not finite: expected one that is; try a "
-            "lower --learning-rate, --clip-norm 1, or --warmup-steps 500"
+            f"all of {len(order)} diverged, their loss is not finite: expected one that is; try "
+            "a lower --learning-rate, --clip-norm 1, or --warmup-steps 500"
         )
-    if terminal:
-        terminal.table(report.lines(table))
-        for text in (f"{report.NOTE}; {words.UNITS}", *report.remarks(table)):
-            terminal.note(text)
-        written = f"{len(names)} runs, sweep.json and sweep.md in {words.relative(path)}"
-        minutes = f"{(time.monotonic() - started) / 60:.1f} minutes"
-        one, program = f"'{words.relative(path / names[0])}'", words.program()
-        following = [
-            (f"{program} figures {one}", "draw a member's figures"),
-            (f"{program} eval {one} --k 500", "tighter estimate of log p(x)"),
-        ]
-        terminal.summary({"written": written, "time": minutes}, following)
     return Sweep(path, table, names)
 
 
@@ -355,7 +361,8 @@ def _table(grid: Grid, listed: list[dict[str, Any]], path: Path) -> list[dict[st
     """Mean and standard deviation over seeds of each setting's evaluations."""
     table = []
     for settings in grid.settings():
-        alike = [member for member in listed if member["settings"] == settings]
+        called = report.label(settings)
+        alike = [member for member in listed if report.label(member["settings"]) == called]
         finite = [member for member in alike if member["diverged"] is None]
         summaries = [path / member["name"] / "summary.json" for member in finite]
         tests = [json.loads(summary.read_text())["test"] for summary in summaries]
