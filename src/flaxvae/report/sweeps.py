@@ -85,6 +85,7 @@ def _cell(row: Row, name: str) -> str:
         return "diverged"
     _, sign, places = MEASURES[name]
     mean, std = sign * row[name]["mean"], row[name]["std"]
+    places = places if abs(mean) < 1000 else 0
     return f"{mean:,.{places}f}" + ("" if std is None else f" ± {std:,.{places}f}")
 
 
@@ -112,8 +113,8 @@ def lines(table: Sequence[Row], width: int = 80) -> list[str]:
     if first + 2 + len(numbers(headings)) <= width:
         rows = zip(["", *labels], [headings, *cells], strict=True)
         return [f"{name:<{first}}  {numbers(row)}" for name, row in rows]
-    pairs = [(name, f"  {numbers(row)}") for name, row in zip(labels, cells, strict=True)]
-    return [f"  {numbers(headings)}", *(line for pair in pairs for line in pair)]
+    pairs = [(name, numbers(row)) for name, row in zip(labels, cells, strict=True)]
+    return [numbers(headings), *(line for pair in pairs for line in pair)]
 
 
 def markdown(title: str, facts: Mapping[str, str], table: Sequence[Row]) -> str:
