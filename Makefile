@@ -26,8 +26,9 @@ parallel := -n auto --maxprocesses 4 --dist loadfile
 run     := $(or $(RUN),runs/latest)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval sample reconstruct interpolate traverse fit-prior encode figures \
-        verify doctor test test-faults test-slow lint format experiments bench constraints clean
+.PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
+        figures verify doctor test test-faults test-slow lint format experiments bench constraints \
+        clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -41,6 +42,11 @@ train: $(ready) ## train, evaluate, draw figures (DATASET=digits needs no downlo
 	@$(flaxvae) train --dataset $(DATASET) --model $(MODEL) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
 	  $(if $(RUN),--run $(RUN)) $(ARGS)
+
+sweep: $(ready) ## a grid side by side: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
+	@$(flaxvae) sweep $(if $(filter --resume,$(ARGS)),,--dataset $(DATASET) --model $(MODEL) \
+	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(RUN),--run $(RUN))) $(ARGS)
 
 eval sample reconstruct interpolate traverse fit-prior encode figures verify: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)

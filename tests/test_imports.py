@@ -24,7 +24,7 @@ FLOORS = [
     "data",
     "training",
 ]
-FLOORS += ["analysis", "report", "api", "doctor", "commands", "cli"]
+FLOORS += ["analysis", "report", "api", "doctor", "sweeps", "commands", "cli"]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("training/checkpoints.py",),

@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from flaxvae import zoo
 from flaxvae.analysis import bounds
+from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
 from flaxvae.errors import UsageError, did_you_mean
 from flaxvae.report import figures, words
@@ -192,16 +194,7 @@ def execute(
     path.mkdir(parents=True, exist_ok=True)
     with lock.hold(path):
         if folder is None:
-            facts = {
-                "data_spec": data.spec._asdict(),
-                "data_origin": data.origin,
-                "data_sha256": data.sha256,
-                "peak": data.peak,
-                "parameters": parameters,
-                "devices": meshes.describe(mesh),
-                "units": words.UNITS,
-            }
-            folder = RunFolder.create(path, plan, facts)
+            folder = RunFolder.create(path, plan, run_facts(data, parameters, mesh))
         else:
             folder.extend(plan, changes)
         if terminal:
@@ -209,14 +202,7 @@ def execute(
         variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
         trained = Run(folder, plan, data.spec, recipe, variables, data.peak, mesh)
         evaluation = bounds.evaluate(trained, data.test)
-        summary = {
-            "epochs": len(history),
-            "test": evaluation,
-            "parameters_sha256": checkpoints.digest(jax.device_get(variables["params"])),
-            "data": data.spec.name,
-            "units": words.UNITS,
-        }
-        write_json(folder.path / "summary.json", summary)
+        write_json(folder.path / "summary.json", run_summary(data, variables, history, evaluation))
         written = figures.write(trained, evaluation, data.test, folder.figures)
     if terminal:
         facts = words.numbers(trained, evaluation)
@@ -224,6 +210,32 @@ def execute(
         facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
         terminal.summary(facts, words.next_commands(trained))
     return trained
+
+
+def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any]:
+    """What run.json says besides the plan."""
+    return {
+        "data_spec": data.spec._asdict(),
+        "data_origin": data.origin,
+        "data_sha256": data.sha256,
+        "peak": data.peak,
+        "parameters": parameters,
+        "devices": meshes.describe(mesh),
+        "units": words.UNITS,
+    }
+
+
+def run_summary(
+    data: pipeline.Data, variables: Variables, history: Sequence[Any], evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    """What summary.json says of a finished run."""
+    return {
+        "epochs": len(history),
+        "test": evaluation,
+        "parameters_sha256": checkpoints.digest(jax.device_get(variables["params"])),
+        "data": data.spec.name,
+        "units": words.UNITS,
+    }
 
 
 def fit_prior(

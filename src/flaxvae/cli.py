@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 
@@ -83,6 +83,111 @@ def train(argv: list[str]) -> None:
     plan = api.make_plan(model, **{k: v for s in settings for k, v in vars(s).items()})
     with Terminal() as terminal:
         api.execute(plan, run=run, resume=resume, allow_changes=allow_changes, terminal=terminal)
+
+
+def sweep(argv: list[str]) -> None:
+    """Train a grid of settings and seeds side by side, and compare them."""
+    resume = _value_of("--resume", argv)
+    if resume is not None:
+        if len(argv) > 2 or argv[0].partition("=")[0] != "--resume":
+            raise UsageError(
+                f"--resume {resume} with other flags: expected none; a sweep goes on as it began"
+            )
+        from flaxvae import sweeps
+        from flaxvae.report.terminal import Terminal
+
+        with Terminal() as terminal:
+            sweeps.resume(resume, terminal=terminal)
+        return
+    model = _value_of("--model", argv) or "vae"
+    data, training, groups = DataSettings(), TrainSettings(), _groups(model, {})
+
+    def command(
+        model: str = model,
+        seeds: int = 5,
+        run: str | None = None,
+        resume: str | None = None,
+        data: DataSettings = data,
+        training: TrainSettings = training,
+        **groups: Any,
+    ):
+        settings = (data, training, *groups.values())
+        return seeds, run, {k: v for s in settings for k, v in vars(s).items()}
+
+    command.__doc__ = f"""Train every combination of settings with every seed, those that differ in
+    numbers alone in one compiled program.
+
+    Flags are those of train; settings of the model and of the optimizer take several values, as in
+    --beta 1 2 4. A member is a run folder like any other.
+
+    Args:
+        model: {", ".join(zoo.RECIPES)}; each has flags of its own, shown with --model NAME --help.
+        seeds: How many seeds for each setting, from --seed on.
+        run: Folder to write; by default runs/sweep-<dataset>-<model>-<time>.
+        resume: Go on with this interrupted sweep; takes no other flag.
+    """
+    _declare(command, groups)
+    first, others = _several(argv, _lists(command))
+    seeds, run, choices = _parse(command, first, "sweep")
+    varied: dict[str, list[Any]] = {}
+    for name, line in others:
+        if name not in choices:
+            raise UsageError(f"--{name} with several values: expected one")
+        values = varied.setdefault(name, [choices[name]])
+        values.append(_parse(command, line, "sweep")[-1][name])
+    from flaxvae import sweeps
+    from flaxvae.report.terminal import Terminal
+
+    # Varied settings first, in the order in which they were typed: that of the grid.
+    grid = sweeps.make_grid(model, seeds, **(varied | {**choices, **varied}))
+    with Terminal() as terminal:
+        sweeps.execute(grid, run=run, terminal=terminal)
+
+
+def _lists(command: Callable[..., Any]) -> set[str]:
+    """Flags that take several words for one value."""
+    return {
+        f"--{name.replace('_', '-')}"
+        for record in get_type_hints(command).values()
+        if dataclasses.is_dataclass(record)
+        for name, kind in get_type_hints(record).items()
+        if get_origin(kind) is tuple
+    }
+
+
+def _several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """A line whose flags have several values as lines with one value each.
+
+    Returns:
+        The line with the first value of every flag, and for each other value the flag's name and
+        that line with this value in the first one's place.
+    """
+    flags: list[list[str]] = []  # each with its words
+    for word in argv:
+        if word.startswith("--") or not flags:
+            name, equals, value = word.partition("=")
+            flags.append([name.replace("_", "-"), *([value] if equals else [])])
+        else:
+            flags[-1].append(word)
+    names = [words[0] for words in flags]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name} twice: expected once, with all its values after it")
+
+    def line(at: int = -1, value: int = 1) -> list[str]:
+        chosen: list[str] = []
+        for i, words in enumerate(flags):
+            one = value if i == at else 1
+            chosen += words if words[0] in lists else [*words[:1], *words[one : one + 1]]
+        return chosen
+
+    others = [
+        (words[0].removeprefix("--").replace("-", "_"), line(i, value))
+        for i, words in enumerate(flags)
+        if words[0] not in lists
+        for value in range(2, len(words))
+    ]
+    return line(), others
 
 
 def evaluate(
@@ -273,6 +378,7 @@ def doctor() -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "sweep": sweep,
     "eval": evaluate,
     "sample": sample,
     "reconstruct": reconstruct,
@@ -426,8 +532,8 @@ def _run(argv: list[str]) -> None:
     elif name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
         raise UsageError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
-    elif name == "train":
-        train(rest)
+    elif name in ("train", "sweep"):  # their flags depend on the model
+        COMMANDS[name](rest)
     else:
         _parse(COMMANDS[name], rest, name)
 

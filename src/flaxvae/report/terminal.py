@@ -130,6 +130,13 @@ class Terminal:
         for line in lines:
             self._line(line, dim=7 if finding.ok else 0)
 
+    def table(self, lines: Sequence[str]) -> None:
+        """Lines that are laid out already, the first of them a heading."""
+        self.close()
+        self._line()
+        for number, line in enumerate(lines):
+            self._line(line, dim=0 if number else len(line))
+
     def summary(self, facts: Mapping[str, str], next_commands: Sequence[tuple[str, str]]) -> None:
         """How it ended, and what one might do next; commands are never broken."""
         self.close()

@@ -65,7 +65,7 @@ class Quiet:
 
 
 @contextmanager
-def _signals():
+def caught_signals():
     """A list that SIGINT and SIGTERM are put into, between steps; the second one stops at once."""
     seen: list[int] = []
 
@@ -214,7 +214,7 @@ class _Training:
             # No steps: compiles, so that what follows is timed without it.
             self.state = self.trainer.segment(self.state, self.trainer.order(0), 0)
         self.saved = time.monotonic()
-        with _signals() as signals:
+        with caught_signals() as signals:
             while not self.finished():
                 self.advance()
                 if int(self.state.guard.fault):

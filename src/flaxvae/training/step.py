@@ -137,24 +137,28 @@ def check_state(recipe: Recipe, variables: Any, batch: Any) -> None:
         )
 
 
-def trainer(
-    recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
-) -> Trainer:
-    """Compile ``recipe`` for training. The data stay on every device, as stored.
+class Program(NamedTuple):
+    """What a training computes, as pure functions that are not compiled yet."""
+
+    steps_per_epoch: int
+    total_steps: int
+    learning_rate: Callable[[Any], Any]
+    init: Callable[..., TrainState]  # (keys, x, y) -> state
+    order: Callable[[Keys, Any], Array]  # (keys, epoch) -> [steps_per_epoch, batch] indices
+    step: Callable[..., TrainState]  # (state, keys, order, x, y, tolerance of the guard) -> state
+
+
+def program(recipe: Recipe, data: Data, settings: TrainSettings, epochs: int) -> Program:
+    """The functions that train ``recipe``, of the keys of a seed and of all images x, labels y.
 
     An epoch is ``len(train) // batch_size`` steps over a fresh permutation; the rows left over
     are other ones each time.
     """
-    check(data, settings, mesh)
     train, batch_size = data.train, settings.batch_size
     steps_per_epoch = len(train.x) // batch_size
     total_steps = epochs * steps_per_epoch
     schedule = learning_rate(settings, total_steps)
     adam = optimizer(settings, schedule)
-    stream = keys(settings.seed)
-    whole = meshes.replicated(mesh)
-    labels = train.y if recipe.classes is not None else None
-    x_all, y_all = meshes.put((train.x, labels), whole)
 
     def loss(params, rest, key, batch, step):
         return recipe.loss({**rest, "params": params}, key, batch, step)
@@ -164,7 +168,7 @@ def trainer(
         x = images.binarize(x, data.binarization, key)
         return Batch(x, None if y_all is None else y_all[rows])
 
-    def step(state: TrainState, order, tolerance, x_all, y_all) -> TrainState:
+    def step(state: TrainState, stream: Keys, order, x_all, y_all, tolerance=0) -> TrainState:
         pixel_key, model_key = jax.random.split(jax.random.fold_in(stream.noise, state.step))
         position = state.step - state.offset
         batch = make_batch(order[position % steps_per_epoch], pixel_key, x_all, y_all)
@@ -186,7 +190,7 @@ def trainer(
         done = state.step + (guard.fault == 0)
         return TrainState(done, variables, opt_state, ema, state.best, totals, guard, state.offset)
 
-    def init() -> TrainState:
+    def init(stream: Keys, x_all, y_all) -> TrainState:
         # Two rows, for losses that compare examples.
         example = make_batch(jnp.arange(2), stream.init, x_all[:2], y_all)
         variables = recipe.model.init(stream.init, example.x, example.y)
@@ -204,6 +208,28 @@ def trainer(
             offset=jnp.int32(0),
         )
 
+    def order(stream: Keys, epoch):
+        permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
+        return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
+
+    return Program(steps_per_epoch, total_steps, schedule, init, order, step)
+
+
+def images_and_labels(recipe: Recipe, data: Data, sharding: NamedSharding) -> tuple[Array, Any]:
+    """All training images, as stored, and the labels that a conditional recipe needs: x, y."""
+    labels = data.train.y if recipe.classes is not None else None
+    return meshes.put((data.train.x, labels), sharding)
+
+
+def trainer(
+    recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
+) -> Trainer:
+    """Compile ``recipe`` for training. The data stay on every device, as stored."""
+    check(data, settings, mesh)
+    functions = program(recipe, data, settings, epochs)
+    stream, whole = keys(settings.seed), meshes.replicated(mesh)
+    x_all, y_all = images_and_labels(recipe, data, whole)
+
     def segment(state, order, steps, tolerance, x_all, y_all):
         def going(carry):
             i, state = carry
@@ -211,22 +237,21 @@ def trainer(
 
         def body(carry):
             i, state = carry
-            return i + 1, step(state, order, tolerance, x_all, y_all)
+            return i + 1, functions.step(state, stream, order, x_all, y_all, tolerance)
 
         return jax.lax.while_loop(going, body, (0, state))[1]
-
-    def order(epoch):
-        permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
-        return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
 
     compiled = jax.jit(segment, donate_argnums=0, out_shardings=whole)
     tolerance = guards.tolerance(settings.on_nan)
     return Trainer(
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        learning_rate=schedule,
+        steps_per_epoch=functions.steps_per_epoch,
+        total_steps=functions.total_steps,
+        learning_rate=functions.learning_rate,
         sharding=whole,
-        init=jax.jit(init, out_shardings=whole),
-        order=jax.jit(order, out_shardings=meshes.split(mesh, axis=1)),
+        init=jax.jit(lambda: functions.init(stream, x_all, y_all), out_shardings=whole),
+        order=jax.jit(
+            lambda epoch: functions.order(stream, epoch),
+            out_shardings=meshes.split(mesh, axis=1),
+        ),
         segment=lambda *inputs: compiled(*inputs, tolerance, x_all, y_all),
     )
