@@ -228,10 +228,12 @@ def test_a_prior(tmp_path, no_figures, monkeypatch):
     api.fit_prior(path, TrainSettings(epochs=1, devices=1))
     names = [f.what for f in verify(RunFolder(path)) if f.ok]
     assert "prior/run.json" in names and "prior/checkpoint 10" in names and wrong(path) == {}
-    file = data_files(path / "prior" / "checkpoints" / "10" / "model")[0]
-    flip(file)
+    files = data_files(path / "prior" / "checkpoints" / "10" / "model")
+    for file in files:  # some of them Orbax leaves behind unread
+        flip(file)
     assert wrong(path).keys() == {"prior/checkpoint 10", "prior/summary.json"}
-    flip(file)
+    for file in files:
+        flip(file)
     edit(path / "prior" / "run.json", model_sha256="0" * 64)
     assert wrong(path) == {} and "not in use" in remarks(path)["prior/run.json"]
     (path / "prior" / "run.json").unlink()
