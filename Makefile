@@ -26,8 +26,9 @@ parallel := -n auto --maxprocesses 4 --dist loadfile
 run     := $(or $(RUN),runs/latest)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval sample reconstruct interpolate traverse fit-prior encode figures test \
-        test-slow lint format experiments constraints clean
+.PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
+        figures verify doctor test test-faults test-slow lint format experiments bench constraints \
+        clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -42,7 +43,12 @@ train: $(ready) ## train, evaluate, draw figures (DATASET=digits needs no downlo
 	  $(if $(SEED),--seed $(SEED)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
 	  $(if $(RUN),--run $(RUN)) $(ARGS)
 
-eval sample reconstruct interpolate traverse fit-prior encode figures: $(ready)
+sweep: $(ready) ## a grid side by side: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
+	@$(flaxvae) sweep $(if $(filter --resume,$(ARGS)),,--dataset $(DATASET) --model $(MODEL) \
+	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(RUN),--run $(RUN))) $(ARGS)
+
+eval sample reconstruct interpolate traverse fit-prior encode figures verify: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)
 
 eval: ## ELBO, KL, MSE and, with ARGS="--k 500", log p(x) of RUN (default runs/latest)
@@ -53,9 +59,17 @@ traverse: ## walks along single latent dimensions of RUN
 fit-prior: ## a prior over the codes of RUN, a vq_vae
 encode: ## latents and scores of images, .npz
 figures: ## draw all figures of RUN again
+verify: ## read every file of RUN and say whether it is whole
+
+doctor: $(ready) ## versions, devices, data, disk, and a self-test
+	@$(flaxvae) $@ $(ARGS)
 
 test: $(ready) ## the tests (minutes)
 	@$(python) -m pytest $(if $(shell $(python) -c 'import xdist' 2>&1),,$(parallel)) $(ARGS)
+
+test-faults: $(ready) ## kills, damage, full disks, NaNs: what a run must survive, at length
+	@$(python) -m pytest -m "slow or not slow" tests/test_faults.py tests/test_lock.py \
+	  tests/test_resume.py $(ARGS)
 
 test-slow: $(ready) ## the tests that train for minutes or need MNIST
 	@$(python) -m pytest -m slow $(ARGS)
@@ -68,6 +82,9 @@ format: $(ready) ## ruff, rewriting files
 
 experiments: $(ready) ## run every study in experiments/ and rewrite experiments/README.md
 	@PYTHONPATH=src $(python) -m experiments $(ARGS)
+
+bench: $(ready) ## time it against PyTorch and plain flax, rewrite docs/benchmarks.md
+	@PYTHONPATH=src $(python) -m benchmarks $(ARGS)
 
 constraints: ## rewrite constraints.txt with today's versions (needs uv)
 	@{ echo "# Exact versions that the tests passed with. Made by: make constraints"; \

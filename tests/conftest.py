@@ -1,14 +1,18 @@
 """Eight fake CPU devices for every test, and no silent broadcasting between ranks."""
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["FLAXVAE_CACHE_DIR"] = ""  # commands in processes of their own leave the user's alone
 
 import jax
 import numpy as np
 import pytest
+
+from disturbed import EPOCHS, steps_saved
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many trainings here are the same program: compile it once, for all processes of pytest-xdist.
@@ -58,3 +62,40 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory):
+    """A run of EPOCHS epochs in one go."""
+    import flaxvae
+
+    path = tmp_path_factory.mktemp("runs") / "straight"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        flaxvae.train(epochs=EPOCHS, run=str(path), **TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory):
+    """One that SIGTERM stopped within an epoch, with checkpoints of two steps and of an epoch."""
+    import flaxvae
+    from flaxvae.training import loop
+
+    path = tmp_path_factory.mktemp("runs") / "stopped"
+
+    class Stop(loop.Quiet):
+        def progress(self, step, metrics, images_per_second):
+            if step == 15:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
+        patch.setattr(loop, "Quiet", Stop)
+        with pytest.raises(loop.Stopped) as caught:
+            flaxvae.train(epochs=EPOCHS, run=str(path), checkpoint_every="1step", **TINY)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    assert "step 15 of 40" in str(caught.value)
+    assert f"flaxvae train --resume {path}" in str(caught.value)
+    assert steps_saved(path) == [10, 14, 15] and not (path / "summary.json").exists()
+    return path

@@ -28,10 +28,10 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 EPOCHS = 2
 SCRIPT = (
     "import sys; from flaxvae import api, cli; from flaxvae.training import loop, mesh;"
-    "loop.CHECKPOINT_SECONDS, loop.SEGMENT_SECONDS, mesh.SMALL = 0.2, 0.02, 256;"
+    "loop.SEGMENT_SECONDS, mesh.SMALL = 0.02, 256;"
     "api.figures.write = lambda *arguments: []; cli.main(sys.argv[1:])"
 )
-CHOICES = ["--net", "mlp", "--widths", "32", "--latent-dim", "2"]
+CHOICES = ["--net", "mlp", "--widths", "32", "--latent-dim", "2", "--checkpoint-every", "0.2s"]
 
 
 def free_port():

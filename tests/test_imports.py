@@ -14,6 +14,8 @@ ROOT = Path(flaxvae.__file__).parent
 FLOORS = [
     "errors",
     "settings",
+    "machine",
+    "compilation",
     "distributions",
     "logistic",
     "core",
@@ -22,7 +24,7 @@ FLOORS = [
     "data",
     "training",
 ]
-FLOORS += ["analysis", "report", "api", "commands", "cli"]
+FLOORS += ["analysis", "report", "api", "doctor", "sweeps", "commands", "cli"]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("training/checkpoints.py",),

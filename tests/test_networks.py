@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import chex
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flaxvae import zoo
+from flaxvae.core import Batch
 from flaxvae.parts import assemble, convolutions, image_networks, latents, likelihoods, networks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -413,3 +416,53 @@ def test_without_classes_labels_change_nothing():
         chex.assert_trees_all_equal(
             function(variables, argument, y), function(variables, argument, y + 1)
         )
+
+
+# --- precision, rematerialisation ---------------------------------------------------------------
+
+
+def built(**choices):
+    """A vae of 8x8 images: its loss as a function of the parameters, and parameters."""
+    spec = zoo.DataSpec("noise", (8, 8, 1), None, False, 17, 100)
+    recipe = zoo.build("vae", spec, **choices)
+    x = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
+    variables = jax.jit(recipe.model.init)(jax.random.key(0), x)
+
+    def loss(params):
+        return recipe.loss({"params": params}, jax.random.key(1), Batch(x), jnp.int32(0))[0]
+
+    return loss, variables["params"]
+
+
+def kept(loss, params) -> int:
+    """Numbers that the forward pass keeps for the gradient."""
+    backward = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
+    return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+
+def test_remat_keeps_less_and_changes_no_gradient():
+    plain, params = built(net="resnet", channels=(8, 8), blocks=4)
+    remat, same = built(net="resnet", channels=(8, 8), blocks=4, remat=True)
+    chex.assert_trees_all_equal(params, same)
+    assert kept(remat, params) < 0.75 * kept(plain, params)
+    found, expected = jax.jit(jax.grad(remat))(params), jax.jit(jax.grad(plain))(params)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("net", ["conv", "mlp"])
+def test_bf16_computes_in_bf16_from_and_to_float32(net):
+    """Every product of the networks, and nothing that is kept, summed or scored."""
+    full, params = built(net=net)
+    half, same = built(net=net, precision="bf16")
+    chex.assert_trees_all_equal(params, same)
+    program = str(jax.make_jaxpr(half)(params))
+    products = re.findall(r":(\w+)\[[\d,]*\] = dot_general", program)
+    assert products == ["bf16"] * {"conv": 9, "mlp": 7}[net]
+    value, gradient = jax.jit(jax.value_and_grad(half))(params)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((value, gradient))} == {"float32"}
+    expected, exact = jax.jit(jax.value_and_grad(full))(params)
+    assert value != expected
+    np.testing.assert_allclose(value, expected, rtol=1e-3)
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    error = np.linalg.norm(flat(gradient) - flat(exact)) / np.linalg.norm(flat(exact))
+    assert error < 0.05

@@ -1,13 +1,9 @@
-"""A run that was stopped, killed or damaged ends in the same bits as one that nobody disturbed."""
+"""A run that was stopped and resumed ends in the same bits as one that nobody disturbed."""
 
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -15,75 +11,15 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import cli
-from flaxvae.errors import DataError, DivergedError
+from disturbed import EPOCHS, resume, rows, same, sha256, steps_saved
+from flaxvae import api, cli
+from flaxvae.errors import UsageError
 from flaxvae.report.terminal import Terminal
-from flaxvae.training import checkpoints, loop
+from flaxvae.settings import interval
+from flaxvae.training import checkpoints
 
-pytestmark = [
-    pytest.mark.usefixtures("no_figures"),
-    # Orbax leaves coroutines behind when it fails to read.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-EPOCHS = 4
-
-
-def sha256(path):
-    return json.loads((path / "summary.json").read_text())["parameters_sha256"]
-
-
-def rows(path):
-    """metrics.jsonl but for the speed, which may differ."""
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k != "images_per_second"} for x in lines]
-
-
-def steps_saved(path):
-    return sorted(int(p.name) for p in (path / "checkpoints").iterdir() if p.name.isdigit())
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """A run of EPOCHS epochs in one go."""
-    path = tmp_path_factory.mktemp("runs") / "straight"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
-        flaxvae.train(epochs=EPOCHS, run=str(path), **TINY)
-    return path
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """One that SIGTERM stopped in the middle of an epoch, with two checkpoints there."""
-    path = tmp_path_factory.mktemp("runs") / "stopped"
-
-    class Stop(loop.Quiet):
-        def progress(self, step, metrics, images_per_second):
-            if step == 15:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
-        patch.setattr(loop, "CHECKPOINT_SECONDS", 0)
-        patch.setattr(loop, "Quiet", Stop)
-        with pytest.raises(loop.Stopped) as caught:
-            flaxvae.train(epochs=EPOCHS, run=str(path), **TINY)
-    assert caught.value.exit_code == 128 + signal.SIGTERM
-    assert "step 15 of 40" in str(caught.value)
-    assert f"flaxvae train --resume {path}" in str(caught.value)
-    assert steps_saved(path) == [14, 15] and not (path / "summary.json").exists()
-    return path
-
-
-def resume(path, capsys, *flags):
-    cli.main(["train", "--resume", str(path), *flags])
-    return capsys.readouterr().out
-
-
-def same(path, straight):
-    assert sha256(path) == sha256(straight)
-    assert rows(path) == rows(straight)
-    return True
+pytestmark = pytest.mark.usefixtures("no_figures")
+QUICK = ("--checkpoint-every", "1epoch")
 
 
 # ---- the same bits
@@ -129,138 +65,126 @@ def test_stopped_twice(straight, stopped, tmp_path, capsys, monkeypatch, number)
     assert same(path, straight)
 
 
-def test_killed_and_terminated(tmp_path):
-    """In processes of their own, at random moments: SIGKILL, then SIGTERM."""
-    script = (
-        "import sys, time; from flaxvae import api, cli; from flaxvae.training import loop, runs;"
-        "loop.CHECKPOINT_SECONDS, loop.SEGMENT_SECONDS = 0.2, 0.02;"
-        "api.figures.write = lambda *arguments: []; append = runs.RunFolder.append;"
-        "runs.RunFolder.append = lambda *row: (time.sleep(0.02), append(*row));"  # time to kill
-        "cli.main(sys.argv[1:])"
-    )
-    choices = "--net mlp --widths 64 --latent-dim 2 --epochs 150 --patience 150 --ema 0.9"
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-
-    def start(*arguments, **more):
-        command = [sys.executable, "-c", script, "train", *arguments]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            command, env=environment | more, stdout=pipe, stderr=pipe, text=True
-        )
-
-    def newest(path):
-        """The step of the newest checkpoint, -1 where there is none yet."""
-        return max(steps_saved(path), default=-1) if (path / "checkpoints").exists() else -1
-
-    moment, path = random.Random(0), tmp_path / "disturbed"
-    undisturbed = start(*choices.split(), "--run", str(tmp_path / "straight"))
-    compiled = {  # by the first process for the others, but not for the undisturbed one
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
-    seen = 0  # steps
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        arguments = ("--resume", str(path)) if seen else (*choices.split(), "--run", str(path))
-        process = start(*arguments, **compiled)
-        try:
-            while process.poll() is None and newest(path) <= seen:
-                time.sleep(0.01)
-            time.sleep(moment.uniform(0, 0.3))
-            process.send_signal(number)
-            _, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), err
-        assert err.count("\n") == (number == signal.SIGTERM)
-        assert newest(path) > seen and not (path / "summary.json").exists()
-        seen = newest(path)
-    last = start("--resume", str(path), **compiled)
-    for process in (last, undisturbed):
-        _, err = process.communicate(timeout=120)
-        assert (process.returncode, err) == (0, "")
-    assert 0 < seen < 1500 and same(path, tmp_path / "straight")
+# ---- when to save, and what to keep
 
 
-# ---- damage
-
-
-def flip(path):
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    path.write_bytes(raw)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def largest(folder):
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+def test_intervals():
+    known = {"500steps": (500, "steps"), "1step": (1, "steps"), "2epochs": (2, "epochs")}
+    known |= {"15s": (15, "seconds"), "1.5min": (90, "seconds"), "2h": (7200, "seconds")}
+    assert {text: interval(text) for text in known} == known
+    for text in ("", "5", "0steps", "0s", "1.5steps", "-1s", "5 parsecs", "s", "1epoch "):
+        assert interval(text) is None
+        with pytest.raises(UsageError, match=r"--checkpoint-every .*expected such as 15s"):
+            flaxvae.make_plan(checkpoint_every=text)
 
 
 @pytest.mark.parametrize(
-    ("damage", "part"),
-    [(flip, "model"), (truncate, "training"), (lambda path: path.unlink(), "meta")],
-    ids=["flip", "truncate", "delete"],
+    ("every", "steps", "kept"),
+    [("7steps", {*range(0, 41, 7), 40}, [35, 40]), ("1epoch", {*range(0, 41, 10)}, [10, 30, 40])],
 )
-def test_a_damaged_checkpoint_is_set_aside(straight, stopped, tmp_path, capsys, damage, part):
-    path = shutil.copytree(stopped, tmp_path / "run")
-    damage(largest(path / "checkpoints" / "15" / part))
-    out = " ".join(resume(path, capsys).split())
-    assert out.count("is damaged") == 1 and "checkpoint 15 is damaged" in out
-    assert "set aside as damaged-15" in out
-    assert (path / "checkpoints" / "damaged-15").is_dir()
+def test_steps_and_epochs_between_checkpoints(straight, tmp_path, monkeypatch, every, steps, kept):
+    """The newest two are kept, and of those at an epoch's end the best: here the first."""
+    seen, save = set(), checkpoints.Checkpoints.save
+    elbos = {10: 2.0, 20: np.nan, 30: 1.0, 40: -np.inf}
+
+    def watched(self, state, values):
+        seen.add(int(state.step))
+        save(self, state, {step: elbos[step] for step in values})
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", watched)
+    path = tmp_path / "run"
+    flaxvae.train(epochs=EPOCHS, run=str(path), checkpoint_every=every, **TINY)
+    assert seen == steps and steps_saved(path) == kept
     assert same(path, straight)
 
 
-def test_no_damage_to_any_file_goes_unseen(stopped, tmp_path):
-    """Whatever happens to a file of a checkpoint: what is restored is what was saved, or older."""
-    like = {"model": checkpoints.model_part(flaxvae.load(stopped).variables, False, False)}
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-
-    def restored(path, notes):
-        with checkpoints.Checkpoints(path) as found:
-            return checkpoints.digest(jax.device_get(found.restore(like, notes.append)))
-
-    newest = restored(stopped / "checkpoints", [])
-    names = [p.relative_to(stopped) for p in stopped.glob("checkpoints/15/**/*") if p.is_file()]
-    older, caught = set(), 0
-    for i, name in enumerate(names):
-        for damage in (flip, truncate):
-            path = shutil.copytree(stopped, tmp_path / f"{i}-{damage.__name__}")
-            damage(path / name)
-            notes = []
-            found = restored(path / "checkpoints", notes)
-            assert len(notes) == (found != newest) and not any("\n" in note for note in notes)
-            older |= {found} - {newest}
-            caught += len(notes)
-    assert len(older) == 1 and caught >= 4  # the older one, and no third
+# ---- other settings
 
 
-def test_loading_touches_nothing(stopped, tmp_path):
-    """A run may be loaded while it trains: not even a damaged checkpoint is moved."""
+def changes(path):
+    return json.loads((path / "run.json").read_text()).get("changes", [])
+
+
+def test_changes_are_refused_unless_allowed(stopped, tmp_path, capsys):
     path = shutil.copytree(stopped, tmp_path / "run")
-    flip(largest(path / "checkpoints" / "15" / "model"))
-    (path / "checkpoints" / "16.orbax-checkpoint-tmp").mkdir()  # a save in flight
-    before = sorted(path.rglob("*"))
-    found = flaxvae.load(path).variables
-    assert sorted(path.rglob("*")) == before
-    shutil.rmtree(path / "checkpoints" / "15")
-    assert checkpoints.digest(found) == checkpoints.digest(flaxvae.load(path).variables)
-
-
-def test_all_checkpoints_damaged(stopped, tmp_path, capsys):
-    path = shutil.copytree(stopped, tmp_path / "run")
-    for step in (14, 15):
-        flip(largest(path / "checkpoints" / str(step) / "model"))
+    for flags in (["--learning-rate", "1e-4"], ["--batch-size", "64"], ["--beta", "2"]):
+        with pytest.raises(SystemExit) as stop:
+            resume(path, capsys, *flags)
+        assert stop.value.code == 2 and "--allow-changes" in capsys.readouterr().err
+    assert sorted(path.rglob("*")) == sorted(
+        path / p.relative_to(stopped) for p in stopped.rglob("*")
+    )
     with pytest.raises(SystemExit) as stop:
-        resume(path, capsys)
-    assert stop.value.code == DataError.exit_code
+        cli.main(["train", "--allow-changes"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("--latent-dim 3", ["latent_dim 2 -> 3"]),
+        ("--widths 32 16 --beta 2", ["widths (32,) -> (32, 16)"]),
+        ("--binarization fixed", ["binarization none -> fixed"]),
+        ("--model beta_vae", ["model vae -> beta_vae"]),
+    ],
+)
+def test_changes_that_no_run_can_take(stopped, tmp_path, capsys, flags, names):
+    path = shutil.copytree(stopped, tmp_path / "run")
+    with pytest.raises(SystemExit) as stop:
+        resume(path, capsys, "--allow-changes", *flags.split())
     err = capsys.readouterr().err
-    assert err.startswith("flaxvae: ") and err.count("\n") == 1
-    assert "all checkpoints are damaged" in err
-    with pytest.raises(DataError):
-        flaxvae.load(path)
+    assert stop.value.code == 2 and err.count("\n") == 1
+    assert all(name in err for name in names) and "beta 1.0" not in err
+    assert changes(path) == [] and steps_saved(path) == steps_saved(stopped)
+
+
+def test_allowed_changes(straight, stopped, tmp_path, capsys):
+    """The rate is the new one from the resume on; averages begin; both are recorded."""
+    path = shutil.copytree(stopped, tmp_path / "run")
+    flags = "--learning-rate 1e-4 --beta 2 --ema 0.9 --patience 9 --clip-norm 1"
+    resume(path, capsys, "--allow-changes", *flags.split(), *QUICK)
+    assert [row["learning_rate"] for row in rows(path)] == pytest.approx([1e-3, 1e-4, 1e-4, 1e-4])
+    (change,) = changes(path)
+    assert change["changed"]["learning_rate"] == [1e-3, 1e-4]
+    assert change["changed"]["ema"] == [None, 0.9] and change["changed"]["beta"] == [1.0, 2.0]
+    plan = flaxvae.load(path).plan
+    assert plan.training.learning_rate == 1e-4 and plan.arguments["beta"] == 2
+    assert rows(path)[0] == rows(straight)[0] and sha256(path) != sha256(straight)
+    resume(path, capsys)  # its settings are now those
+    assert len(changes(path)) == 1
+
+
+def test_another_batch_size_begins_the_epoch_anew(stopped, tmp_path, capsys):
+    """Ten steps an epoch become twenty; the fifteen that were done are not forgotten."""
+    path = shutil.copytree(stopped, tmp_path / "run")
+    out = resume(path, capsys, "--allow-changes", "--batch-size", "64", *QUICK)
+    assert "epoch 2 begins anew, in 20 steps" in out
+    assert [(row["epoch"], row["step"]) for row in rows(path)] == [
+        (1, 10),
+        (2, 35),
+        (3, 55),
+        (4, 75),
+    ]
+    assert steps_saved(path)[-1] == 75
+    assert rows(path)[3]["train_loss"] < rows(path)[0]["train_loss"]
+
+
+def test_a_kill_before_the_first_save_of_changed_settings(stopped, tmp_path, capsys):
+    """run.json tells of them, the newest checkpoint not: it is used, not set aside."""
+    path = shutil.copytree(stopped, tmp_path / "run")
+    flags = {"ema": 0.9, "patience": 9, "batch_size": 64}
+    old = flaxvae.load(stopped).plan
+    new = api.make_plan(
+        old.model, **{**old.arguments, **vars(old.data), **vars(old.training), **flags}
+    )
+    flaxvae.load(path).folder.extend(new)
+    before, after = (flaxvae.load(p).variables for p in (stopped, path))
+    assert checkpoints.digest(before) == checkpoints.digest(after)
+    out = resume(path, capsys, *QUICK)
+    assert "damaged" not in out and steps_saved(path)[-1] == 75
+
+
+# ---- the seal
 
 
 def bits(array):
@@ -291,34 +215,3 @@ def test_digest_depends_on_everything():
     assert checkpoints.digest(tree) == checkpoints.digest(jax.tree.map(jax.numpy.asarray, tree))
     transposed = {"a": {"b": np.asfortranarray(a)}, "n": b}
     assert checkpoints.digest(tree) == checkpoints.digest(transposed)
-
-
-# ---- divergence, devices
-
-
-def test_divergence(tmp_path, capsys):
-    path = tmp_path / "run"
-    line = f"train --net mlp --widths 32 --latent-dim 2 --devices 1 --epochs 3 --run {path}"
-    with pytest.raises(SystemExit) as stop:
-        cli.main([*line.split(), "--learning-rate", "1e30"])
-    assert stop.value.code == DivergedError.exit_code == 4
-    err = capsys.readouterr().err
-    assert err.startswith("flaxvae: the loss is nan within steps ")
-    assert err.count("\n") == 1 and "--learning-rate" in err
-    assert rows(path) == []
-    assert steps_saved(path) == [0] and not (path / "summary.json").exists()
-    leaves = jax.tree.leaves(flaxvae.load(path).variables)
-    assert all(np.isfinite(leaf).all() for leaf in leaves)
-
-
-def test_other_devices(straight, tmp_path, capsys):
-    """Eight devices, then one: the same up to the order of a sum."""
-    path = tmp_path / "run"
-    flaxvae.train(epochs=2, run=str(path), **{**TINY, "devices": 8})
-    resume(path, capsys, "--devices", "1", "--epochs", str(EPOCHS))
-    assert json.loads((path / "run.json").read_text())["training"]["devices"] == 1
-    pairs = (jax.tree.leaves(flaxvae.load(p).variables) for p in (path, straight))
-    for found, expected in zip(*pairs):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-    for found, expected in zip(rows(path), rows(straight)):
-        assert found == pytest.approx(expected, rel=1e-4)

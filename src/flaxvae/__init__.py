@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flaxvae.api import load, make_plan, train
+    from flaxvae.sweeps import Sweep, sweep
     from flaxvae.training.trained import Run
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load", "make_plan", "train"]
+__all__ = ["Run", "Sweep", "load", "make_plan", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:
     # JAX loads on first use, so that `flaxvae --help` does not wait for it.
     if name in __all__:
-        from flaxvae import api
+        from flaxvae import api, sweeps
 
-        return getattr(api, name)
+        return getattr(sweeps if name in ("Sweep", "sweep") else api, name)
     raise AttributeError(f"module 'flaxvae' has no attribute {name!r}")

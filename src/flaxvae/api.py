@@ -6,9 +6,11 @@ run = flaxvae.load("runs/latest")
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,11 @@ from flaxvae.errors import UsageError, did_you_mean
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-from flaxvae.training import batches, checkpoints, hosts, loop
+from flaxvae.training import batches, checkpoints, hosts, lock, loop
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.runs import Plan, RunFolder, new_path, write_json
-from flaxvae.training.trained import Run, check_same_data, load, prior_folder
+from flaxvae.training.trained import Run, check_same_data, example, load, prior_folder
 
 
 def make_plan(model: str = "vae", **choices: Any) -> Plan:
@@ -70,28 +72,79 @@ def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     }
 
 
-# What may differ in a resume: where the data are, on what it runs, and how long it goes on.
-_FREE_ON_RESUME = {"data_dir", "devices", "epochs", "shard_params"}
+# What may differ in a resume: where the data are, on what it runs, how long it goes on, and what
+# keeps it safe.
+_FREE_ON_RESUME = {
+    "data_dir",
+    "devices",
+    "shard_params",
+    "epochs",
+    "on_nan",
+    "checkpoint_every",
+}
 
 
-def check_resume(
-    old: Plan,
-    new: Plan,
-    what: str = "--resume",
-    advice: str = "leave them out, or train a new run",
-) -> None:
-    """Raises UsageError, naming the differences, if ``new`` would make another run of ``old``."""
+def _listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{name} {seen[0]} -> {seen[1]}" for name, seen in changes.items())
+
+
+def another_run(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
+    """The settings by which ``new`` would make another run of ``old``: {name: (old, new)}."""
     differences = changed(old, new)
     refused = {k: v for k, v in differences.items() if k not in _FREE_ON_RESUME}
     was, now = old.training.epochs or 0, new.training.epochs or 0
     # More epochs only, and not where the learning rate of the past ones depends on their number.
     if now < was or (now > was and old.training.schedule != "constant"):
         refused["epochs"] = (was, now)
+    return refused
+
+
+def check_resume(
+    old: Plan,
+    new: Plan,
+    what: str = "--resume",
+    advice: str = "leave them out, give --allow-changes, or train a new run",
+) -> None:
+    """Raises UsageError, naming the differences, if ``new`` would make another run of ``old``."""
+    refused = another_run(old, new)
     if refused:
-        listed = ", ".join(f"{name} {seen[0]} -> {seen[1]}" for name, seen in refused.items())
         raise UsageError(
-            f"{what} with other settings ({listed}): expected those of the run; {advice}"
+            f"{what} with other settings ({_listed(refused)}): expected those of the run; {advice}"
         )
+
+
+def check_changes(old: Plan, new: Plan, spec: zoo.DataSpec) -> dict[str, tuple[Any, Any]]:
+    """The changes that --allow-changes makes to a run.
+
+    Raises UsageError, naming them, for those that no run can take: another model, other data, or
+    other shapes of its parameters.
+    """
+
+    def shapes(plan: Plan) -> Any:
+        made = jax.eval_shape(plan.recipe(spec).model.init, jax.random.key(0), *example(spec))
+        return checkpoints.structure(made)
+
+    def reshapes(name: str) -> bool:
+        try:
+            arguments = {**old.arguments, name: new.arguments[name]}
+            return shapes(dataclasses.replace(old, arguments=arguments)) != shapes(old)
+        except UsageError:  # it goes with other changes
+            return False
+
+    changes = another_run(old, new)
+    own = [name for name in changes if name in new.arguments]
+    fixed = {"model", *(f.name for f in dataclasses.fields(DataSettings))} & changes.keys()
+    if not fixed:
+        fixed = {name for name in own if reshapes(name)}
+    if not fixed and shapes(new) != shapes(old):
+        fixed = set(own)
+    if fixed:
+        refused = _listed({name: seen for name, seen in changes.items() if name in fixed})
+        raise UsageError(
+            f"--allow-changes with {refused}: expected changes that leave the model, the data and "
+            "the shapes of the parameters as they are; train a new run"
+        )
+    return changes
 
 
 def train(model: str = "vae", *, run: str | None = None, **choices: Any) -> Run:
@@ -117,16 +170,26 @@ def execute(
     *,
     run: str | None = None,
     resume: str | None = None,
+    allow_changes: bool = False,
     terminal: Terminal | None = None,
 ) -> Run:
-    """``train`` for a plan; with ``resume``, go on with that run folder instead of a new one."""
+    """``train`` for a plan; with ``resume``, go on with that run folder instead of a new one.
+
+    A resume takes the settings of the run, or with ``allow_changes`` others, which run.json then
+    lists: any but the model, the data, and what shapes the parameters.
+    """
     started = time.monotonic()
-    folder = None
+    folder, changes = None, {}
     if resume is not None:
         if run is not None:
             raise UsageError(f"--run {run} with --resume {resume}: expected one of them")
         folder = RunFolder.open(resume)
-        check_resume(folder.plan(), plan)
+        if allow_changes:
+            changes = check_changes(folder.plan(), plan, folder.spec())
+        else:
+            check_resume(folder.plan(), plan)
+    elif allow_changes:
+        raise UsageError("--allow-changes without --resume: expected a run to change")
     data = pipeline.prepare(plan.data)
     if folder is not None:
         check_same_data(folder, data)
@@ -139,38 +202,26 @@ def execute(
     shapes = jax.eval_shape(trainer.init)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.variables["params"]))
     # All that a user can get wrong has been checked: from here on files are written.
-    if not hosts.first():
-        folder, terminal = None, None
-    elif folder is None:
-        facts = {
-            "data_spec": data.spec._asdict(),
-            "data_origin": data.origin,
-            "data_sha256": data.sha256,
-            "peak": data.peak,
-            "parameters": parameters,
-            "devices": meshes.describe(mesh),
-            "units": words.UNITS,
-        }
-        folder = RunFolder.create(path, plan, facts)
-    else:
-        folder.extend(plan)
-    if terminal:
-        terminal.header(words.header(plan, data, parameters, mesh, path))
-    variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
-    mesh, variables = _own(mesh, variables)
-    trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh)
-    if folder is None:  # the first process does the rest, on its own devices
-        return trained
-    evaluation = bounds.evaluate(trained, data.test)
-    summary = {
-        "epochs": len(history),
-        "test": evaluation,
-        "parameters_sha256": checkpoints.digest(jax.device_get(variables["params"])),
-        "data": data.spec.name,
-        "units": words.UNITS,
-    }
-    write_json(folder.path / "summary.json", summary)
-    written = figures.write(trained, evaluation, data.test, folder.figures)
+    first = hosts.first()  # the others compute, and write nothing
+    if first:
+        path.mkdir(parents=True, exist_ok=True)
+    with lock.hold(path) if first else contextlib.nullcontext():
+        if not first:
+            folder, terminal = None, None
+        elif folder is None:
+            folder = RunFolder.create(path, plan, run_facts(data, parameters, mesh))
+        else:
+            folder.extend(plan, changes)
+        if terminal:
+            terminal.header(words.header(plan, data, parameters, mesh, path))
+        variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
+        mesh, variables = _own(mesh, variables)
+        trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh)
+        if folder is None:  # the first process does the rest, on its own devices
+            return trained
+        evaluation = bounds.evaluate(trained, data.test)
+        write_json(folder.path / "summary.json", run_summary(data, variables, history, evaluation))
+        written = figures.write(trained, evaluation, data.test, folder.figures)
     if terminal:
         facts = words.numbers(trained, evaluation)
         facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
@@ -191,6 +242,32 @@ def _own(mesh: Mesh, variables: Variables) -> tuple[Mesh, Variables]:
     if own.size == mesh.size:
         return mesh, variables
     return own, meshes.put(meshes.fetch(variables), meshes.replicated(own))
+
+
+def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any]:
+    """What run.json says besides the plan."""
+    return {
+        "data_spec": data.spec._asdict(),
+        "data_origin": data.origin,
+        "data_sha256": data.sha256,
+        "peak": data.peak,
+        "parameters": parameters,
+        "devices": meshes.describe(mesh),
+        "units": words.UNITS,
+    }
+
+
+def run_summary(
+    data: pipeline.Data, variables: Variables, history: Sequence[Any], evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    """What summary.json says of a finished run."""
+    return {
+        "epochs": len(history),
+        "test": evaluation,
+        "parameters_sha256": checkpoints.digest(jax.device_get(variables["params"])),
+        "data": data.spec.name,
+        "units": words.UNITS,
+    }
 
 
 def fit_prior(
@@ -215,6 +292,11 @@ def fit_prior(
     settings = settings or TrainSettings(schedule="cosine")
     if settings.epochs is None:
         settings = dataclasses.replace(settings, epochs=50)
+    with lock.hold(RunFolder.open(path).path):
+        return _fit_prior(path, settings, terminal)
+
+
+def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | None) -> Run:
     run = load(path)
     codes = run.recipe.codes
     if codes is None or codes.prior is None:

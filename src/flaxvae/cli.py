@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import inspect
 import io
 import itertools
@@ -15,7 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 
@@ -24,6 +25,17 @@ from flaxvae.errors import FlaxvaeError, UsageError, did_you_mean
 from flaxvae.settings import DataSettings, Hosts, TrainSettings
 
 RunArgument = tyro.conf.Positional[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """What every command takes, and no result depends on."""
+
+    cache: bool = True
+    """Keep compiled programs for the next time: in the FLAXVAE_CACHE_DIR folder, else in the
+    user's cache folder."""
+
+
 LATEST = "runs/latest"
 
 
@@ -47,12 +59,13 @@ def train(argv: list[str]) -> None:
         model: str = model,
         run: str | None = None,
         resume: str | None = None,
+        allow_changes: bool = False,
         data: DataSettings = data,
         training: TrainSettings = training,
         hosts: Hosts = Hosts(),
         **groups: Any,
     ):
-        return run, resume, hosts, data, training, *groups.values()
+        return run, resume, allow_changes, hosts, data, training, *groups.values()
 
     command.__doc__ = f"""Train a model, evaluate it on held-out images, draw its figures.
 
@@ -60,16 +73,123 @@ def train(argv: list[str]) -> None:
         model: {", ".join(zoo.RECIPES)}; each has flags of its own, shown with --model NAME --help.
         run: Folder to write; by default runs/<dataset>-<model>-s<seed>-<time>.
         resume: Go on with this run folder, from its last checkpoint.
+        allow_changes: Resume with other settings than the run's: any but the model, the data and
+            what shapes the parameters.
     """
     _declare(command, groups)
-    run, resume, hosts, *settings = _parse(command, argv, "train")
+    run, resume, allow_changes, hosts, *settings = _parse(command, argv, "train")
     from flaxvae import api
     from flaxvae.report.terminal import Terminal
     from flaxvae.training.hosts import joined
 
     plan = api.make_plan(model, **{k: v for s in settings for k, v in vars(s).items()})
     with joined(hosts), Terminal() as terminal:
-        api.execute(plan, run=run, resume=resume, terminal=terminal)
+        api.execute(plan, run=run, resume=resume, allow_changes=allow_changes, terminal=terminal)
+
+
+def sweep(argv: list[str]) -> None:
+    """Train a grid of settings and seeds side by side, and compare them."""
+    resume = _value_of("--resume", argv)
+    if resume is not None:
+        if len(argv) > 2 or argv[0].partition("=")[0] != "--resume":
+            raise UsageError(
+                f"--resume {resume} with other flags: expected none; a sweep goes on as it began"
+            )
+        from flaxvae import sweeps
+        from flaxvae.report.terminal import Terminal
+
+        with Terminal() as terminal:
+            sweeps.resume(resume, terminal=terminal)
+        return
+    model = _value_of("--model", argv) or "vae"
+    data, training, groups = DataSettings(), TrainSettings(), _groups(model, {})
+
+    def command(
+        model: str = model,
+        seeds: int = 5,
+        run: str | None = None,
+        resume: str | None = None,
+        data: DataSettings = data,
+        training: TrainSettings = training,
+        **groups: Any,
+    ):
+        settings = (data, training, *groups.values())
+        return seeds, run, {k: v for s in settings for k, v in vars(s).items()}
+
+    command.__doc__ = f"""Train every combination of settings with every seed, those that differ in
+    numbers alone in one compiled program.
+
+    Flags are those of train; settings of the model and of the optimizer take several values, as in
+    --beta 1 2 4. A member is a run folder like any other.
+
+    Args:
+        model: {", ".join(zoo.RECIPES)}; each has flags of its own, shown with --model NAME --help.
+        seeds: How many seeds for each setting, from --seed on.
+        run: Folder to write; by default runs/sweep-<dataset>-<model>-<time>.
+        resume: Go on with this interrupted sweep; takes no other flag.
+    """
+    _declare(command, groups)
+    first, others = _several(argv, _lists(command))
+    seeds, run, choices = _parse(command, first, "sweep")
+    varied: dict[str, list[Any]] = {}
+    for name, line in others:
+        if name not in choices:
+            raise UsageError(f"--{name} with several values: expected one")
+        values = varied.setdefault(name, [choices[name]])
+        values.append(_parse(command, line, "sweep")[-1][name])
+    from flaxvae import sweeps
+    from flaxvae.report.terminal import Terminal
+
+    # Varied settings first, in the order in which they were typed: that of the grid.
+    grid = sweeps.make_grid(model, seeds, **(varied | {**choices, **varied}))
+    with Terminal() as terminal:
+        sweeps.execute(grid, run=run, terminal=terminal)
+
+
+def _lists(command: Callable[..., Any]) -> set[str]:
+    """Flags that take several words for one value."""
+    return {
+        f"--{name.replace('_', '-')}"
+        for record in get_type_hints(command).values()
+        if dataclasses.is_dataclass(record)
+        for name, kind in get_type_hints(record).items()
+        if get_origin(kind) is tuple
+    }
+
+
+def _several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """A line whose flags have several values as lines with one value each.
+
+    Returns:
+        The line with the first value of every flag, and for each other value the flag's name and
+        that line with this value in the first one's place.
+    """
+    flags: list[list[str]] = []  # each with its words
+    for word in argv:
+        if word.startswith("--") or not flags:
+            name, equals, value = word.partition("=")
+            flags.append([name.replace("_", "-"), *([value] if equals else [])])
+        else:
+            flags[-1].append(word)
+    names = [words[0] for words in flags]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name} twice: expected once, with all its values after it")
+
+    def line(at: int = -1, value: int = 1) -> list[str]:
+        chosen: list[str] = []
+        for i, words in enumerate(flags):
+            one = value if i == at else 1
+            chosen += words if words[0] in lists else [*words[:1], *words[one : one + 1]]
+        return chosen
+
+    others = [
+        (words[0].removeprefix("--").replace("-", "_"), line(i, value))
+        for i, words in enumerate(flags)
+        if words[0] not in lists
+        for value in range(2, len(words))
+    ]
+    return line(), others
 
 
 def evaluate(
@@ -240,8 +360,27 @@ def figures(run: RunArgument = LATEST) -> None:
         print(path)
 
 
+def verify(run: RunArgument = LATEST) -> None:
+    """Read every file of a run folder and say whether it is whole; nothing is changed.
+
+    Args:
+        run: Run folder; it may be in training, or have been interrupted.
+    """
+    from flaxvae import commands
+
+    commands.verify(run)
+
+
+def doctor() -> None:
+    """Say what is well and what is wrong: versions, devices, data, disk; with a self-test."""
+    from flaxvae import commands
+
+    commands.examine()
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "sweep": sweep,
     "eval": evaluate,
     "sample": sample,
     "reconstruct": reconstruct,
@@ -250,6 +389,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fit-prior": fit_prior,
     "encode": encode,
     "figures": figures,
+    "verify": verify,
+    "doctor": doctor,
 }
 
 
@@ -309,7 +450,12 @@ def _declare(command: Callable[..., Any], groups: dict[str, Any]) -> None:
     signature = inspect.signature(command)
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = [
-        inspect.Parameter(name, kept[0].kind, default=record, annotation=type(record))
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=record,
+            annotation=type(record),
+        )
         for name, record in groups.items()
     ]
     command.__signature__ = signature.replace(parameters=kept + made)  # type: ignore[attr-defined]
@@ -332,7 +478,13 @@ def _flags(command: Callable[..., Any]) -> Iterable[str]:
 
 def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
     """Call ``command`` with the arguments in ``argv``; misuse exits with code 2."""
-    known = {*_flags(command), "--help"}
+
+    @functools.wraps(command)
+    def understood(*args: Any, process: Process, **kwargs: Any) -> Any:
+        return process, args, kwargs
+
+    _declare(understood, {"process": Process()})
+    known = {*_flags(understood), "--help"}
     for word in argv:
         flag = word.partition("=")[0].replace("_", "-")
         if word.startswith("--") and flag not in known:
@@ -341,14 +493,10 @@ def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
                 f"(flaxvae {name} --help lists all)"
             )
 
-    @functools.wraps(command)
-    def understood(*args: Any, **kwargs: Any) -> Any:
-        return args, kwargs
-
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            args, kwargs = tyro.cli(
+            process, args, kwargs = tyro.cli(
                 understood,
                 args=argv,
                 prog=f"flaxvae {name}",
@@ -358,6 +506,10 @@ def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
         if not stop.code:  # --help
             raise
         raise UsageError(f"{_unboxed(said.getvalue())} (flaxvae {name} --help lists all)") from None
+    if process.cache:
+        from flaxvae import compilation
+
+        compilation.enable()
     return command(*args, **kwargs)
 
 
@@ -382,14 +534,22 @@ def _run(argv: list[str]) -> None:
     elif name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
         raise UsageError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
-    elif name == "train":
-        train(rest)
+    elif name in ("train", "sweep"):  # their flags depend on the model
+        COMMANDS[name](rest)
     else:
         _parse(COMMANDS[name], rest, name)
 
 
+def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Tracebacks, but for TensorStore's of reads that went on when another one had failed."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``flaxvae`` command; exits with the codes that ``errors`` documents."""
+    sys.excepthook = _hook
+    gc.set_threshold(50_000)  # imports and tracing make millions of objects, hardly any garbage
     try:
         _run(sys.argv[1:] if argv is None else argv)
     except FlaxvaeError as error:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flaxvae import api
+from flaxvae import api, doctor
 from flaxvae.analysis import bounds
 from flaxvae.data import sources
 from flaxvae.data.pipeline import Split
-from flaxvae.errors import UsageError
+from flaxvae.errors import DataError, Finding, UsageError
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import UNITS, numbers, relative
 from flaxvae.settings import TrainSettings
-from flaxvae.training.runs import write_json
+from flaxvae.training import verify as verification
+from flaxvae.training.runs import RunFolder, write_json
 from flaxvae.training.trained import Run, load
 
 
@@ -151,6 +153,32 @@ def draw(run: str) -> list[str]:
     test = loaded.data().test
     evaluation = bounds.evaluate(loaded, test)
     return [relative(p) for p in figures.write(loaded, evaluation, test, loaded.folder.figures)]
+
+
+def verify(run: str) -> None:
+    """Say of every file in a run folder whether it is whole. Raises DataError if one is not."""
+    with Terminal() as terminal:
+        wrong = _told(terminal, verification.verify(RunFolder.open(run)))
+    if wrong:
+        raise DataError(f"{run}: {len(wrong)} not as they should be: {', '.join(wrong)}")
+
+
+def examine() -> None:
+    """Say what is well and what is wrong with the machine. Raises DataError if anything is."""
+    with Terminal() as terminal:
+        wrong = _told(terminal, doctor.examine())
+    if wrong:
+        raise DataError(f"not as they should be: {', '.join(wrong)}")
+
+
+def _told(terminal: Terminal, findings: Iterable[Finding]) -> list[str]:
+    """Print findings as they come; returns what is wrong."""
+    wrong = []
+    for finding in findings:
+        terminal.finding(finding)
+        if finding.ok is False:
+            wrong.append(finding.what)
+    return wrong
 
 
 def _images(run: Run, file: str | None) -> Split:

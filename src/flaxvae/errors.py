@@ -5,9 +5,9 @@
 | 0         | done                                                           |
 | 1         | a fault of flaxvae itself (a traceback is shown: please report) |
 | 2         | misuse: a flag, a name or a value that cannot be              |
-| 3         | data: missing, damaged, or not what it is said to be; or       |
-|           | processes that cannot meet, or lost one of theirs              |
-| 4         | training diverged: a loss that is not finite                    |
+| 3         | data: missing, damaged, not what it is said to be, or unsaved; |
+|           | or processes that cannot meet, or lost one of theirs           |
+| 4         | training diverged: a loss or parameters that are not finite     |
 | 130, 143  | stopped by Ctrl-C, by SIGTERM, after saving                     |
 
 A message has three parts: what was seen, what was expected, what to do.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 
 class FlaxvaeError(Exception):
@@ -32,7 +33,7 @@ class UsageError(FlaxvaeError):
 
 
 class DataError(FlaxvaeError):
-    """Data that are missing, damaged, or not what they are said to be."""
+    """Data that are missing, damaged, not what they are said to be, or could not be written."""
 
     exit_code = 3
 
@@ -44,7 +45,7 @@ class HostsError(FlaxvaeError):
 
 
 class DivergedError(FlaxvaeError):
-    """A loss that is not finite."""
+    """A loss, gradient or parameters that are not finite."""
 
     exit_code = 4
 
@@ -55,6 +56,14 @@ class Stopped(FlaxvaeError):
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    ok: bool | None  # None: neither well nor wrong, worth knowing
+    what: str
+    said: str
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from flaxvae.errors import UsageError
@@ -18,6 +19,7 @@ Binarization = Literal["none", "dynamic", "fixed", "threshold"]
 Schedule = Literal["constant", "cosine"]
 Net = Literal["conv", "resnet", "mlp"]
 Activation = Literal["relu", "tanh", "gelu", "silu", "elu"]
+Precision = Literal["float32", "bf16"]
 Likelihood = Literal[
     "bernoulli",
     "continuous_bernoulli",
@@ -30,6 +32,7 @@ Likelihood = Literal[
 Kl = Literal["closed_form", "monte_carlo"]
 Annealing = Literal["none", "linear", "cyclical"]
 FreeBitsPer = Literal["dimension", "total"]
+OnNan = Literal["stop", "skip", "rollback"]
 
 
 def check(settings: Any, name: str, ok: bool, expected: str) -> None:
@@ -48,6 +51,23 @@ def check_options(settings: Any) -> None:
             check(
                 settings, name, getattr(settings, name) in options, f"one of {', '.join(options)}"
             )
+
+
+def interval(text: str) -> tuple[float, str] | None:
+    """``"5min"`` as (300.0, "seconds"), ``"500steps"`` as (500, "steps"); also "epochs".
+
+    None if it is not an interval above zero.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|steps?|epochs?)", text)
+    if found is None or float(found[1]) == 0:
+        return None
+    if found[2] in _SECONDS:
+        return float(found[1]) * _SECONDS[found[2]], "seconds"
+    whole = found[1].isdigit()
+    return (int(found[1]), found[2].rstrip("s") + "s") if whole else None
+
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +131,15 @@ class TrainSettings:
     shard_params: bool = False
     """Share parameters and optimizer state out between the devices, for models that fill one."""
 
+    on_nan: OnNan = "stop"
+    """On a loss, gradient or parameters that are not finite: stop, saved at the last good step;
+    skip that step, ten in a row at most; or rollback to the last checkpoint with half the learning
+    rate, three times at most."""
+
+    checkpoint_every: str = "15s"
+    """Save every so many steps, epochs, seconds, minutes or hours: 500steps, 1epoch, 5min. The two
+    newest are kept, and of those at an epoch's end the best by validation."""
+
     def __post_init__(self):
         check_options(self)
         check(self, "epochs", self.epochs is None or self.epochs >= 0, "0 or more")
@@ -123,6 +152,8 @@ class TrainSettings:
         check(self, "patience", self.patience is None or self.patience >= 1, "1 or more")
         check(self, "seed", 0 <= self.seed < 2**32, "0 to 4294967295")
         check(self, "devices", self.devices is None or self.devices >= 1, "1 or more")
+        known = interval(self.checkpoint_every) is not None
+        check(self, "checkpoint_every", known, "such as 15s, 5min, 500steps or 1epoch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +217,14 @@ class Body:
 
     components: int = 10
     """Of a logistic mixture."""
+
+    precision: Precision = "float32"
+    """What encoder and decoder compute in; parameters, KL and likelihood stay float32. bf16 is for
+    GPU and TPU, on CPU it is slower."""
+
+    remat: bool = False
+    """Compute a resnet's blocks a second time for their gradient instead of keeping what they
+    computed: less memory, more time."""
 
     def __post_init__(self):
         check_options(self)

@@ -107,6 +107,11 @@ def _probabilities(data: DataSpec, body: Body) -> bool:
 
 
 def _network(data: DataSpec, body: Body, heads, values: int, spatial: bool = False):
+    network = _float32_network(data, body, heads, values, spatial)
+    return network._replace(compute="bfloat16") if body.precision == "bf16" else network
+
+
+def _float32_network(data: DataSpec, body: Body, heads, values: int, spatial: bool):
     if body.net == "mlp":
         return parts.networks.mlp(data.shape, heads, values, tuple(body.widths), body.activation)
     _check(
@@ -116,9 +121,8 @@ def _network(data: DataSpec, body: Body, heads, values: int, spatial: bool = Fal
     )
     if body.net == "conv":
         return parts.image_networks.conv(data.shape, heads, values, spatial=spatial)
-    channels = tuple(body.channels)
     return parts.image_networks.resnet(
-        data.shape, heads, values, channels, body.blocks, spatial=spatial
+        data.shape, heads, values, tuple(body.channels), body.blocks, spatial, body.remat
     )
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from flaxvae.core import Batch, Model, Variables, log_weights
 from flaxvae.data.pipeline import Split
 from flaxvae.errors import UsageError
 from flaxvae.training import batches
 from flaxvae.training.trained import Run
+from flaxvae.zoo import Recipe
 
 Array = jax.Array
 
@@ -49,6 +50,36 @@ def log_likelihood(model: Model, k: int, chunk: int):
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean(dtype=np.float64))
+
+
+def measurement(
+    recipe: Recipe, samples: int = 1
+) -> Callable[[Variables, Array, Batch], dict[str, Array]]:
+    """What ``numbers`` needs of every image, as a function of (variables, key, batch): arrays [B].
+
+    elbo, reconstruction and kl [B, L], averaged over ``samples`` draws of z; mse; and code [B, D],
+    or of discrete codes their indices.
+    """
+    model, codes = recipe.model, recipe.codes
+    terms = batches.bound_terms(model)
+
+    def measure(variables, key, batch):
+        draws = jax.vmap(lambda key: terms(variables, key, batch))
+        found = jax.tree.map(lambda x: x.mean(0), draws(jax.random.split(key, samples)))
+        features = model.encode(variables, batch.x, batch.y)
+        latent = model.reparameterize(variables, None, features, False)
+        error = jnp.square(model.decode(variables, latent.z, batch.y).mean - batch.x)
+        found |= {"mse": error.reshape(len(error), -1).mean(-1)}
+        if codes is not None:
+            return found | {"indices": codes.indices(variables, batch.x, batch.y)}
+        return found | {"code": latent.code}
+
+    return measure
+
+
+def evaluation_keys(seed: int) -> Array:
+    """The keys of an evaluation: of the bound, and of the importance weights."""
+    return jax.random.split(jax.random.key(seed))
 
 
 def evaluate(
@@ -87,21 +118,22 @@ def evaluate(
         raise UsageError(
             f"model {run.plan.model} has no likelihood: expected --k 0, or a model with a prior"
         )
-    model, variables, codes = run.recipe.model, run.variables, run.recipe.codes
-    terms = batches.bound_terms(model)
+    bound_key, weight_key = evaluation_keys(seed)
+    measure = batches.over_split(measurement(run.recipe, samples), run.mesh)
+    result = numbers(run.recipe, split, measure(split, run.variables, bound_key))
+    if k:
+        images = max(run.mesh.size, 10)
+        function = log_likelihood(run.recipe.model, k, max(CHUNK // images, 1))
+        estimate = batches.over_split(function, run.mesh, images)
+        nats = estimate(split, run.variables, weight_key, watch)
+        error = float(nats.std() / math.sqrt(len(split.x)))
+        result["log_likelihood"] = {"k": k, "nats": _mean(nats), "standard_error": error}
+    return result
 
-    def measure(variables, key, batch):
-        draws = jax.vmap(lambda key: terms(variables, key, batch))
-        found = jax.tree.map(lambda x: x.mean(0), draws(jax.random.split(key, samples)))
-        error = jnp.square(run.reconstruction(variables, key, batch) - batch.x)
-        found |= {"mse": error.reshape(len(error), -1).mean(-1)}
-        if codes is not None:
-            return found | {"indices": codes.indices(variables, batch.x, batch.y)}
-        return found | {"code": run.code(variables, key, batch)}
 
-    bound_key, weight_key = jax.random.split(jax.random.key(seed))
-    found = batches.over_split(measure, run.mesh)(split, variables, bound_key)
-    count, size = len(split.x), math.prod(split.x.shape[1:])
+def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The numbers of ``evaluate`` from what ``measurement`` gave of all images of a split."""
+    count, size, codes = len(split.x), math.prod(split.x.shape[1:]), recipe.codes
     result: dict[str, Any] = {
         "images": count,
         "mse": _mean(found["mse"]),
@@ -110,10 +142,11 @@ def evaluate(
     if codes is None:
         result["code_variance"] = found["code"].var(0, dtype=np.float64).tolist()
     else:
-        used = np.bincount(found["indices"].ravel(), minlength=codes.size) / found["indices"].size
-        result["codes_used"] = int((used > 0).sum())
-        result["perplexity"] = float(np.exp(-special.xlogy(used, used).sum()))
-    if not run.recipe.has_bound:
+        counts = np.unique(found["indices"], return_counts=True)[1]
+        used = counts / counts.sum()
+        result["codes_used"] = len(used)
+        result["perplexity"] = float(np.exp(-(used * np.log(used)).sum()))
+    if not recipe.has_bound:
         return result
     if codes is None:
         result["active_units"] = int((np.array(result["code_variance"]) > ACTIVE).sum())
@@ -123,13 +156,6 @@ def evaluate(
         "kl": _mean(found["kl"].sum(-1)),
         "kl_per_unit": found["kl"].mean(0, dtype=np.float64).tolist(),
     }
-    if run.recipe.probabilities:
+    if recipe.probabilities:
         result["bits_per_dim"] = -result["elbo"] / (size * math.log(2))
-    if k:
-        images = max(run.mesh.size, 10)
-        function = log_likelihood(model, k, max(CHUNK // images, 1))
-        estimate = batches.over_split(function, run.mesh, images)
-        nats = estimate(split, variables, weight_key, watch)
-        error = float(nats.std() / math.sqrt(count))
-        result["log_likelihood"] = {"k": k, "nats": _mean(nats), "standard_error": error}
     return result

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from flaxvae.errors import UsageError
 from flaxvae.training.trained import Run
@@ -99,7 +99,8 @@ def manifold(run: Run, n: int, usage: np.ndarray) -> Manifold:
     prior as any other, in the plane of the two units with the largest ``usage`` [D] (their KL).
     """
     units = np.sort(np.argsort(usage)[-2:])
-    z = special.ndtri((np.arange(n) + 0.5) / n).astype(np.float32)
+    quantile = statistics.NormalDist().inv_cdf
+    z = np.array([quantile((i + 0.5) / n) for i in range(n)], np.float32)
     codes = np.zeros((n, n, len(usage)), np.float32)
     codes[..., units[0]] = z[None, :]
     codes[..., units[-1]] = z[:, None]

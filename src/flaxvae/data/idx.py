@@ -71,13 +71,12 @@ def read_folder(folder: Path, dataset: str) -> tuple[list[np.ndarray], str]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with the IDX files of {dataset}")
-    inner = folder / dataset
-    home = inner if any(_find(inner, name) for name in FILES) else folder
+    home = _home(folder, dataset)
     paths = []
     for name in FILES:
         path = _find(home, name)
         if path is None:
-            also = "" if home == inner else f", nor in a sub-folder {dataset}"
+            also = "" if home == folder / dataset else f", nor in a sub-folder {dataset}"
             raise DataError(
                 f"{home}: no {name} there (.gz or not){also}; put all four IDX files of "
                 f"{dataset} there: {', '.join(FILES)}"
@@ -92,6 +91,16 @@ def read_folder(folder: Path, dataset: str) -> tuple[list[np.ndarray], str]:
                 f"fetch both again"
             )
     return arrays, f"IDX files in {home}"
+
+
+def present(folder: Path, dataset: str) -> bool:
+    """Whether any of the four files is where ``read_folder`` looks."""
+    return any(_find(_home(folder, dataset), name) for name in FILES)
+
+
+def _home(folder: Path, dataset: str) -> Path:
+    inner = folder / dataset
+    return inner if any(_find(inner, name) for name in FILES) else folder
 
 
 def _find(folder: Path, name: str) -> Path | None:

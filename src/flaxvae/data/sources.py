@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxvae.data import idx, tfds
-from flaxvae.errors import DataError, UsageError, did_you_mean
+from flaxvae.errors import DataError, Finding, UsageError, did_you_mean
 
 
 class Dataset(NamedTuple):
@@ -89,6 +89,27 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
         arrays, origin = tfds.read(dataset)
     x, y, x_test, y_test = arrays
     return _checked(dataset, origin, x, y, x_test, y_test)
+
+
+def find(dataset: str) -> Finding:
+    """Whether a dataset of `SOURCES` can be had here, and where; nothing is downloaded."""
+    folder = os.environ.get("FLAXVAE_DATA_DIR")
+    try:
+        if dataset == "digits":
+            return Finding(True, dataset, _digits().origin)
+        if folder:
+            path = Path(folder).expanduser()
+            if path.is_dir() and not idx.present(path, dataset):
+                return Finding(None, dataset, f"no IDX files in FLAXVAE_DATA_DIR, {path}")
+            return Finding(True, dataset, idx.read_folder(path, dataset)[1])
+    except (DataError, ImportError) as error:
+        return Finding(False, dataset, str(error))
+    home = tfds.prepared(dataset)
+    if not tfds.installed():
+        return Finding(None, dataset, f"not here: pip install 'flaxvae[tfds]', or {tfds.IDX}")
+    if home is None:
+        return Finding(None, dataset, "tensorflow-datasets downloads it when it is first used")
+    return Finding(True, dataset, f"prepared by tensorflow-datasets in {home}")
 
 
 def _digits() -> Dataset:
@@ -213,14 +234,14 @@ def _images(x: np.ndarray, what: str) -> tuple[np.ndarray, float]:
         return x.astype(np.uint8), 1.0
     if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
         raise DataError(f"{what} are of type {x.dtype}; expected uint8, bool or floats in [0, 1]")
-    finite = np.isfinite(x)
-    if not finite.all():
+    floats = np.issubdtype(x.dtype, np.floating)
+    if floats and not np.isfinite(x).all():
+        finite = np.isfinite(x)
         first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), x.shape))
         raise DataError(
             f"{what} hold {np.sum(~finite)} values that are NaN or infinite, the first at index "
             f"{first}; expected numbers"
         )
-    floats = np.issubdtype(x.dtype, np.floating)
     low, high, top = x.min(), x.max(), 1 if floats else 255
     if low < 0 or high > top:
         raise DataError(

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -26,6 +28,7 @@ from flaxvae.errors import DataError
 _BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _PROBE_SECONDS = 5.0
 _INSTALL = "pip install 'flaxvae[tfds]' and try where there is a network"
+IDX = "put its four IDX files in a folder and pass --data-dir DIR (or set FLAXVAE_DATA_DIR)"
 
 
 def read(dataset: str) -> tuple[list[np.ndarray], str]:
@@ -63,6 +66,17 @@ def read(dataset: str) -> tuple[list[np.ndarray], str]:
                 "another folder, or delete this one to have it prepared again"
             ) from error
     return arrays, f"tensorflow-datasets {dataset}:{builder.version}"
+
+
+def installed() -> bool:
+    """Whether tensorflow-datasets and what it needs are here; nothing is imported."""
+    return all(map(find_spec, ("tensorflow_datasets", "array_record", "PIL")))
+
+
+def prepared(dataset: str) -> Path | None:
+    """The folder of a dataset that TFDS has prepared, of whatever version; nothing is imported."""
+    home = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser() / dataset
+    return home if any(home.glob("*/dataset_info.json")) else None
 
 
 def _stack(split: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -143,8 +157,7 @@ def _reachable(url: str) -> bool:
 
 def _unavailable(dataset: str, why: str, remedy: str = _INSTALL) -> DataError:
     return DataError(
-        f"{dataset}: {why}; {remedy}, or put its four IDX files in a folder and pass --data-dir "
-        "DIR (or set FLAXVAE_DATA_DIR), or take --dataset digits, which needs no download"
+        f"{dataset}: {why}; {remedy}, or {IDX}, or take --dataset digits, which needs no download"
     )
 
 

@@ -23,7 +23,8 @@ def model(
     """A model of data x with latents z, and labels y where ``classes`` is given.
 
     Args:
-        network: encoder and decoder bodies, built for these heads and values.
+        network: encoder and decoder bodies, built for these heads and values. They compute in its
+            ``compute``; parameters, latents and likelihood are float32.
         latents: posterior and prior.
         likelihood: p(x|z).
         classes: number of labels that condition both networks; None for an unconditional model.
@@ -32,6 +33,13 @@ def model(
         A Model with ``variables["params"]`` of ``encoder``, ``decoder`` and, where they have
         parameters of their own, ``latents`` and ``likelihood``; and the latents' state.
     """
+
+    def apply(module, params, *inputs):
+        def cast(tree, dtype):
+            return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+        params, inputs = cast((params, inputs), network.compute)
+        return cast(module.apply({"params": params}, *inputs), jnp.float32)
 
     def labels(y):
         if classes is None:
@@ -51,16 +59,15 @@ def model(
         return {**variables, "params": params | {k: v for k, v in optional.items() if v}}
 
     def encode(variables, x, y=None):
-        return network.encoder.apply({"params": variables["params"]["encoder"]}, x, labels(y))
+        return apply(network.encoder, variables["params"]["encoder"], x, labels(y))
 
     def reparameterize(variables, key, features, train):
         return latents.draw(of_latents(variables), key, features, train)
 
     def decode(variables, z, y=None):
         params = variables["params"]
-        z = z[:, latents.decoded]
-        raw = network.decoder.apply({"params": params["decoder"]}, z, labels(y))
-        return likelihood.distribution(params.get("likelihood", {}), jnp.asarray(raw))
+        raw = apply(network.decoder, params["decoder"], z[:, latents.decoded], labels(y))
+        return likelihood.distribution(params.get("likelihood", {}), raw)
 
     def prior_sample(variables, key, n, y=None, temperature=1.0):
         return latents.prior_sample(of_latents(variables), key, n, temperature)

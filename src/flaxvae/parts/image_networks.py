@@ -94,6 +94,12 @@ class Pyramid(NamedTuple):
     blocks: int = 0  # residual blocks at each size
     width: int = 256  # of the Dense layer next to the latents
     spatial: bool = False  # latents at each point of the smallest map, and no Dense layer
+    remat: bool = False  # residual blocks compute again for their gradient, and keep nothing
+
+    @property
+    def residual(self) -> type[Residual]:
+        """The residual block, which takes (channels, name=…)."""
+        return nn.remat(Residual, static_argnums=(1,)) if self.remat else Residual
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -130,7 +136,7 @@ class ConvEncoder(nn.Module):
         for i, channels in enumerate(p.channels):
             x = conv(channels, inputs, name=f"conv_{i}")(lowering, x)
             for j in range(p.blocks):
-                x = Residual(channels, name=f"block_{i}_{j}")(lowering, x)
+                x = p.residual(channels, name=f"block_{i}_{j}")(lowering, x)
             x, inputs = activation(x), channels
         x = lowering.leave(x)
         if not p.spatial:
@@ -165,7 +171,7 @@ class ConvDecoder(nn.Module):
         outputs = (p.channels[0] if p.stem else self.values, *p.channels[:-1])
         for i in reversed(range(len(p.channels))):
             for j in range(p.blocks):
-                x = Residual(p.channels[i], name=f"block_{i}_{j}")(lowering, x)
+                x = p.residual(p.channels[i], name=f"block_{i}_{j}")(lowering, x)
             up = functools.partial(ConvTranspose, init_scale=p.init_scale, name=f"conv_{i}")
             x = up(outputs[i], p.channels[i], sizes[i])(lowering, activation(x))
         if p.stem:
@@ -205,6 +211,7 @@ def resnet(
     channels: tuple[int, ...] = (32, 64),
     blocks: int = 1,
     spatial: bool = False,
+    remat: bool = False,
 ) -> networks.Network:
     """``conv`` with residual blocks at each size, silu, and a 3x3 convolution at full size.
 
@@ -214,9 +221,17 @@ def resnet(
         data_shape, heads, values, spatial: as in ``conv``.
         channels: of the maps after each halving of the image; at least one.
         blocks: residual blocks at each of these sizes, in each half.
+        remat: whether blocks compute again for their gradient (less memory, the same numbers).
     """
     height, width, _ = data_shape
     pyramid = Pyramid(
-        (height, width), tuple(channels), "silu", SILU_SCALE, True, blocks, spatial=spatial
+        (height, width),
+        tuple(channels),
+        "silu",
+        SILU_SCALE,
+        True,
+        blocks,
+        spatial=spatial,
+        remat=remat,
     )
     return _convolutional(pyramid, heads, values)

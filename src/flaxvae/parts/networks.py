@@ -57,6 +57,7 @@ class Network(NamedTuple):
     encoder: nn.Module  # (x [B, *data], labels [B, C] or None) -> {head: [B, size]}
     decoder: nn.Module  # (z [B, D], labels [B, C] or None) -> [B, *space, values]
     grid: tuple[int, int] = (1, 1)  # height and width of the latents, [h, w, D] flattened to z
+    compute: str = "float32"  # what both halves compute in, from and to float32
 
 
 def append_labels(x: Array, labels: Array | None) -> Array:

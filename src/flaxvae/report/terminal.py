@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+from flaxvae.errors import Finding
+
 LINES, QUIET = 20, 10.0  # epoch lines in all; seconds between plain progress lines
 COLUMNS = {  # a record's keys, and what stands above their column
     "train_elbo": "train -ELBO",
@@ -76,7 +78,8 @@ class Terminal:
     def progress(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
         """After ``step`` steps: moves the bar, or now and then writes a line."""
         now = time.monotonic()
-        self._first = self._first or (step, now)  # without the compilation before it
+        if self._first is None or step < self._first[0]:  # compiled, or rolled back
+            self._first = step, now
         done, spent = step - self._first[0], now - self._first[1]
         left = spent / done * (self._total - step) if done else None
         text = f"ETA {_duration(left)}  {images_per_second:,.0f} images/s  {_headline(metrics)}"
@@ -116,6 +119,23 @@ class Terminal:
         """One remark, on a line of its own."""
         for line in textwrap.wrap(text, self._width, subsequent_indent="  "):
             self._line(line)
+
+    def finding(self, finding: Finding) -> None:
+        """Something that was looked at: ok, wrong, or a remark."""
+        mark = {True: "ok", False: "wrong", None: "-"}[finding.ok]
+        start = f"{mark:<7}{finding.what:<15} "
+        indent = " " * (len(start) if len(finding.what) <= 15 else 9)
+        quiet: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+        lines = textwrap.wrap(start + finding.said, self._width, subsequent_indent=indent, **quiet)
+        for line in lines:
+            self._line(line, dim=7 if finding.ok else 0)
+
+    def table(self, lines: Sequence[str]) -> None:
+        """Lines that are laid out already, the first of them a heading."""
+        self.close()
+        self._line()
+        for number, line in enumerate(lines):
+            self._line(line, dim=0 if number else len(line))
 
     def summary(self, facts: Mapping[str, str], next_commands: Sequence[tuple[str, str]]) -> None:
         """How it ended, and what one might do next; commands are never broken."""

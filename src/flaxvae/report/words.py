@@ -60,8 +60,8 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     return facts
 
 
-def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> dict[str, str]:
-    """What is about to be trained, on what, with what; shared choices only if they are unusual."""
+def data_line(data: Data) -> str:
+    """A dataset, its three parts, and where it is from."""
 
     def count(split: Split | None) -> str:
         return f"{len(split.x) if split else 0:,}"
@@ -69,16 +69,25 @@ def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> d
     splits = (
         f"{count(data.train)} train, {count(data.validation)} validation, {count(data.test)} test"
     )
+    return f"{data.spec.name}: {splits} ({data.origin})"
+
+
+def choices(plan: Plan) -> str:
+    """A model's arguments: its own, and of those that models share the unusual ones."""
     defaults, own = zoo.arguments(plan.model), zoo.own(plan.model)
-    choices = ", ".join(
+    return ", ".join(
         f"{name} {value}"
         for name, value in plan.arguments.items()
         if name in (*own, "net", "likelihood") or value != defaults[name]
     )
+
+
+def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> dict[str, str]:
+    """What is about to be trained, on what, with what."""
     training = plan.training
     return {
-        "model": f"{plan.model}, {parameters:,} parameters ({choices})",
-        "data": f"{data.spec.name}: {splits} ({data.origin})",
+        "model": f"{plan.model}, {parameters:,} parameters ({choices(plan)})",
+        "data": data_line(data),
         "training": f"{training.epochs} epochs, batch {training.batch_size}, Adam "
         f"{training.learning_rate:g} ({training.schedule}), seed {training.seed}",
         "devices": meshes.describe(mesh),

@@ -17,8 +17,18 @@ from flaxvae.training import mesh as meshes
 Watch = Callable[[int, int], None]  # (examples done, examples in all)
 
 
+def rows_at_once(count: int, devices: int = 1, batch_size: int = 512) -> int:
+    """Examples in a batch of ``over_split``, of a split of ``count``."""
+    size = min(batch_size, 1 << (count - 1).bit_length())
+    return -(-size // devices) * devices
+
+
 def over_split(
-    function: Callable[[Any, jax.Array, Batch], Any], mesh: Mesh, batch_size: int = 512
+    function: Callable[[Any, jax.Array, Batch], Any],
+    mesh: Mesh,
+    batch_size: int = 512,
+    *,
+    whole: bool = False,
 ) -> Callable[..., Any]:
     """Compile ``function(variables, key, batch)`` for whole splits.
 
@@ -27,26 +37,28 @@ def over_split(
         mesh: devices, between which a batch is split.
         batch_size: examples at once; a power of two below it where a split has fewer, so that
             splits of many sizes cost few compilations.
+        whole: every device gets the whole batch, where something else is shared out between them.
 
     Returns:
         ``run(split, variables, key, watch=None)``: the pytree for all examples in order, as NumPy
-        arrays. Batch i gets the key ``fold_in(key, i)``. ``watch`` hears how far it is.
+        arrays. Batch i gets the key ``fold_in(key, i)``, or each of several keys [M] folded so.
+        ``watch`` hears how far it is.
     """
-    by_row = meshes.split(mesh)
+    placed = meshes.replicated(mesh) if whole else meshes.split(mesh)
 
     @jax.jit
     def one(variables, key, i, x, y, peak):
         batch = Batch(images.scale(x, peak), y)
-        return function(variables, jax.random.fold_in(key, i), batch)
+        fold = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
+        return function(variables, fold(key, i), batch)
 
     def run(split: Split, variables, key, watch: Watch | None = None):
         count = len(split.x)
-        size = min(batch_size, 1 << (count - 1).bit_length())
-        size = -(-size // mesh.size) * mesh.size
+        size = rows_at_once(count, 1 if whole else mesh.size, batch_size)
         parts = []
         for i, start in enumerate(range(0, count, size)):
             rows = np.arange(start, start + size) % count  # the last batch is padded
-            x, y = meshes.put((split.x[rows], None if split.y is None else split.y[rows]), by_row)
+            x, y = meshes.put((split.x[rows], None if split.y is None else split.y[rows]), placed)
             parts.append(one(variables, key, i, x, y, split.peak))
             if watch is not None:
                 jax.block_until_ready(parts[-1])

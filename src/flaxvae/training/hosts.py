@@ -52,11 +52,11 @@ def share(value: Any) -> Any:
 
 
 def share_arrays(tree: Any, like: Any) -> Any:
-    """The first process's pytree of NumPy arrays, or None, at every process.
+    """The first process's pytree of NumPy arrays at every process; the others give None.
 
     ``like`` has its structure, shapes and dtypes.
     """
-    if not several() or not share(tree is not None):
+    if not several():
         return tree
 
     def one(shape: Any, leaf: Any) -> np.ndarray:

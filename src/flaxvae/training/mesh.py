@@ -6,6 +6,7 @@ that fills a device can be shared out between them instead.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxvae.errors import UsageError
+from flaxvae.training.runs import versions
 
 
 def make(devices: int | None = None) -> Mesh:
@@ -56,6 +58,14 @@ def describe(mesh: Mesh) -> str:
     """For people: "1 x cpu", "8 x NVIDIA H100"."""
     kinds = {d.device_kind for d in mesh.devices.flat}
     return f"{mesh.size} x {', '.join(sorted(kinds))}"
+
+
+def machine(mesh: Mesh) -> dict[str, Any]:
+    """What the last bits of a result depend on, besides its settings."""
+    known = versions()
+    packages = {name: known[name] for name in ("flaxvae", "jax", "jaxlib")}
+    devices = {"devices": describe(mesh), "processes": jax.process_count()}
+    return {**devices, "cores": os.cpu_count(), **packages}
 
 
 SMALL = 2**14  # numbers in an array, below which sharing it out costs more than it saves

@@ -3,6 +3,7 @@
 runs/<dataset>-<model>-s<seed>-<time>/
     run.json         what was asked for and with what versions: rebuilds the model
     metrics.jsonl    one line an epoch
+    lock             while a process trains it
     summary.json     the closing numbers
     checkpoints/     Orbax
     figures/*.png
@@ -17,8 +18,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 from flaxvae import zoo
 from flaxvae.errors import DataError, UsageError
 from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.training import events
 
 FORMAT = 1
 
@@ -46,9 +48,18 @@ class Plan:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
+    _write(path, json.dumps(value, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 @contextmanager
@@ -80,7 +91,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
-        self._tensorboard: Any = None
+        self._events: events.Events | None = None
 
     @classmethod
     def create(
@@ -123,9 +134,20 @@ class RunFolder:
             )
         return cls(path)
 
-    def extend(self, plan: Plan) -> None:
-        """Record that the run goes on to other epochs or on other devices."""
-        record = self.record() | {"data": asdict(plan.data), "training": asdict(plan.training)}
+    def extend(self, plan: Plan, changes: Mapping[str, tuple[Any, Any]] | None = None) -> None:
+        """Record that the run goes on, to other epochs, on other devices, or otherwise.
+
+        ``changes``, {name: (old, new)}, are those that make it another run than it was: run.json
+        lists them, with their time.
+        """
+        record = self.record() | {
+            "arguments": dict(plan.arguments),
+            "data": asdict(plan.data),
+            "training": asdict(plan.training),
+        }
+        if changes:
+            now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changed": dict(changes)}
+            record["changes"] = [*record.get("changes", []), now]
         write_json(self.path / "run.json", record)
 
     def record(self) -> dict[str, Any]:
@@ -177,33 +199,33 @@ class RunFolder:
     def rewind(self, epochs: int) -> list[dict[str, Any]]:
         """Forget the epochs after the first ``epochs``, which a resume will do again."""
         rows = [row for row in self.history() if row["epoch"] <= epochs]
-        partial = self.path / "metrics.jsonl.partial"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial.replace(self.path / "metrics.jsonl")
+        self.rewrite(rows)
         return rows
 
+    def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Make these the rows of metrics.jsonl, whatever became of it."""
+        _write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch to metrics.jsonl, and to TensorBoard's events where it is installed."""
+        """Add an epoch to metrics.jsonl, and to TensorBoard's events where it is installed.
+
+        Raises OSError if it may not be there in full: then ``rewrite`` what there should be.
+        """
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
-        if self._tensorboard is None:
-            self._tensorboard = _tensorboard(self.path / "tb")
-        for name, value in row.items():
-            if self._tensorboard and name not in ("epoch", "step"):
-                self._tensorboard.add_scalar(name.replace("_", "/", 1), value, row["step"])
+        if self._events is None:
+            self._events = events.writer(self.path / "tb")
+        self._events.add(row)
+
+    def flush(self) -> None:
+        """Have TensorBoard's events on the disk."""
+        if self._events is not None:
+            self._events.flush()
 
     def close(self) -> None:
-        """Flush TensorBoard's events."""
-        if self._tensorboard:
-            self._tensorboard.close()
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return False
-    return SummaryWriter(str(folder))
+        """Flush TensorBoard's events, if there is room for them."""
+        if self._events is not None:
+            self._events.close()
 
 
 def new_path(plan: Plan, dataset: str, run: str | None, root: Path = Path("runs")) -> Path:

@@ -21,6 +21,7 @@ from flaxvae.data import images
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import UsageError
 from flaxvae.settings import TrainSettings
+from flaxvae.training import guard as guards
 from flaxvae.training import mesh as meshes
 from flaxvae.zoo import Recipe
 
@@ -38,6 +39,8 @@ class TrainState:
     ema: Any  # moving average of the parameters, {} unless asked for
     best: Any  # variables at the best validation ELBO, {} unless stopping early
     totals: dict[str, Array]  # sums of this epoch's metrics
+    guard: guards.Guard
+    offset: Array  # int32, steps done less those of as many epochs at this batch size; 0 as a rule
 
     def evaluated(self) -> Variables:
         """The variables that evaluation uses: the moving average where there is one."""
@@ -66,11 +69,13 @@ class Trainer(NamedTuple):
 
     steps_per_epoch: int
     total_steps: int
-    learning_rate: Callable[[Any], Any]
+    learning_rate: Callable[[Any], Any]  # of steps less offset
     sharding: TrainState  # of NamedShardings
     init: Callable[[], TrainState]
     order: Callable[[int], Array]  # epoch -> [steps_per_epoch, batch] indices
-    segment: Callable[[TrainState, Array, int], TrainState]  # (state, order, steps), donates state
+    # (state, order, steps) -> state after as many steps, or fewer where its guard has a fault;
+    # donates the state it is given
+    segment: Callable[[TrainState, Array, int], TrainState]
 
 
 def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
@@ -89,9 +94,8 @@ def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
 def optimizer(settings: TrainSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2014), with the gradient's norm clipped first where asked."""
     adam = optax.adam(schedule)
-    if settings.clip_norm is None:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adam)
+    clip = settings.clip_norm
+    return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), adam)
 
 
 def check(data: Data, settings: TrainSettings, mesh: Mesh) -> None:
@@ -133,25 +137,36 @@ def check_state(recipe: Recipe, variables: Any, batch: Any) -> None:
         )
 
 
-def trainer(
-    recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
-) -> Trainer:
-    """Compile ``recipe`` for training. The data stay on every device, as stored.
+class Program(NamedTuple):
+    """What a training computes, as pure functions that are not compiled yet."""
+
+    steps_per_epoch: int
+    total_steps: int
+    learning_rate: Callable[[Any], Any]
+    init: Callable[..., TrainState]  # (keys, x, y) -> state
+    order: Callable[[Keys, Any], Array]  # (keys, epoch) -> [steps_per_epoch, batch] indices
+    step: Callable[..., TrainState]  # (state, keys, order, x, y, tolerance of the guard) -> state
+
+
+def program(
+    recipe: Recipe,
+    data: Data,
+    settings: TrainSettings,
+    epochs: int,
+    gathered: Callable[[Any], Any] = lambda tree: tree,
+    shared_out: Callable[[Any], Any] = lambda tree: tree,
+) -> Program:
+    """The functions that train ``recipe``, of the keys of a seed and of all images x, labels y.
 
     An epoch is ``len(train) // batch_size`` steps over a fresh permutation; the rows left over
-    are other ones each time.
+    are other ones each time. ``gathered`` and ``shared_out`` say where arrays lie that are needed
+    whole on every device, or kept between steps.
     """
-    check(data, settings, mesh)
     train, batch_size = data.train, settings.batch_size
     steps_per_epoch = len(train.x) // batch_size
     total_steps = epochs * steps_per_epoch
     schedule = learning_rate(settings, total_steps)
     adam = optimizer(settings, schedule)
-    stream = keys(settings.seed)
-    whole = meshes.replicated(mesh)
-    labels = train.y if recipe.classes is not None else None
-    x_all, y_all = meshes.put((train.x, labels), whole)
-    constrain = jax.lax.with_sharding_constraint
 
     def loss(params, rest, key, batch, step):
         return recipe.loss({**rest, "params": params}, key, batch, step)
@@ -161,31 +176,32 @@ def trainer(
         x = images.binarize(x, data.binarization, key)
         return Batch(x, None if y_all is None else y_all[rows])
 
-    def step(state: TrainState, order, x_all, y_all) -> TrainState:
+    def step(state: TrainState, stream: Keys, order, x_all, y_all, tolerance=0) -> TrainState:
         pixel_key, model_key = jax.random.split(jax.random.fold_in(stream.noise, state.step))
-        batch = make_batch(order[state.step % steps_per_epoch], pixel_key, x_all, y_all)
-        kept = state.variables["params"]
-        params = constrain(kept, whole)  # gathered, where they are shared out
+        position = state.step - state.offset
+        batch = make_batch(order[position % steps_per_epoch], pixel_key, x_all, y_all)
+        params = state.variables["params"]
         rest = {k: v for k, v in state.variables.items() if k != "params"}
         gradient = jax.grad(loss, has_aux=True)
-        grads, (metrics, updates) = gradient(params, rest, model_key, batch, state.step)
-        grads = constrain(grads, sharding.variables["params"])
-        change, opt_state = adam.update(grads, state.opt_state, kept)
-        params = optax.apply_updates(kept, change)
+        found = gradient(gathered(params), rest, model_key, batch, state.step)
+        grads, (metrics, updates) = shared_out(found[0]), found[1]
+        scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
+        change, opt_state = scaled.update(grads, state.opt_state, params)
+        params = optax.apply_updates(params, change)
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - (settings.ema or 0))
-        return TrainState(
-            step=state.step + 1,
-            variables={**rest, **updates, "params": params},
-            opt_state=opt_state,
-            ema=ema,
-            best=state.best,
-            totals=jax.tree.map(jnp.add, state.totals, metrics),
-        )
+        variables = {**rest, **updates, "params": params}
+        totals = jax.tree.map(jnp.add, state.totals, metrics)
+        fault = guards.fault(metrics["loss"], grads, variables)
+        old = (state.variables, state.opt_state, state.ema, state.totals)
+        new = (variables, opt_state, ema, totals)
+        guard, kept = guards.keep(fault, state.guard, tolerance, old, new)
+        variables, opt_state, ema, totals = kept
+        done = state.step + (guard.fault == 0)
+        return TrainState(done, variables, opt_state, ema, state.best, totals, guard, state.offset)
 
-    def init() -> TrainState:
+    def init(stream: Keys, x_all, y_all) -> TrainState:
         # Two rows, for losses that compare examples.
-        two = (None if a is None else jnp.asarray(a[:2]) for a in (train.x, labels))
-        example = make_batch(jnp.arange(2), stream.init, *two)
+        example = make_batch(jnp.arange(2), stream.init, x_all[:2], y_all)
         variables = recipe.model.init(stream.init, example.x, example.y)
         check_state(recipe, variables, example)
         params = variables["params"]
@@ -197,29 +213,70 @@ def trainer(
             ema=jax.tree.map(jnp.copy, params) if settings.ema is not None else {},
             best=jax.tree.map(jnp.copy, variables) if settings.patience is not None else {},
             totals=jax.tree.map(jnp.zeros_like, metrics),
+            guard=guards.fresh(),
+            offset=jnp.int32(0),
         )
 
-    def order(epoch):
+    def order(stream: Keys, epoch):
         permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
         return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
 
-    shapes = jax.eval_shape(init)
-    share = meshes.shared_out if settings.shard_params else meshes.all_whole
-    sharding = share(shapes, mesh)
+    return Program(steps_per_epoch, total_steps, schedule, init, order, step)
 
-    def segment(state, order, steps, x_all, y_all):
-        def one(_, state):
-            return constrain(step(state, order, x_all, y_all), sharding)
 
-        return jax.lax.fori_loop(0, steps, one, state)
+def images_and_labels(recipe: Recipe, data: Data) -> tuple[Any, Any]:
+    """All training images, as stored, and the labels that a conditional recipe needs: x, y."""
+    return data.train.x, data.train.y if recipe.classes is not None else None
+
+
+def trainer(
+    recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
+) -> Trainer:
+    """Compile ``recipe`` for training. The data stay on every device, as stored."""
+    check(data, settings, mesh)
+    stream, whole = keys(settings.seed), meshes.replicated(mesh)
+    constrain = jax.lax.with_sharding_constraint
+    sharding_of = meshes.shared_out if settings.shard_params else meshes.all_whole
+    functions = program(
+        recipe,
+        data,
+        settings,
+        epochs,
+        gathered=lambda tree: constrain(tree, whole),
+        shared_out=lambda tree: constrain(tree, sharding_of(tree, mesh)),
+    )
+    given = images_and_labels(recipe, data)
+    x_all, y_all = meshes.put(given, whole)
+
+    def init():
+        # Of the first rows alone: a constant cannot lie on another process's devices.
+        return functions.init(stream, *jax.tree.map(lambda rows: jnp.asarray(rows[:2]), given))
+
+    sharding = sharding_of(jax.eval_shape(init), mesh)
+
+    def segment(state, order, steps, tolerance, x_all, y_all):
+        def going(carry):
+            i, state = carry
+            return (i < steps) & (state.guard.fault == 0)
+
+        def body(carry):
+            i, state = carry
+            state = functions.step(state, stream, order, x_all, y_all, tolerance)
+            return i + 1, constrain(state, sharding)
+
+        return jax.lax.while_loop(going, body, (0, state))[1]
 
     compiled = jax.jit(segment, donate_argnums=0, out_shardings=sharding)
+    tolerance = guards.tolerance(settings.on_nan)
     return Trainer(
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        learning_rate=schedule,
+        steps_per_epoch=functions.steps_per_epoch,
+        total_steps=functions.total_steps,
+        learning_rate=functions.learning_rate,
         sharding=sharding,
         init=jax.jit(init, out_shardings=sharding),
-        order=jax.jit(order, out_shardings=meshes.split(mesh, axis=1)),
-        segment=lambda state, order, steps: compiled(state, order, steps, x_all, y_all),
+        order=jax.jit(
+            lambda epoch: functions.order(stream, epoch),
+            out_shardings=meshes.split(mesh, axis=1),
+        ),
+        segment=lambda *inputs: compiled(*inputs, tolerance, x_all, y_all),
     )

@@ -212,6 +212,12 @@ def check_same_data(folder: RunFolder, data: Data) -> None:
         )
 
 
+def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:
+    """The shapes of an image and of its label, if there are classes, as ``model.init`` wants."""
+    label = None if spec.classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32), label
+
+
 def load(path: str | Path) -> Run:
     """The model of a run folder, ready for use on this machine's devices.
 
@@ -222,9 +228,7 @@ def load(path: str | Path) -> Run:
     folder = RunFolder.open(path)
     plan, spec, record = folder.plan(), folder.spec(), folder.record()
     recipe, mesh = plan.recipe(spec), meshes.local()
-    example = jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32)
-    label = None if spec.classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
-    variables = _restore(folder, plan, recipe, mesh, example, label)
+    variables = _restore(folder, plan, recipe, mesh, *example(spec))
     if recipe.codes and recipe.codes.prior:
         fitted = prior_folder(folder, variables)
         if fitted is not None and (fitted.path / "summary.json").exists():
@@ -253,11 +257,11 @@ def _restore(
     if not folder.checkpoints.is_dir():
         raise DataError(f"{folder.path} has no checkpoints: expected a run that has begun")
     with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
-        parts = checkpoints.restore({"model": model_part(like, ema, best)})
-    if parts is None:
+        found = checkpoints.restore({"model": model_part(like, ema, best)})
+    if found is None:
         raise DataError(f"{folder.checkpoints} is empty: expected a run that has saved")
-    model = meshes.put(parts["model"], meshes.replicated(mesh))
+    model = meshes.put(found.parts["model"], meshes.replicated(mesh))
     variables = model["variables"]
-    if ema:
+    if "ema" in model:
         variables = {**variables, "params": model["ema"]}
     return model.get("best", variables)

@@ -1,0 +1,32 @@
+"""What a contender is asked to do, and the images it does it on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from benchmarks.nets import NETS, SIZE, Net
+
+IMAGES = 60_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One network, one batch size, one size of image."""
+
+    net: str
+    batch: int = 128
+    size: int = SIZE
+    devices: int = 1
+    k: int = 5000  # importance samples, for likelihoods
+    images: int = IMAGES
+
+    @property
+    def shape(self) -> Net:
+        return NETS[self.net]
+
+    def data(self) -> np.ndarray:
+        """uint8 images [N, size, size]; the time of a step does not depend on what they show."""
+        generator = np.random.default_rng(0)
+        return generator.integers(0, 256, (self.images, self.size, self.size), np.uint8)

@@ -1,0 +1,163 @@
+"""PyTorch, eager: with a DataLoader as in the tutorials, and with the data in one tensor.
+
+On a GPU the network can be compiled, and run in bf16.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.case import Case
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Vae(nn.Module):
+    def __init__(self, case: Case):
+        super().__init__()
+        net, small = case.shape, -(-case.size // 4)
+        act = {"relu": nn.ReLU, "tanh": nn.Tanh}[net.activation]
+        if net.kind == "conv":
+            self.encoder = nn.Sequential(
+                *(nn.Conv2d(1, 32, 3, 2, 1), act(), nn.Conv2d(32, 64, 3, 2, 1), act()),
+                *(nn.Flatten(), nn.Linear(small * small * 64, 256), act()),
+            )
+            self.decoder = nn.Sequential(
+                *(nn.Linear(net.latents, 256), act(), nn.Linear(256, small * small * 64), act()),
+                nn.Unflatten(1, (64, small, small)),
+                *(nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), act()),
+                nn.ConvTranspose2d(32, 1, 3, 2, 1, 1),
+            )
+            last = 256
+        else:
+            widths = (case.size**2, *net.widths)
+            hidden = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), act())]
+            self.encoder = nn.Sequential(nn.Flatten(), *hidden)
+            back = (net.latents, *reversed(net.widths))
+            hidden = [m for a, b in itertools.pairwise(back) for m in (nn.Linear(a, b), act())]
+            self.decoder = nn.Sequential(*hidden, nn.Linear(widths[1], widths[0]))
+            last = net.widths[-1]
+        self.mean, self.log_var = nn.Linear(last, net.latents), nn.Linear(last, net.latents)
+
+    def forward(self, x):
+        h = self.encoder(x)
+        mean, log_var = self.mean(h), self.log_var(h)
+        z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+        return self.decoder(z), mean, log_var
+
+
+def _step(case: Case, compiled: bool = False, bf16: bool = False):
+    model = Vae(case).to(DEVICE)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=DEVICE == "cuda")
+    forward = torch.compile(model) if compiled else model
+
+    def step(x):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
+            logits, mean, log_var = forward(x)
+        logits, mean, log_var = logits.float(), mean.float(), log_var.float()
+        bce = F.binary_cross_entropy_with_logits(logits.view_as(x), x, reduction="sum")
+        kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum()
+        loss = (bce + kl) / len(x)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    return step
+
+
+def _done() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+class _Images(Dataset):
+    """What torchvision's MNIST with ToTensor does for an item."""
+
+    def __init__(self, images):
+        self.images = torch.from_numpy(images)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i].unsqueeze(0).to(torch.float32).div(255)
+
+
+def loader(case: Case):
+    step = _step(case)
+    batches = DataLoader(_Images(case.data()), case.batch, shuffle=True, drop_last=True)
+    source = iter(batches)
+
+    def run(steps: int) -> None:
+        nonlocal source
+        for _ in range(steps):
+            x = next(source, None)
+            if x is None:
+                source = iter(batches)
+                x = next(source)
+            step(x.to(DEVICE))
+        _done()
+
+    run(2)
+    return run
+
+
+def _tensors(**options):
+    def make(case: Case):
+        step, images = _step(case, **options), torch.from_numpy(case.data()).to(DEVICE)
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                rows = torch.randint(0, case.images, (case.batch,), device=DEVICE)
+                step(images[rows].unsqueeze(1).to(torch.float32).div(255))
+            _done()
+
+        run(3)
+        return run
+
+    return make
+
+
+@torch.no_grad()
+def _log_px(model, case: Case, x):
+    """log 1/k sum_i w_i of images x, the draws in chunks of 500 decodings."""
+    h = model.encoder(x)
+    mean, log_var = model.mean(h), model.log_var(h)
+    chunk, total = max(500 // len(x), 1), None
+    for _ in range(case.k // chunk):
+        noise = torch.randn(chunk, *mean.shape, device=DEVICE)
+        z = mean + torch.exp(0.5 * log_var) * noise
+        logits = model.decoder(z.flatten(0, 1)).view(chunk, len(x), -1)
+        log_px = (x.flatten(1) * logits - F.softplus(logits)).sum(-1)
+        log_w = log_px + 0.5 * (noise**2 + log_var - z**2).sum(-1)
+        part = torch.logsumexp(log_w, 0)
+        total = part if total is None else torch.logaddexp(total, part)
+    return total - math.log(case.k)
+
+
+def likelihood(case: Case):
+    model, images = Vae(case).to(DEVICE), torch.from_numpy(case.data()).to(DEVICE)
+
+    def run(count: int) -> None:
+        for i in range(0, count, 10):
+            _log_px(model, case, images[i : i + 10].unsqueeze(1).to(torch.float32).div(255))
+        _done()
+
+    run(10)
+    return run
+
+
+CONTENDERS = {
+    "torch DataLoader": loader,
+    "torch tensors": _tensors(),
+    "torch tuned": _tensors(),  # in a process whose malloc keeps its memory, see workers.TUNED
+    "torch compiled": _tensors(compiled=True),
+    "torch compiled bf16": _tensors(compiled=True, bf16=True),
+    "torch likelihood": likelihood,
+}

@@ -1,0 +1,52 @@
+"""The networks that are timed, and what one training step of them costs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+
+class Net(NamedTuple):
+    """A VAE with a Bernoulli likelihood: one hidden stack, mirrored in the decoder."""
+
+    label: str
+    kind: str  # conv: Conv 32, Conv 64, Dense 256; mlp
+    widths: tuple[int, ...]
+    activation: str
+    latents: int
+
+
+NETS = {
+    "conv": Net("conv 32-64, dense 256, 20 latents", "conv", (), "relu", 20),
+    "mlp512": Net("mlp 784-512-20", "mlp", (512,), "relu", 20),
+    "iwae": Net("mlp 784-200-200-50", "mlp", (200, 200), "tanh", 50),
+}
+SIZE = 28  # rows and columns of an image, where nothing else is said
+
+
+def _layers(net: Net, size: int) -> list[int]:
+    """Multiply-adds an image of each layer, from the image through the latents and back."""
+    if net.kind == "mlp":
+        widths = (size * size, *net.widths)
+        half = [a * b for a, b in itertools.pairwise(widths)]
+    else:
+        two = -(-size // 2)
+        four = -(-two // 2)
+        half = [two**2 * 9 * 32, four**2 * 9 * 32 * 64, four**2 * 64 * 256]
+    last = net.widths[-1] if net.kind == "mlp" else 256
+    return [*half, last * 2 * net.latents, net.latents * last, *reversed(half)]
+
+
+def training_flops(net: Net, size: int = SIZE) -> float:
+    """Floating-point operations an image of a step: values, gradients of weights and of inputs.
+
+    The image itself needs no gradient.
+    """
+    layers = _layers(net, size)
+    return 2.0 * (3 * sum(layers) - layers[0])
+
+
+def decoding_flops(net: Net, size: int = SIZE) -> float:
+    """Floating-point operations of decoding one z."""
+    layers = _layers(net, size)
+    return 2.0 * sum(layers[len(layers) // 2 :])

@@ -1,0 +1,130 @@
+"""Compiled programs kept from one process to the next: JAX's persistent cache, for the command.
+
+The ``flaxvae`` command turns it on; a program that imports the library decides for itself. Where:
+
+    FLAXVAE_CACHE_DIR           if it is set; set but empty, nothing is kept
+    ~/Library/Caches/flaxvae    else, on macOS
+    $XDG_CACHE_HOME/flaxvae     else, by default ~/.cache/flaxvae
+
+and there in a folder of the processor's own, for a home may be shared between machines. Where
+JAX_COMPILATION_CACHE_DIR is set, JAX's own settings hold and nothing here does anything.
+
+What is loaded are the bytes that were compiled: results do not depend on the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from flaxvae import machine
+
+LIMIT = 2**30  # bytes; JAX's own limit needs a package more, and locks at every read
+_TROUBLE = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '(.*?)'")
+
+
+def folder() -> Path | None:
+    """Where compiled programs are to be kept, or None for nowhere."""
+    chosen = os.environ.get("FLAXVAE_CACHE_DIR")
+    if chosen == "":
+        return None
+    try:
+        root = Path(chosen).expanduser() if chosen else _user_caches() / "flaxvae"
+    except RuntimeError:  # a user without a home
+        return None
+    return root.absolute() / machine.processor()
+
+
+def _user_caches() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return chosen if chosen.is_absolute() else Path.home() / ".cache"
+
+
+def entries(path: Path) -> list[Path]:
+    """The compiled programs in a folder, and nothing else that may be there."""
+    return list(path.glob("*-cache"))
+
+
+def size(path: Path) -> int:
+    """Bytes of compiled programs in a folder."""
+    return sum(_stat(entry)[1] for entry in entries(path))
+
+
+def writable(path: Path) -> bool:
+    """Whether files can be made in a folder, which is made first if need be."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it will be executed
+        with tempfile.TemporaryFile(dir=path):
+            return True
+    except OSError:
+        return False
+
+
+def enable() -> Path | None:
+    """Keep what this process compiles; returns where, or None where nothing is kept.
+
+    Never raises: without a folder that can be written there is no cache, and no word of it.
+    """
+    if not machine.nvidia():
+        # XLA logs an error at loads on processors where it avoids certain instructions, though
+        # they are the very ones that it compiled for. JAX has to find this when it is imported.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import jax
+
+    path, own = folder(), jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if own or path is None or not writable(path):
+        return None
+    _bound(path)
+    _mend(path)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones add up
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return path
+
+
+def _bound(path: Path) -> None:
+    """Remove what was not used for longest, until the rest is within LIMIT."""
+    found = sorted((*_stat(entry), entry) for entry in entries(path))
+    excess = sum(size for _, size, _ in found) - LIMIT
+    for _, freed, entry in found:
+        if excess <= 0:
+            break
+        _remove(entry)
+        excess -= freed
+
+
+def _mend(path: Path) -> None:
+    """Turn JAX's warnings of a damaged entry (its writer was killed) into its removal."""
+    show = warnings.showwarning
+
+    def showwarning(message, *rest, **more):
+        trouble = _TROUBLE.match(str(message))
+        if trouble is None:
+            show(message, *rest, **more)
+        else:  # JAX compiles, and writes the entry anew
+            for entry in path.glob(f"{glob.escape(trouble[1])}-*-cache"):
+                _remove(entry)
+
+    warnings.showwarning = showwarning
+
+
+def _stat(entry: Path) -> tuple[float, int]:
+    """When a file was last used, and its bytes; nothing if another process has removed it."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return 0.0, 0
+    return max(found.st_atime, found.st_mtime), found.st_size
+
+
+def _remove(entry: Path) -> None:
+    with contextlib.suppress(OSError):
+        entry.unlink()

@@ -1,0 +1,72 @@
+"""What computer this is, asked of the operating system: no heavy import, no driver started."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+PROC = Path("/proc")
+DEV = Path("/dev")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def processor() -> str:
+    """A short name for the kind of processor: the same where compiled code may be shared."""
+    try:
+        text = (PROC / "cpuinfo").read_text()
+        # "flags" on x86, "Features" on ARM: the instructions that there are.
+        about = re.findall(r"^(?:model name|flags|Features|CPU part)\s*:.*", text, re.M)
+    except OSError:
+        about = []
+    seen = "\n".join([platform.machine(), platform.processor(), *sorted(set(about))])
+    return f"{platform.machine() or 'cpu'}-{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> int | None:
+    """Bytes of memory that this process may use, or None where that is not said."""
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+    try:
+        return min(found, int((CGROUP / "memory.max").read_text()))  # of a container
+    except (OSError, ValueError):  # no container, or one without a limit: "max"
+        return found
+
+
+def nvidia() -> bool:
+    """Whether an NVIDIA GPU and its driver are here."""
+    return (PROC / "driver" / "nvidia" / "version").exists() or (DEV / "nvidia0").exists()
+
+
+def nvidia_driver() -> str | None:
+    """The NVIDIA driver's version, such as "580.65.06", or None if it cannot be read."""
+    try:
+        text = (PROC / "driver" / "nvidia" / "version").read_text()
+    except OSError:
+        text = _nvidia_smi()
+    found = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", text)
+    return found[0] if found else None
+
+
+def _nvidia_smi() -> str:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ""
+    asked = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,138 @@
+"""A sweep in words: its header, and the table of its settings for terminals and for Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxvae.data.pipeline import Data
+from flaxvae.report import words
+from flaxvae.training.members import Group
+from flaxvae.training.runs import Plan
+
+Row = Mapping[str, Any]  # of a table: settings, seeds, diverged, and {"mean", "std"} of measures
+MEASURES = {  # of an evaluation: what stands above the column, its sign, decimals
+    "elbo": ("-ELBO", -1, 2),
+    "reconstruction": ("reconstruction", 1, 2),
+    "kl": ("KL", 1, 2),
+    "active_units": ("active", 1, 1),
+    "codes_used": ("codes used", 1, 1),
+    "mse": ("MSE", 1, 5),
+}
+NOTE = "mean ± standard deviation over seeds, of test images"
+
+
+def value(setting: Any) -> str:
+    """A setting's value, short but exact."""
+    if isinstance(setting, float) and float(f"{setting:g}") == setting:
+        return f"{setting:g}"
+    return "x".join(map(str, setting)) if isinstance(setting, tuple | list) else str(setting)
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """Settings for people: "beta 1, learning-rate 0.001"."""
+    return ", ".join(f"{name.replace('_', '-')} {value(x)}" for name, x in settings.items())
+
+
+def header(
+    plan: Plan,
+    varied: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+    groups: Sequence[Group],
+    data: Data,
+    devices: str,
+    path: Path,
+) -> dict[str, str]:
+    """What is about to be trained: ``plan`` is any member's."""
+    sizes = [len(group) for group in groups]
+    settings = _count(sum(sizes) // len(seeds), "setting")
+    together = "one compilation for all"
+    if len(groups) > 1:
+        each = ", ".join(map(str, sizes))
+        together = f"{len(groups)} compilations, one after another, for {each} members"
+    fixed = {k: v for k, v in plan.arguments.items() if k not in varied}
+    training = {k: value(v) for k, v in vars(plan.training).items()} | dict.fromkeys(
+        varied, "varied"
+    )
+    return {
+        "sweep": f"{_count(sum(sizes), 'member')}: {settings} x {_count(len(seeds), 'seed')}, "
+        f"from {seeds[0]}",
+        "varied": "; ".join(
+            f"{name.replace('_', '-')} {', '.join(map(value, values))}"
+            for name, values in varied.items()
+        )
+        or "the seed",
+        "programs": together,
+        "model": f"{plan.model} ({words.choices(dataclasses.replace(plan, arguments=fixed))})",
+        "data": words.data_line(data),
+        "training": "{epochs} epochs, batch {batch_size}, Adam {learning_rate} ({schedule})".format(
+            **training
+        ),
+        "devices": devices,
+        "units": words.UNITS,
+        "folder": words.relative(path),
+    }
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _cell(row: Row, name: str) -> str:
+    if name not in row:
+        return "diverged"
+    _, sign, places = MEASURES[name]
+    mean, std = sign * row[name]["mean"], row[name]["std"]
+    places = places if abs(mean) < 1000 else 0
+    return f"{mean:,.{places}f}" + ("" if std is None else f" ± {std:,.{places}f}")
+
+
+def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
+    """A table's headings, its cells, and what its rows are called."""
+    measures = [name for name in MEASURES if any(name in row for row in table)]
+    headings = [MEASURES[name][0] for name in measures]
+    labels = []
+    for row in table:
+        lost = len(row["diverged"])
+        part = f" ({row['seeds']} of {row['seeds'] + lost} seeds)" if lost else ""
+        labels.append((label(row["settings"]) or "all") + part)
+    return headings, [[_cell(row, name) for name in measures] for row in table], labels
+
+
+def lines(table: Sequence[Row], width: int = 80) -> list[str]:
+    """A table for a terminal; where it is too wide, a row's settings stand above its numbers."""
+    headings, cells, labels = _cells(table)
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+
+    def numbers(row: Sequence[str]) -> str:
+        return "  ".join(text.rjust(size) for text, size in zip(row, widths, strict=True))
+
+    first = max(map(len, labels))
+    if first + 2 + len(numbers(headings)) <= width:
+        rows = zip(["", *labels], [headings, *cells], strict=True)
+        return [f"{name:<{first}}  {numbers(row)}" for name, row in rows]
+    pairs = [(name, numbers(row)) for name, row in zip(labels, cells, strict=True)]
+    return [numbers(headings), *(line for pair in pairs for line in pair)]
+
+
+def markdown(title: str, facts: Mapping[str, str], table: Sequence[Row]) -> str:
+    """The contents of sweep.md."""
+    headings, cells, labels = _cells(table)
+    rows = [["setting", *headings], ["---"] + ["---:"] * len(headings)]
+    rows += [[name, *row] for name, row in zip(labels, cells, strict=True)]
+    listed = "\n".join(f"- {name}: {text}" for name, text in facts.items())
+    drawn = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n\n".join([f"# {title}", f"{listed}", f"{drawn}", f"{NOTE}.", *remarks(table)]) + "\n"
+
+
+def remarks(table: Sequence[Row]) -> list[str]:
+    """Which members are left out."""
+    return [
+        f"diverged, left out: {label(row['settings'])}"
+        f"{', ' * bool(row['settings'])}seed{'s' * (len(row['diverged']) > 1)} "
+        + ", ".join(map(str, row["diverged"]))
+        for row in table
+        if row["diverged"]
+    ]

@@ -1,0 +1,381 @@
+"""A grid of settings and seeds, trained side by side and compared.
+
+sweep = flaxvae.sweep("beta_vae", seeds=8, beta=[1, 2, 4], learning_rate=[1e-3, 3e-4])
+
+runs/sweep-<dataset>-<model>-<time>/
+    sweep.json            what was asked for, the members, the table
+    sweep.md              the table
+    <settings, seed>/     a run folder for each member, written whole when its training has ended
+    state/                of a sweep that is under way or was interrupted
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxvae import api, zoo
+from flaxvae.analysis import bounds
+from flaxvae.data import pipeline
+from flaxvae.errors import DataError, DivergedError, Stopped, UsageError
+from flaxvae.report import sweeps as report
+from flaxvae.report import words
+from flaxvae.report.terminal import Terminal
+from flaxvae.settings import TrainSettings, asdict
+from flaxvae.training import lock, loop, members
+from flaxvae.training import mesh as meshes
+from flaxvae.training import step as steps
+from flaxvae.training.checkpoints import Checkpoints
+from flaxvae.training.runs import Plan, RunFolder, versions, write_json
+from flaxvae.training.trained import Run, load
+
+FORMAT = 1
+SEEDS = 5
+_SINGLE = {"seed", "epochs", "patience", "devices"}  # what all members of a sweep share
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What a sweep is asked to be: the product of all values, the first setting slowest."""
+
+    model: str
+    choices: Mapping[str, Any]  # what all members share, as ``make_plan`` takes it
+    varied: Mapping[str, list[Any]]
+    seeds: list[int]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Every combination of the varied settings."""
+        combined = itertools.product(*self.varied.values())
+        return [dict(zip(self.varied, values, strict=True)) for values in combined]
+
+    def plans(self) -> dict[str, Plan]:
+        """Every member's plan, by the name of its folder, seeds quickest."""
+        found = {}
+        for settings, seed in itertools.product(self.settings(), self.seeds):
+            named = [f"{name}={report.value(x)}" for name, x in settings.items()]
+            plan = api.make_plan(self.model, **self.choices, **settings, seed=seed)
+            found[",".join([*named, f"seed={seed}"])] = plan
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A finished sweep."""
+
+    path: Path
+    table: list[dict[str, Any]]  # one row a setting: settings, seeds, diverged; mean and std of ...
+    names: list[str]  # of the members that did not diverge, in the order of the grid
+
+    @functools.cached_property
+    def runs(self) -> list[Run]:
+        """These members, loaded."""
+        return [load(self.path / name) for name in self.names]
+
+
+def sweep(
+    model: str = "vae", *, seeds: int = SEEDS, run: str | None = None, **choices: Any
+) -> Sweep:
+    """Train every combination of settings with every seed, those of one program side by side.
+
+    Args:
+        model: a recipe's name.
+        seeds: how many, from ``seed`` (0) on.
+        run: the folder; by default a fresh one under ``runs/``.
+        choices: as of ``train``; a list is several values of a setting to combine.
+
+    Returns:
+        The Sweep: its folder, the table of its settings, and its members' runs.
+
+    Raises:
+        UsageError, DataError: before anything is compiled or written.
+        DivergedError: of all members.
+        Stopped: a signal came; the state is saved.
+    """
+    return execute(make_grid(model, seeds, **choices), run=run)
+
+
+def make_grid(model: str = "vae", seeds: int = SEEDS, **choices: Any) -> Grid:
+    """A grid from keyword arguments, lists being several values.
+
+    Raises:
+        UsageError: as ``make_plan`` of any member; no value or the same twice; several values of
+            what all members share.
+    """
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: expected 1 or more")
+    varied = {name: list(x) for name, x in choices.items() if isinstance(x, list)}
+    can_vary = (zoo.arguments(model).keys() | vars(TrainSettings()).keys()) - _SINGLE
+    for name, values in varied.items():
+        seen = f"--{name.replace('_', '-')} {' '.join(map(report.value, values))}".rstrip()
+        if not values:
+            raise UsageError(f"{seen}: expected at least one value")
+        if any(values.index(x) != i for i, x in enumerate(values)):
+            raise UsageError(f"{seen}: expected each value once")
+        shared = name not in can_vary and name in vars(api.DataSettings()).keys() | _SINGLE
+        if shared and len(values) > 1:
+            hint = (
+                "use --seed for the first and --seeds for how many"
+                if name == "seed"
+                else ("it is the same for all members of a sweep")
+            )
+            raise UsageError(f"{seen}: expected one value; {hint}")
+    fixed = {name: x for name, x in choices.items() if name not in varied}
+    first = fixed.pop("seed", 0)
+    grid = Grid(model, fixed, varied, list(range(first, first + seeds)))
+    for plan in grid.plans().values():
+        if plan.training.patience is not None:
+            raise UsageError(
+                f"--patience {plan.training.patience} in a sweep: expected none, for its members "
+                "train side by side, all for --epochs; leave it out"
+            )
+    return grid
+
+
+def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = None) -> Sweep:
+    """``sweep`` for a grid."""
+    plans = grid.plans()
+    plan = next(iter(plans.values()))
+    data = pipeline.prepare(plan.data)
+    stem = f"sweep-{Path(plan.data.dataset).stem}-{grid.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path(run) if run else Path("runs") / stem
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(
+            f"--run {path} exists and is not empty: expected a new folder; to go on with an "
+            f"interrupted sweep, `flaxvae sweep --resume {path}`"
+        )
+    groups = _groups(plans, data)
+    # All that a user can get wrong has been checked: from here on files are written.
+    settings = asdict(plan.data) | asdict(plan.training) | dict(plan.arguments)
+    record = {
+        "format": FORMAT,
+        "model": grid.model,
+        "settings": {k: v for k, v in settings.items() if k not in grid.varied and k != "seed"},
+        "varied": grid.varied,
+        "seeds": grid.seeds,
+        "data_sha256": data.sha256,
+        "units": words.UNITS,
+        "versions": versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "members": [],
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "sweep.json", record)
+    return _train(grid, groups, data, path, record, terminal)
+
+
+def resume(folder: str, *, terminal: Terminal | None = None) -> Sweep:
+    """Go on with an interrupted sweep, where its last checkpoint is.
+
+    Raises:
+        UsageError: not a sweep's folder.
+        DataError: it is damaged, or the data have changed.
+    """
+    path = Path(folder).resolve()
+    if not (path / "sweep.json").is_file():
+        raise UsageError(f"{path} is not a sweep: expected a folder that `flaxvae sweep` wrote")
+    try:
+        record = json.loads((path / "sweep.json").read_text())
+        settings = {name: _value(x) for name, x in record["settings"].items()}
+        varied = {name: [_value(x) for x in values] for name, values in record["varied"].items()}
+        seeds, model, sha256 = record["seeds"], record["model"], record["data_sha256"]
+        record["members"] = list(record["members"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path / 'sweep.json'} is damaged ({type(error).__name__}: {error}): expected what "
+            "`flaxvae sweep` wrote"
+        ) from None
+    grid = Grid(model, settings, varied, seeds)
+    plans = grid.plans()
+    data = pipeline.prepare(next(iter(plans.values())).data)
+    if data.sha256 != sha256:
+        raise DataError(
+            f"the images of {data.origin} are not those of {path}: expected sha256 {sha256[:12]}…, "
+            f"seen {data.sha256[:12]}…; find the original data, or begin anew"
+        )
+    return _train(grid, _groups(plans, data), data, path, record, terminal)
+
+
+def _value(stored: Any) -> Any:
+    return tuple(stored) if isinstance(stored, list) else stored
+
+
+def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[dict[str, members.Member]]:
+    """Members by name, those of one compilation together."""
+    if jax.process_count() > 1:
+        raise UsageError(f"a sweep in {jax.process_count()} processes: expected one")
+    for plan in plans.values():
+        meshes.make(plan.training.devices)
+        steps.check(data, plan.training, meshes.make(1))
+    names = {id(plan): name for name, plan in plans.items()}
+    found = members.groups(list(plans.values()), data, bounds.measurement)
+    return [{names[id(member.plan)]: member for member in group} for group in found]
+
+
+def _train(
+    grid: Grid,
+    groups: list[dict[str, members.Member]],
+    data: pipeline.Data,
+    path: Path,
+    record: dict[str, Any],
+    terminal: Terminal | None,
+) -> Sweep:
+    """Train the groups that are not in ``record`` yet, one after another; then compare."""
+    started, plan = time.monotonic(), next(iter(groups[0].values())).plan
+    sizes = [members.mesh_of(len(group), plan.training.devices) for group in groups]
+    devices = "; ".join(dict.fromkeys(meshes.describe(mesh) for mesh in sizes))
+    facts = report.header(
+        plan, grid.varied, grid.seeds, [list(g.values()) for g in groups], data, devices, path
+    )
+    if terminal:
+        terminal.header(facts)
+    with lock.hold(path), loop.caught_signals() as signals:
+        for number, (group, mesh) in enumerate(zip(groups, sizes, strict=True)):
+            if group.keys() <= {member["name"] for member in record["members"]}:
+                continue
+            if terminal and len(groups) > 1:
+                terminal.note(f"compilation {number + 1} of {len(groups)}: {len(group)} members")
+            state = path / "state" / str(number)
+            try:
+                for name, epoch in _train_group(group, data, mesh, path, state, terminal, signals):
+                    record["members"].append(_member(name, group[name].plan, grid, epoch))
+            except Stopped as stop:
+                text = f"{stop}; `flaxvae sweep --resume {path}` goes on"
+                raise Stopped(text, signals[0]) from None
+            write_json(path / "sweep.json", record)
+            shutil.rmtree(state)
+    shutil.rmtree(path / "state", ignore_errors=True)
+    found = _compare(grid, path, record, facts)
+    if terminal:
+        terminal.table(report.lines(found.table))
+        for text in (f"{report.NOTE}; {words.UNITS}", *report.remarks(found.table)):
+            terminal.note(text)
+        written = f"{len(found.names)} runs, sweep.json and sweep.md in {words.relative(path)}"
+        minutes = f"{(time.monotonic() - started) / 60:.1f} minutes"
+        one, program = f"'{words.relative(path / found.names[0])}'", words.program()
+        following = [
+            (f"{program} figures {one}", "draw a member's figures"),
+            (f"{program} eval {one} --k 500", "tighter estimate of log p(x)"),
+        ]
+        terminal.summary({"written": written, "time": minutes}, following)
+    return found
+
+
+def _compare(grid: Grid, path: Path, record: dict[str, Any], facts: Mapping[str, str]) -> Sweep:
+    """Write the table of a sweep whose members have all ended."""
+    table = _table(grid, record["members"], path)
+    order = {name: i for i, name in enumerate(grid.plans())}
+    record["members"].sort(key=lambda member: order[member["name"]])
+    write_json(path / "sweep.json", record | {"table": table})
+    (path / "sweep.md").write_text(report.markdown(path.name, facts, table))
+    names = [member["name"] for member in record["members"] if member["diverged"] is None]
+    if not names:
+        raise DivergedError(
+            f"all of {len(order)} diverged, their loss is not finite: expected one that is; try "
+            "a lower --learning-rate, --clip-norm 1, or --warmup-steps 500"
+        )
+    return Sweep(path, table, names)
+
+
+def _train_group(
+    named: Mapping[str, members.Member],
+    data: pipeline.Data,
+    mesh: Any,
+    path: Path,
+    state_folder: Path,
+    terminal: Terminal | None,
+    signals: list[int],
+) -> Iterator[tuple[str, int | None]]:
+    """Train members and write their run folders: names, and the epoch in which one diverged."""
+    group = list(named.values())
+    watch = terminal or loop.Quiet()
+    trainer = members.trainer(group, data, mesh)
+    state, histories = members.fit(group, trainer, data, mesh, state_folder, watch, signals)
+    keys = jnp.stack([bounds.evaluation_keys(0)[0]] * len(group))
+    measure = members.over_split([member.measure for member in group], mesh)
+    found = measure(data.test, state.final(), meshes.put(keys, meshes.split(mesh)))
+    state = jax.device_get(state)
+    for i, (name, member) in enumerate(named.items()):
+        if signals:
+            raise Stopped(f"stopped after training, {i} of {len(group)} runs written", signals[0])
+        numbers = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
+        evaluation = bounds.numbers(member.recipe, data.test, numbers)
+        epoch = members.diverged(histories[i])
+        if epoch is None and not math.isfinite(evaluation["reconstruction"]):
+            epoch = len(histories[i])
+        if epoch is None:
+            alone = members.alone(state, i)
+            _write(path / name, member.plan, data, mesh, alone, histories[i], evaluation)
+        yield name, epoch
+
+
+def _write(
+    path: Path,
+    plan: Plan,
+    data: pipeline.Data,
+    mesh: Any,
+    state: steps.TrainState,
+    history: list[members.Row],
+    evaluation: dict[str, Any],
+) -> None:
+    """The run folder of a member, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    for old in (partial, path):
+        shutil.rmtree(old, ignore_errors=True)
+    try:
+        variables = state.final()
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        facts = api.run_facts(data, parameters, mesh)
+        folder = RunFolder.create(partial, plan, facts, latest=False)
+        for row in history:
+            folder.append(row)
+        folder.close()
+        about = {"machine": meshes.machine(meshes.make(1))}
+        with Checkpoints(folder.checkpoints, facts=about) as checkpoints:
+            checkpoints.save(state)
+        summary = api.run_summary(data, variables, history, evaluation)
+        write_json(partial / "summary.json", summary)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _member(name: str, plan: Plan, grid: Grid, epoch: int | None) -> dict[str, Any]:
+    """A member as sweep.json lists it."""
+    settings = vars(plan.training) | dict(plan.arguments)
+    varied = {name: settings[name] for name in grid.varied}
+    return {"name": name, "settings": varied, "seed": plan.training.seed, "diverged": epoch}
+
+
+def _table(grid: Grid, listed: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of each setting's evaluations."""
+    table = []
+    for settings in grid.settings():
+        called = report.label(settings)
+        alike = [member for member in listed if report.label(member["settings"]) == called]
+        finite = [member for member in alike if member["diverged"] is None]
+        summaries = [path / member["name"] / "summary.json" for member in finite]
+        tests = [json.loads(summary.read_text())["test"] for summary in summaries]
+        row: dict[str, Any] = {
+            "settings": settings,
+            "seeds": len(finite),
+            "diverged": [member["seed"] for member in alike if member["diverged"] is not None],
+        }
+        for name in report.MEASURES:
+            values = [test[name] for test in tests if name in test]
+            if values:
+                std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                row[name] = {"mean": float(np.mean(values)), "std": std}
+        table.append(row)
+    return table

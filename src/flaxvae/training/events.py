@@ -1,0 +1,52 @@
+"""TensorBoard events, where tensorboardX is installed.
+
+Written in the calling thread: that of tensorboardX's own writer ends at the first error, for want
+of room say, and whoever adds an event then waits for it for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class Events:
+    """The file of one process; ``writer`` is tensorboardX's, or None, and nothing is written."""
+
+    def __init__(self, writer: Any = None):
+        self._writer = writer
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """A scalar for each number of a row of metrics.jsonl."""
+        if self._writer is None:
+            return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in row.items():
+            if name not in ("epoch", "step"):
+                summary = scalar(name.replace("_", "/", 1), value)
+                event = Event(wall_time=time.time(), step=row["step"], summary=summary)
+                self._writer.write_event(event)
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
+
+
+def writer(folder: Path) -> Events:
+    """Events in a new file in ``folder``."""
+    try:
+        from tensorboardX.event_file_writer import EventsWriter
+    except ImportError:
+        return Events()
+    folder.mkdir(exist_ok=True)
+    return Events(EventsWriter(str(folder / "events")))

@@ -1,0 +1,59 @@
+"""What is not finite never reaches the state: the compiled step keeps the last good one, bitwise.
+
+A step whose loss, gradient or result is not finite is left out. As many in a row as ``tolerance``
+are skipped; one more ends the segment there, with ``fault`` saying why. The tolerance is an
+argument of the compiled program, so that every choice of --on-nan runs the same one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+FAULTS = ("", "the loss is", "the gradient is", "the parameters are")  # by number; 0 is none
+SKIPS = 10  # steps in a row that --on-nan skip leaves out before it gives up
+ROLLBACKS = 3  # times that --on-nan rollback goes back before it gives up
+
+
+class Guard(NamedTuple):
+    """What was not finite so far, and what was done about it: scalars, part of the state."""
+
+    fault: Array  # int32, why the segment ended early: an index of FAULTS
+    in_row: Array  # int32, steps left out since the last good one
+    skipped: Array  # int32, steps left out in this epoch
+    rollbacks: Array  # int32, in the whole training
+    scale: Array  # float32, of the learning rate: halved by every rollback
+
+
+def fresh() -> Guard:
+    zero = jnp.int32(0)
+    return Guard(zero, zero, zero, zero, jnp.float32(1))
+
+
+def tolerance(on_nan: str) -> int:
+    """Steps in a row that may be left out."""
+    return SKIPS if on_nan == "skip" else 0
+
+
+def fault(loss: Array, gradient: Any, variables: Any) -> Array:
+    """Which is not finite, the first of them counts: an index of FAULTS."""
+    floats = [x for x in jax.tree.leaves(variables) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    sums = (loss, optax.global_norm(gradient), optax.global_norm(floats))
+    return jnp.select([~jnp.isfinite(x) for x in sums], [1, 2, 3], 0).astype(jnp.int32)
+
+
+def keep(found: Array, guard: Guard, tolerance: Array, old: Any, new: Any) -> tuple[Guard, Any]:
+    """``new`` where nothing is at ``fault``, else ``old``; and the guard after this step."""
+    bad = found != 0
+    in_row = jnp.where(bad, guard.in_row + 1, 0)
+    ends = in_row > tolerance
+    after = guard._replace(
+        fault=jnp.where(ends, found, 0),
+        in_row=in_row,
+        skipped=guard.skipped + (bad & ~ends),
+    )
+    return after, jax.tree.map(lambda a, b: jnp.where(bad, a, b), old, new)

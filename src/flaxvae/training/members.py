@@ -1,0 +1,349 @@
+"""Many trainings of one shape side by side: the whole of each, vmapped, in one compiled program.
+
+Members of a group differ in their seed and in numbers (``template``); what has another shape or
+another program is another group. A member draws the order and the noise that it would draw alone,
+and computes what it would compute alone but for rounding: a product of many matrices may add in
+another order than one of them. With several devices each trains members of its own, and nothing
+passes between them. Arrays of a group have an axis of its M members in front.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from flaxvae.core import Batch, Variables
+from flaxvae.data.pipeline import Data, Split
+from flaxvae.errors import Stopped
+from flaxvae.training import batches, loop, template
+from flaxvae.training import mesh as meshes
+from flaxvae.training import step as steps
+from flaxvae.training.checkpoints import Checkpoints, Unsaved, from_parts, to_parts
+from flaxvae.training.runs import Plan, write_json
+from flaxvae.training.step import TrainState
+from flaxvae.zoo import Recipe
+
+CHECKPOINT_SECONDS = 15.0
+
+Array = jax.Array
+Row = dict[str, Any]  # of metrics.jsonl
+Measure = Callable[[Recipe], Callable[[Variables, Array, Batch], dict[str, Array]]]
+
+
+class Member(NamedTuple):
+    """One training of a group, written down and not compiled."""
+
+    plan: Plan
+    recipe: Recipe
+    program: steps.Program
+    init: template.Outline
+    step: template.Outline
+    terms: template.Outline | None  # of the validation images
+    measure: template.Outline  # of the test images
+
+
+Group = list[Member]
+
+
+def groups(plans: Sequence[Plan], data: Data, measure: Measure) -> list[Group]:
+    """Members that can share a compilation, together; groups and members in the order of plans.
+
+    Args:
+        plans: of one dataset and number of epochs.
+        data: what they train on.
+        measure: what will be measured of a trained model's test images.
+
+    Raises:
+        UsageError: a value that a recipe cannot have.
+    """
+    outlined: dict[str, Member] = {}
+    found: dict[tuple[str, ...], Group] = {}
+    for plan in plans:
+        anyone = dataclasses.replace(plan.training, seed=0)
+        settings = repr((plan.model, plan.arguments, plan.data, anyone))
+        if settings not in outlined:
+            outlined[settings] = _outline(plan, data, measure)
+        member = outlined[settings]._replace(plan=plan)
+        outlines = (member.init, member.step, member.terms, member.measure)
+        structure = tuple(outline.structure for outline in outlines if outline)
+        found.setdefault(structure, []).append(member)
+    return list(found.values())
+
+
+def _outline(plan: Plan, data: Data, measure: Measure) -> Member:
+    recipe, shape = plan.recipe(data.spec), jax.ShapeDtypeStruct
+    program = steps.program(recipe, data, plan.training, plan.training.epochs or 0)
+    x, y = jax.tree.map(lambda a: shape(a.shape, a.dtype), steps.images_and_labels(recipe, data))
+    stream = jax.eval_shape(lambda: steps.keys(0))
+    order = jax.eval_shape(program.order, stream, 0)
+    init = template.outline(program.init, stream, x, y)
+    state = jax.eval_shape(program.init, stream, x, y)
+    variables = jax.eval_shape(TrainState.evaluated, state)
+
+    def of_split(function: Any, split: Split) -> template.Outline:
+        rows = batches.rows_at_once(len(split.x))
+        images: Any = shape((rows, *split.x.shape[1:]), jnp.float32)
+        classes: Any = None if split.y is None else shape((rows,), jnp.int32)
+        return template.outline(function, variables, stream.init, Batch(images, classes))
+
+    terms = batches.bound_terms(recipe.model)
+    return Member(
+        plan,
+        recipe,
+        program,
+        init,
+        template.outline(program.step, state, stream, order, x, y),
+        of_split(terms, data.validation) if data.validation else None,
+        of_split(measure(recipe), data.test),
+    )
+
+
+def mesh_of(count: int, devices: int | None = None) -> Mesh:
+    """The most devices, of those asked for, between which ``count`` members can be shared out."""
+    available = meshes.make(devices).size
+    return meshes.make(max(n for n in range(1, available + 1) if count % n == 0))
+
+
+def _each(member: Any, step: Any) -> Any:
+    """A TrainState that says of each field where its members lie; all share the step."""
+    names = [field.name for field in dataclasses.fields(TrainState)]
+    return TrainState(**{name: step if name == "step" else member for name in names})
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _streams(group: Group) -> steps.Keys:
+    return _stack([steps.keys(member.plan.training.seed) for member in group])
+
+
+def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
+    """Compile a group. The data are on every device once, not once a member.
+
+    Returns:
+        As ``step.trainer``, all with an axis of members but for the number of steps done;
+        ``learning_rate`` gives a list.
+    """
+    programs = [member.program for member in group]
+    first, each, whole = programs[0], meshes.split(mesh), meshes.replicated(mesh)
+    x_all, y_all = meshes.put(steps.images_and_labels(group[0].recipe, data), whole)
+    apply_init, of_init = template.shared([member.init for member in group])
+    apply_step, of_step = template.shared([member.step for member in group])
+    streams, of_init, of_step = meshes.put(
+        (_streams(group), _stack(of_init), _stack(of_step)), each
+    )
+    shared, own = PartitionSpec(), each.spec
+    state_axes, state_specs = _each(0, None), _each(own, shared)
+
+    def on_each_device(function, *specs, out):
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
+
+    def init_one(numbers, stream, x, y):
+        return apply_init(numbers, stream, x, y)
+
+    def step_one(numbers, state, stream, order, x, y):
+        done = apply_step(numbers, state, stream, order, x, y)
+        frozen = state.guard.fault != 0  # for good, at its last good step
+        done = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), state, done)
+        totals = jax.tree.map(
+            lambda total: jnp.where(done.guard.fault != 0, jnp.nan, total), done.totals
+        )
+        return dataclasses.replace(done, step=state.step + 1, totals=totals)
+
+    init_all = jax.vmap(init_one, (0, 0, None, None), state_axes)
+    step_all = jax.vmap(step_one, (0, state_axes, 0, 0, None, None), state_axes)
+
+    def segment(state, numbers, streams, order, steps, x, y):
+        def step(_, state):
+            return step_all(numbers, state, streams, order, x, y)
+
+        return jax.lax.fori_loop(0, steps, step, state)
+
+    init = on_each_device(init_all, own, own, shared, shared, out=state_specs)
+    run = on_each_device(
+        segment, state_specs, own, own, own, shared, shared, shared, out=state_specs
+    )
+    order = jax.vmap(first.order, (0, None))
+    init, order = jax.jit(init), jax.jit(order, out_shardings=each)
+    compiled = jax.jit(run, donate_argnums=0)
+    return steps.Trainer(
+        steps_per_epoch=first.steps_per_epoch,
+        total_steps=first.total_steps,
+        learning_rate=lambda step: [float(p.learning_rate(step)) for p in programs],
+        sharding=_each(each, whole),
+        init=lambda: init(of_init, streams, x_all, y_all),
+        order=lambda epoch: order(streams, epoch),
+        segment=lambda state, order, steps: compiled(
+            state, of_step, streams, order, steps, x_all, y_all
+        ),
+    )
+
+
+def alone(state: TrainState, i: int) -> TrainState:
+    """The state of one member, as its own training would have it on one device."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    one = {
+        name: jax.tree.map(lambda leaf: leaf[i], x) for name, x in fields.items() if name != "step"
+    }
+    return meshes.put(TrainState(step=state.step, **one), meshes.replicated(meshes.make(1)))
+
+
+def over_split(
+    outlines: Sequence[template.Outline], mesh: Mesh
+) -> Callable[[Split, Variables, Array], Any]:
+    """``batches.over_split`` for the functions of a group, of its variables and of M keys.
+
+    Returns:
+        ``run(split, variables, keys)``: NumPy arrays [N, M, ...].
+    """
+    apply, numbers = template.shared(outlines)
+    stacked = meshes.put(_stack(numbers), meshes.split(mesh))
+
+    def function(given, keys, batch):
+        return jax.vmap(apply, (0, 0, 0, None), out_axes=1)(*given, keys, batch)
+
+    run = batches.over_split(function, mesh, whole=True)
+    return lambda split, variables, keys: run(split, (stacked, variables), keys)
+
+
+def _restore(run: steps.Trainer, checkpoints: Checkpoints, note) -> TrainState | None:
+    """The newest good checkpoint of a group."""
+    found = checkpoints.restore(to_parts(jax.eval_shape(run.init)), note)
+    if found is None:
+        return None
+    return jax.tree.map(
+        lambda sharding, field: meshes.put(field, sharding), run.sharding, from_parts(found.parts)
+    )
+
+
+def diverged(rows: Sequence[Row]) -> int | None:
+    """The first epoch of a member whose loss is not finite, if there is one."""
+    return next((row["epoch"] for row in rows if not math.isfinite(row["train_loss"])), None)
+
+
+def fit(
+    group: Group,
+    run: steps.Trainer,
+    data: Data,
+    mesh: Mesh,
+    folder: Path,
+    watch: loop.Watcher,
+    signals: Sequence[int],
+) -> tuple[TrainState, list[list[Row]]]:
+    """Train a group to the end, from the newest checkpoint in ``folder`` if there is one.
+
+    A member that is not finite stays at its last good step; the others do not see it.
+
+    Args:
+        group, run, data, mesh: what to train, compiled by ``trainer``.
+        folder: takes checkpoints and what was measured so far, for an interrupted sweep.
+        watch: hears of progress: means over the members whose loss is finite, and their images a
+            second all together.
+        signals: of ``loop.caught_signals``.
+
+    Returns:
+        The last state, and for each member its rows of metrics.jsonl.
+
+    Raises:
+        Stopped: a signal came; the state is saved.
+    """
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return _fit(group, run, data, mesh, folder, checkpoints, watch, signals)
+
+
+def _fit(group, run, data, mesh, folder, checkpoints, watch, signals):
+    state = _restore(run, checkpoints, watch.note)
+    state = run.init() if state is None else state
+    step, per_epoch, total = int(state.step), run.steps_per_epoch, run.total_steps
+    measured, history = folder / "history.json", []  # rows of all members, an epoch each
+    if step >= per_epoch:
+        history = json.loads(measured.read_text())[: step // per_epoch]
+    validate = None
+    if data.validation is not None:
+        validate = over_split([member.terms for member in group], mesh)
+    keys = meshes.put(_streams(group).evaluation, meshes.split(mesh))
+    images = len(group) * group[0].plan.training.batch_size  # a step
+
+    def means(state: TrainState, steps: int) -> dict[str, np.ndarray]:
+        totals = jax.device_get(state.totals)
+        return {name: x.astype(np.float64) / max(steps, 1) for name, x in totals.items()}
+
+    def end_epoch(state: TrainState, speed: float) -> tuple[TrainState, list[Row]]:
+        columns: dict[str, Any] = {
+            f"train_{name}": values for name, values in means(state, per_epoch).items()
+        }
+        if validate is not None:
+            found = validate(data.validation, state.evaluated(), keys)
+            if group[0].recipe.has_bound:
+                columns["validation_elbo"] = found["elbo"].mean(0, dtype="float64")
+                columns["validation_kl"] = found["kl"].sum(-1).mean(0, dtype="float64")
+            columns["validation_reconstruction"] = found["reconstruction"].mean(0, dtype="float64")
+        columns["learning_rate"] = run.learning_rate(step - 1)
+        columns["images_per_second"] = [round(speed / len(group), 1)] * len(group)
+        at = {"epoch": step // per_epoch, "step": step}
+        rows = [
+            at | {name: float(values[i]) for name, values in columns.items()}
+            for i in range(len(group))
+        ]
+        totals = jax.tree.map(jnp.zeros_like, state.totals)
+        return dataclasses.replace(state, totals=totals), rows
+
+    def save() -> None:
+        try:
+            write_json(measured, history)  # first: a checkpoint never lacks its epochs
+            checkpoints.save(state)
+        except (OSError, Unsaved) as error:
+            watch.note(f"a checkpoint could not be written ({error}): training goes on")
+
+    watch.start(total, per_epoch, step)
+    if step < total:
+        # No steps: compiles, so that what follows is timed without it.
+        state = run.segment(state, run.order(0), 0)
+    chunk, done, seconds, saved = 1, 0, 0.0, time.monotonic()
+    epoch, order = -1, None
+    while step < total:
+        if step // per_epoch != epoch:
+            epoch, order = step // per_epoch, run.order(step // per_epoch)
+        count = min(chunk, per_epoch - step % per_epoch)
+        start = time.perf_counter()
+        state = run.segment(state, order, count)
+        jax.block_until_ready(state)
+        elapsed = time.perf_counter() - start
+        step, done, seconds = step + count, done + count, seconds + elapsed
+        chunk = max(1, min(4 * count, round(loop.SEGMENT_SECONDS * count / elapsed)))
+        speed = done * images / seconds
+        watch.progress(step, _over_finite(means(state, (step - 1) % per_epoch + 1)), speed)
+        if step % per_epoch == 0:
+            state, rows = end_epoch(state, speed)
+            history.append(rows)
+            columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+            at = {"epoch": step // per_epoch, "step": step, "images_per_second": speed}
+            watch.epoch(_over_finite(columns) | at)
+            done, seconds = 0, 0.0
+        if signals or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save()
+            saved = time.monotonic()
+        if signals and step < total:
+            raise Stopped(f"stopped at step {step} of {total}, saved", signals[0])
+    save()
+    return state, [list(rows) for rows in zip(*history, strict=True)] or [[] for _ in group]
+
+
+def _over_finite(columns: dict[str, np.ndarray]) -> dict[str, float]:
+    """Means over the members whose loss is finite; of none, nan."""
+    loss = columns["train_loss" if "train_loss" in columns else "loss"]
+    finite = np.isfinite(loss)
+    if not finite.any():
+        return dict.fromkeys(columns, math.nan)
+    return {name: float(np.asarray(values)[finite].mean()) for name, values in columns.items()}

@@ -1,0 +1,404 @@
+"""Sweeps: a member is what its training alone would be, whatever trains beside it."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flaxvae
+from conftest import TINY
+from flaxvae import cli, sweeps
+from flaxvae.analysis import bounds
+from flaxvae.data import pipeline
+from flaxvae.errors import DivergedError, Stopped, UsageError
+from flaxvae.report import sweeps as report
+from flaxvae.settings import DataSettings
+from flaxvae.training import loop, members, template
+from flaxvae.training import mesh as meshes
+from flaxvae.training import step as steps
+from flaxvae.training.runs import RunFolder
+
+pytestmark = pytest.mark.usefixtures("no_figures", "quick_compilation")
+RATES, TOO_HIGH = [1e-3, 3e-4], 1e30
+CHOICES = {**TINY, "epochs": 2}
+MEMBER = "beta={},learning_rate={},seed={}"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def parameters(path):
+    return jax.tree.leaves(flaxvae.load(path).variables["params"])
+
+
+def assert_same_training(found, expected):
+    """Parameters and metrics of two run folders, but for rounding and speed."""
+    for ours, theirs in zip(parameters(found), parameters(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    rows = [runs.history() for runs in map(RunFolder, (found, expected))]
+    assert [len(row) for row in rows] == [CHOICES["epochs"]] * 2
+    for ours, theirs in zip(*rows, strict=True):
+        assert list(ours) == list(theirs)
+        for name in ours.keys() - {"images_per_second"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Names of the programs that the sweep of ``swept`` compiled."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, compiled):
+    """A sweep of twelve members, four of which diverge."""
+
+    class Names(logging.Handler):
+        def emit(self, record):
+            compiled.extend(re.findall(r"Compiling jit\((\w+)\)", record.getMessage()))
+
+    handler, logger = Names(), logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            return flaxvae.sweep(
+                "beta_vae",
+                seeds=2,
+                beta=[1.0, 4.0],
+                learning_rate=[*RATES, TOO_HIGH],
+                run=str(tmp_path_factory.mktemp("runs") / "swept"),
+                **CHOICES,
+            )
+    finally:
+        logger.removeHandler(handler)
+
+
+# ---- members
+
+
+@pytest.mark.parametrize(
+    ("beta", "rate", "seed"), [(4, 3e-4, 1), pytest.param(1, 1e-3, 0, marks=pytest.mark.slow)]
+)
+def test_a_member_equals_its_training_alone(swept, tmp_path, beta, rate, seed):
+    settings = {"beta": float(beta), "learning_rate": rate, "seed": seed}
+    alone = flaxvae.train("beta_vae", run=str(tmp_path / "alone"), **CHOICES, **settings)
+    member = swept.path / MEMBER.format(beta, rate, seed)
+    assert_same_training(member, alone.path)
+    ours, theirs = read(member / "summary.json"), read(alone.path / "summary.json")
+    assert ours["test"].keys() == theirs["test"].keys() and ours["epochs"] == theirs["epochs"]
+    for name in ("elbo", "kl", "reconstruction", "mse", "code_variance"):
+        assert ours["test"][name] == pytest.approx(theirs["test"][name], rel=1e-4, abs=1e-6)
+    records = [read(folder / "run.json") for folder in (member, alone.path)]
+    for record in records:
+        record.pop("created")
+    assert records[0] == records[1]
+
+
+def test_members_of_other_settings_differ(swept):
+    first = [parameters(path)[0] for path in map(swept.path.joinpath, swept.names)]
+    assert len({leaf.tobytes() for leaf in map(np.asarray, first)}) == len(swept.names) == 8
+
+
+def test_one_compilation_trains_them_all(compiled):
+    assert compiled.count("segment") == 1
+
+
+def test_grid_order(swept):
+    listed = [member["name"] for member in read(swept.path / "sweep.json")["members"]]
+    rates = ["0.001", "0.0003", "1e+30"]
+    assert listed == [MEMBER.format(b, r, s) for b in (1, 4) for r in rates for s in (0, 1)]
+    assert [row["settings"] for row in swept.table] == [
+        {"beta": b, "learning_rate": r} for b in (1.0, 4.0) for r in (*RATES, TOO_HIGH)
+    ]
+    assert swept.names == [name for name in listed if "1e+30" not in name]
+
+
+def test_a_member_is_a_run(swept, capsys):
+    path = swept.path / swept.names[0]
+    assert {p.name for p in path.iterdir()} >= {"run.json", "metrics.jsonl", "summary.json"}
+    cli.main(["eval", str(path)])
+    found, summary = read(path / "evaluation.json"), read(path / "summary.json")
+    assert found["elbo"] == pytest.approx(summary["test"]["elbo"], rel=1e-5)
+    assert "-ELBO" in capsys.readouterr().out
+    assert [run.path.name for run in swept.runs] == swept.names
+    assert swept.runs[0].sample(3).shape == (3, 8, 8, 1)
+
+
+def test_a_member_can_go_on(swept, tmp_path, capsys):
+    path = shutil.copytree(swept.path / swept.names[0], tmp_path / "run")
+    before = read(path / "summary.json")["parameters_sha256"]
+    cli.main(["train", "--resume", str(path)])  # nothing is left to do
+    assert read(path / "summary.json")["parameters_sha256"] == before
+    cli.main(["train", "--resume", str(path), "--epochs", "3"])
+    assert [row["epoch"] for row in RunFolder(path).history()] == [1, 2, 3]
+
+
+# ---- the table
+
+
+def test_the_table_is_over_seeds(swept):
+    assert read(swept.path / "sweep.json")["table"] == swept.table
+    for row in swept.table[:2]:
+        names = [MEMBER.format(1, row["settings"]["learning_rate"], seed) for seed in (0, 1)]
+        tests = [read(swept.path / name / "summary.json")["test"] for name in names]
+        for name in ("elbo", "reconstruction", "kl", "active_units", "mse"):
+            a, b = (test[name] for test in tests)
+            assert row[name]["mean"] == pytest.approx((a + b) / 2)
+            assert row[name]["std"] == pytest.approx(abs(a - b) / 2**0.5)
+        assert row["seeds"] == 2 and row["diverged"] == []
+
+
+def test_diverged_members_are_left_out(swept):
+    for row in swept.table:
+        high = row["settings"]["learning_rate"] == TOO_HIGH
+        assert (row["seeds"], row["diverged"]) == ((0, [0, 1]) if high else (2, []))
+        assert ("elbo" in row) != high
+        assert high or np.isfinite(row["elbo"]["mean"])
+    left = {path.name for path in swept.path.iterdir()}
+    assert left == {"sweep.json", "sweep.md", *swept.names}
+    page = (swept.path / "sweep.md").read_text()
+    assert "diverged, left out: beta 4, learning-rate 1e+30, seeds 0, 1" in page
+    assert page.count("\n| beta") == len(swept.table)
+
+
+def test_a_table_is_narrow():
+    number = {"mean": 123.5, "std": 12.25}
+    settings = {"beta": 1.0, "learning_rate": 3e-4, "anneal": "cyclical", "widths": (512, 256)}
+    row = {
+        "settings": settings,
+        "seeds": 5,
+        "diverged": [],
+        **dict.fromkeys(report.MEASURES, number),
+        "mse": {"mean": 0.02417, "std": 0.00012},
+    }
+    row.pop("codes_used")
+    found = report.lines([row])
+    assert max(map(len, found)) <= 80 and len(found) == 3
+    assert found[1] == "beta 1, learning-rate 0.0003, anneal cyclical, widths 512x256"
+    assert found[2].split()[:3] == ["-123.50", "±", "12.25"]
+    narrow = {
+        "settings": {"beta": 1.0},
+        "seeds": 1,
+        "diverged": [],
+        "mse": {"mean": 0.5, "std": None},
+    }
+    assert report.lines([narrow])[1].split() == ["beta", "1", "0.50000"]
+
+
+@pytest.mark.slow
+def test_all_diverged(tmp_path):
+    with pytest.raises(DivergedError, match="all of 1 diverged"):
+        flaxvae.sweep(seeds=1, learning_rate=TOO_HIGH, run=str(tmp_path / "run"), **CHOICES)
+    assert read(tmp_path / "run" / "sweep.json")["members"][0]["diverged"] == 1
+
+
+# ---- groups and devices
+
+
+@pytest.mark.parametrize(
+    ("varied", "sizes"),
+    [
+        ({"latent_dim": [2, 3], "beta": [1.0, 2.0]}, [4, 4]),  # other shapes
+        ({"free_bits": [0.0, 0.1, 0.2]}, [2, 4]),  # without free bits, another program
+    ],
+)
+def test_other_shapes_and_programs_are_other_compilations(varied, sizes):
+    plans = sweeps.make_grid("vae", 2, **(CHOICES | varied)).plans()
+    data = pipeline.prepare(DataSettings())
+    groups = members.groups(list(plans.values()), data, bounds.measurement)
+    assert [len(group) for group in groups] == sizes
+    name = next(iter(varied))
+    seen = [{member.plan.arguments[name] for member in group} for group in groups]
+    assert not seen[0] & seen[1]
+
+
+def test_many_devices_equal_one(swept, tmp_path):
+    choices = {**CHOICES, "devices": 8}
+    wide = flaxvae.sweep(
+        "beta_vae",
+        seeds=2,
+        beta=[1.0, 4.0],
+        learning_rate=RATES,
+        run=str(tmp_path / "wide"),
+        **choices,
+    )
+    assert wide.names == swept.names
+    assert read(wide.path / wide.names[0] / "run.json")["devices"] == "8 x cpu"
+    for name in wide.names[::3]:
+        assert_same_training(wide.path / name, swept.path / name)
+
+
+@pytest.mark.parametrize(("count", "devices"), [(1, 1), (7, 7), (8, 8), (12, 6), (11, 1), (48, 8)])
+def test_members_are_shared_out_evenly(count, devices):
+    assert members.mesh_of(count).size == devices
+
+
+# ---- interruption
+
+
+def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "stopped"
+
+    class Stop(loop.Quiet):
+        def progress(self, step, metrics, images_per_second):
+            if step == 15:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as caught:
+        patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
+        patch.setattr(loop, "Quiet", Stop)
+        grid = {"beta": [1.0, 4.0], "learning_rate": [*RATES, TOO_HIGH]}
+        flaxvae.sweep("beta_vae", seeds=2, run=str(path), **grid, **CHOICES)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    assert "step 15 of 20" in str(caught.value)
+    assert f"flaxvae sweep --resume {path}" in str(caught.value)
+    assert {p.name for p in path.iterdir()} == {"sweep.json", "state"}
+    cli.main(["sweep", "--resume", str(path)])
+    assert "8 runs, sweep.json and sweep.md" in capsys.readouterr().out
+    assert read(path / "sweep.json")["table"] == swept.table  # to the bit
+    for name in swept.names:
+        shas = [read(p / name / "summary.json")["parameters_sha256"] for p in (path, swept.path)]
+        assert shas[0] == shas[1]
+    cli.main(["sweep", "--resume", str(path)])  # nothing is left to do
+    assert read(path / "sweep.json")["table"] == swept.table
+
+
+# ---- misuse
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--beta 1 2 -1", ["--beta -1.0", "0 or more"]),
+        ("--beta 1 x", ["--beta", "x"]),
+        ("--beta", ["--beta"]),
+        ("--beta 1 2 1.0", ["--beta 1 2 1", "each value once"]),
+        ("--beta 1 --beta 2", ["--beta twice", "once, with all its values"]),
+        ("--latent-dim 2 0", ["--latent-dim 0", "1 or more"]),
+        ("--free-bits 0 1 --kl closed_form monte_carlo", ["--kl monte_carlo", "closed_form"]),
+        ("--bta 1 2", ["--bta", "did you mean '--beta'?"]),
+        ("--epochs 2 3", ["--epochs 2 3", "one value"]),
+        ("--dataset digits mnist", ["--dataset digits mnist", "one value"]),
+        ("--seed 0 1", ["--seed 0 1", "--seeds"]),
+        ("--seeds 0", ["--seeds 0", "1 or more"]),
+        ("--seeds 2 3", ["--seeds", "expected one"]),
+        ("--seed 4294967295 --seeds 2", ["--seed 4294967296"]),
+        ("--patience 3", ["--patience 3", "leave it out"]),
+        ("--batch-size 128 4000", ["--batch-size 4000", "1317"]),
+        ("--devices 9", ["--devices 9", "at most 8"]),
+        ("--net mlp cnn", ["cnn", "mlp"]),
+        ("--resume nowhere", ["is not a sweep", "flaxvae sweep"]),
+        ("--resume nowhere --beta 1", ["other flags", "expected none"]),
+    ],
+)
+def test_refused(line, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(members, "trainer", None)  # nothing is compiled
+    with pytest.raises(SystemExit) as stop:
+        cli.main(
+            ["sweep", "--model", "beta_vae", *line.split()]
+            if "--resume" not in line
+            else ["sweep", *line.split()]
+        )
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith("flaxvae: ") and err.count("\n") == 1, err
+    assert all(word in err for word in words), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path):
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(UsageError, match=r"not empty.*--resume"):
+        flaxvae.sweep(run=str(tmp_path), **CHOICES)
+
+
+def test_no_values_are_refused():
+    with pytest.raises(UsageError, match="--beta: expected at least one value"):
+        sweeps.make_grid("vae", beta=[])
+
+
+def test_flags_with_several_words_for_one_value():
+    def words(line):
+        return line.split()
+
+    first, others = cli._several(words("--wid_ths 8 4 --beta=1 2 3 --x"), {"--wid-ths"})
+    assert first == words("--wid-ths 8 4 --beta 1 --x")
+    assert others == [
+        ("beta", words("--wid-ths 8 4 --beta 2 --x")),
+        ("beta", words("--wid-ths 8 4 --beta 3 --x")),
+    ]
+
+
+# ---- programs that differ in numbers
+
+
+def outlines(make, *values, shape=(3,)):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return [template.outline(make(value), x) for value in values]
+
+
+def test_numbers_are_lifted():
+    table = np.arange(3, dtype=np.float32)
+    found = outlines(
+        lambda a: lambda x: jnp.exp(a * x + 1) + a**2 * table + jnp.float32(7), 0.5, 2.0
+    )
+    apply, numbers = template.shared(found)
+    assert [len(n) for n in numbers] == [2, 2]  # a and its square; 1, 7 and the table stay
+    x = jnp.array([0.1, 0.2, 0.3])
+    for a, n in zip((0.5, 2.0), numbers, strict=True):
+        np.testing.assert_allclose(apply(n, x), jnp.exp(a * x + 1) + a**2 * table + 7, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: lambda x: x**a,  # a parameter of the equation
+        lambda a: lambda x: jnp.concatenate([x] * a),
+        lambda a: lambda x: x if a == 2 else -x,
+        lambda a: lambda x: jax.lax.scan(lambda c, y: (c + a * y, y), 0.0, x),
+        lambda a: jax.jit(lambda x: x * (a / 7)),
+    ],
+)
+def test_what_is_not_a_number_of_the_outermost_program_is_another_one(make):
+    two, three = outlines(make, 2, 3)
+    assert two.structure != three.structure
+    assert outlines(make, 2)[0].structure == two.structure
+    with pytest.raises(ValueError, match="several structures"):
+        template.shared([two, three])
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "values"),
+    [
+        ("vae", "free_bits", (0.5, 2.0)),
+        ("ae", "sigma", (0.5, 2.0)),
+        pytest.param("denoising_vae", "level", (0.1, 0.6), marks=pytest.mark.slow),
+        pytest.param("gumbel_vae", "min_temperature", (0.99, 0.3), marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_of_shared_programs_is_that_of_each(model, name, values):
+    choices = {"net": "mlp", "widths": (8,), "epochs": 1, "binarization": "dynamic"}
+    choices |= {"likelihood": "gaussian"} if name == "sigma" else {}
+    choices |= {"temperature_rate": 1.0} if name == "min_temperature" else {}
+    plans = sweeps.make_grid(model, 1, **{name: list(values)}, **choices).plans()
+    data = pipeline.prepare(DataSettings(binarization="dynamic"))
+    (group,) = members.groups(list(plans.values()), data, bounds.measurement)
+    mesh = meshes.make(1)
+    together = members.trainer(group, data, mesh)
+    state = together.segment(together.init(), together.order(0), 3)
+    for i, plan in enumerate(plans.values()):
+        alone = steps.trainer(plan.recipe(data.spec), data, plan.training, mesh, 1)
+        expected = alone.segment(alone.init(), alone.order(0), 3)
+        ours, theirs = (jax.tree.leaves(s) for s in (members.alone(state, i), expected))
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    totals = np.asarray(state.totals["loss"])
+    assert totals[0] != pytest.approx(totals[1], rel=1e-5)  # the number is heard

@@ -1,0 +1,240 @@
+"""A run folder with one real fault: named, in one line, and nothing else found wrong."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import flaxvae
+from conftest import TINY
+from flaxvae import api, cli
+from flaxvae.settings import TrainSettings
+from flaxvae.training import loop
+from flaxvae.training.runs import RunFolder
+from flaxvae.training.verify import verify
+
+# Orbax leaves coroutines behind when it fails to read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def wrong(path):
+    """{what: said} of all that is not as it should be."""
+    return {f.what: f.said for f in verify(RunFolder(path)) if f.ok is False}
+
+
+def remarks(path):
+    return {f.what: f.said for f in verify(RunFolder(path)) if f.ok is None}
+
+
+def state(path):
+    """All files and folders, with what is in them and when they were changed."""
+    found = {}
+    for each in [path, *path.rglob("*")]:
+        data = each.read_bytes() if each.is_file() else None
+        found[each] = (each.stat().st_mtime_ns, data)
+    return found
+
+
+def rewrite(path, change):
+    path.write_text(change(path.read_text()))
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_whole_run(run, capsys):
+    before = state(run)
+    cli.main(["verify", str(run)])
+    out, err = capsys.readouterr()
+    assert err == "" and state(run) == before
+    marks = [(line.split()[0], line[7:].split("  ")[0]) for line in out.splitlines()]
+    named = [what for mark, what in marks if mark == "ok"]
+    expected = ["run.json", "checkpoint 20", "checkpoint 0", "metrics.jsonl", "summary.json"]
+    assert named[:6] == [*expected, "figures"]
+    assert max(map(len, out.splitlines())) <= 80 and "\x1b" not in out
+    assert wrong(run) == remarks(run) == {}
+
+
+def data_files(checkpoint):
+    """The files with a checkpoint's arrays, largest first."""
+    found = [p for p in checkpoint.rglob("*") if p.is_file() and p.parent.name == "d"]
+    return sorted(found, key=lambda p: -p.stat().st_size)
+
+
+def flip(path):
+    """Change one bit in the middle of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("part", ["model", "training"])
+def test_a_flipped_byte_in_a_checkpoint(run, capsys, part):
+    flip(data_files(run / "checkpoints" / "20" / part)[0])
+    before = state(run)
+    found = wrong(run)
+    assert found.keys() == {"checkpoint 20", "summary.json"}  # the older one is good
+    assert "damaged (" in found["checkpoint 20"] and "newest" in found["summary.json"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(run)])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 3 and state(run) == before
+    assert err.count("\n") == 1 and "checkpoint 20, summary.json" in err
+    assert len(re.findall("^wrong ", out, re.M)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.partition("\n")[2], "line 1 is of epoch 2"),  # a missing row
+        (lambda text: text.splitlines()[0] + "\n", "1 rows: expected 2"),
+        (lambda text: text + text.splitlines()[1] + "\n", "line 3 is of epoch 2"),
+        (lambda text: text.replace('"step": 20', '"step": 10'), "line 2 is of step 10"),
+        (lambda text: re.sub(r'("train_kl": )[^,]*', r"\1NaN", text), "line 1: train_kl is nan"),
+        (lambda text: text.rstrip("\n"), "line 2 is cut off"),
+        (lambda text: text.replace("{", "", 1), "JSONDecodeError"),
+        (lambda text: "", "0 rows: expected 2"),
+    ],
+)
+def test_metrics(run, change, words):
+    rewrite(run / "metrics.jsonl", change)
+    found = wrong(run)
+    assert words in found.pop("metrics.jsonl") and found.keys() <= {"summary.json"}
+
+
+def test_summary(run):
+    path = run / "summary.json"
+    whole = json.loads(path.read_text())
+    for changes, words in (
+        ({"parameters_sha256": "0" * 64}, "000000000000…: expected"),
+        ({"epochs": 3}, "3 epochs: expected 2"),
+        ({"test": {"elbo": float("-inf")}}, "test elbo is -inf"),
+    ):
+        path.write_text(json.dumps(whole | changes))
+        found = wrong(run)
+        assert words in found.pop("summary.json") and not found
+    path.write_text(path.read_text()[:-9])
+    assert "JSONDecodeError" in wrong(run)["summary.json"]
+
+
+def test_run_json(run):
+    whole = (run / "run.json").read_text()
+    record = json.loads(whole)
+    del record["training"]["seed"], record["arguments"]["latent_dim"], record["data_sha256"]
+    faults = {
+        json.dumps(record): "without data_sha256, latent_dim, seed",
+        json.dumps(json.loads(whole) | {"parameters": 3}): "3 parameters: its model has 4,420",
+        whole[:-9]: "damaged",
+        whole.replace('"latent_dim": 2', '"latent_dim": "2"'): "",
+        whole.replace('"vae"', '"vea"'): "did you mean 'vae'?",
+    }
+    for text, words in faults.items():
+        (run / "run.json").write_text(text)
+        found = wrong(run)
+        assert words in found.pop("run.json") and not found
+
+
+def test_figures(run):
+    paths = sorted((run / "figures").iterdir())[:4]
+    raw = [path.read_bytes() for path in paths]
+    paths[0].write_bytes(raw[0][:-100])  # truncated
+    paths[1].write_bytes(raw[1][:200] + bytes([raw[1][200] ^ 1]) + raw[1][201:])
+    paths[2].write_bytes(b"GIF89a")
+    paths[3].write_bytes(b"")
+    found = wrong(run)
+    words = ["cut off after", "damaged in", "GIF89a", "expected a PNG"]
+    assert list(found) == [f"figures/{path.name}" for path in paths]
+    assert all(word in said for word, said in zip(words, found.values()))
+
+
+def test_what_other_commands_wrote(run):
+    np.savez(run / "latents.npz", z=np.arange(999.0), score=np.zeros(3))
+    (run / "evaluation.json").write_text('{"images": 360, "split": "test", "elbo": -3.0}')
+    assert wrong(run) == {}
+    raw = (run / "latents.npz").read_bytes()
+    (run / "latents.npz").write_bytes(raw[:500] + b"\xff" + raw[501:])
+    edit(run / "evaluation.json", elbo=float("nan"))
+    assert "z.npy is damaged" in wrong(run)["latents.npz"]
+    assert "elbo is nan" in wrong(run)["evaluation.json"]
+    (run / "latents.npz").write_bytes(raw[:-30])
+    assert "cannot be read" in wrong(run)["latents.npz"]
+
+
+def test_leftovers_are_named(run):
+    left = ["checkpoints/damaged-10", "checkpoints/30.orbax-checkpoint-tmp-1", "run.json.partial"]
+    for name in left[:2]:
+        (run / name).mkdir()
+    (run / left[2]).write_text("{")
+    assert wrong(run) == {} and set(remarks(run)) == set(left)
+
+
+def test_an_interrupted_run_is_well(tmp_path, no_figures, monkeypatch, capsys):
+    class Stop(loop.Quiet):
+        def progress(self, step, metrics, images_per_second):
+            if step >= 12:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "Quiet", Stop)
+    with pytest.raises(KeyboardInterrupt):
+        flaxvae.train(epochs=4, ema=0.9, patience=2, run=str(tmp_path / "run"), **TINY)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"epo')
+    cli.main(["verify", str(tmp_path / "run")])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "none yet" in out and "is not finished" in out and "wrong" not in out
+
+
+def test_a_finished_run_that_goes_on_is_well(run):
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text.splitlines()[0] + "\n")
+    shutil.rmtree(run / "checkpoints" / "20")  # as it was after its first epoch, which had
+    edit(run / "summary.json", epochs=0, parameters_sha256="0" * 64)  # come after an end
+    assert wrong(run) == {}
+    assert remarks(run) == {"summary.json": "of before: in training, or interrupted"}
+
+
+def test_a_checkpoint_that_a_training_removes_meanwhile(run):
+    findings = verify(RunFolder(run))
+    assert next(findings).what == "run.json"
+    assert next(findings).what == "checkpoint 20"
+    shutil.rmtree(run / "checkpoints" / "0")
+    assert [f.what for f in findings] == ["metrics.jsonl", "summary.json", "figures"]
+
+
+def test_a_run_without_anything_yet(run):
+    for name in ("checkpoints", "figures"):
+        shutil.rmtree(run / name)
+    (run / "metrics.jsonl").unlink()
+    (run / "summary.json").unlink()
+    assert wrong(run) == {}
+    assert remarks(run).keys() == {"checkpoints", "summary.json", "figures"}
+
+
+@pytest.mark.slow
+def test_a_prior(tmp_path, no_figures, monkeypatch):
+    monkeypatch.setattr(api.figures, "samples", lambda *arguments: None)
+    own = {"codes": 8, "code_dim": 4, "prior_width": 8, "prior_layers": 1}
+    choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
+    path = tmp_path / "vq"
+    flaxvae.train("vq_vae", epochs=1, run=str(path), **choices, **own)
+    api.fit_prior(path, TrainSettings(epochs=1, devices=1))
+    names = [f.what for f in verify(RunFolder(path)) if f.ok]
+    assert "prior/run.json" in names and "prior/checkpoint 10" in names and wrong(path) == {}
+    files = data_files(path / "prior" / "checkpoints" / "10" / "model")
+    for file in files:  # some of them Orbax leaves behind unread
+        flip(file)
+    assert wrong(path).keys() == {"prior/checkpoint 10", "prior/summary.json"}
+    for file in files:
+        flip(file)
+    edit(path / "prior" / "run.json", model_sha256="0" * 64)
+    assert wrong(path) == {} and "not in use" in remarks(path)["prior/run.json"]
+    (path / "prior" / "run.json").unlink()
+    assert "prior/run.json" in wrong(path)
