@@ -176,17 +176,16 @@ def test_a_coordinator_that_cannot_be_reached(capsys, tmp_path, monkeypatch):
 # ---- processes
 
 
-def start(count, *arguments, **more):
-    """``flaxvae train`` in ``count`` processes with a device each."""
+def start(count, *arguments, before=""):
+    """``flaxvae train`` in ``count`` processes with a device each, which do ``before`` before."""
     address = f"127.0.0.1:{free_port()}"
     environment = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "1",
         "JAX_COMPILATION_CACHE_DIR": os.environ["FLAXVAE_TEST_CACHE"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        **more,
     }
-    command = [sys.executable, "-c", SCRIPT, "train", "--coordinator", address]
+    command = [sys.executable, "-c", before + SCRIPT, "train", "--coordinator", address]
     pipe = subprocess.PIPE
     return [
         subprocess.Popen(
@@ -298,6 +297,56 @@ def test_stopped_and_killed(tmp_path, shard):
     assert [end[0] for end in straight] == [0, 0], straight
     digests = {summary(p)["parameters_sha256"] for p in (path, tmp_path / "straight")}
     assert len(digests) == 1 and rows(path) == rows(tmp_path / "straight")
+
+
+POISON = """
+import jax.numpy as jnp
+from flaxvae.training import runs
+recipe = runs.Plan.recipe
+def poisoned(plan, spec):
+    made = recipe(plan, spec)
+    def loss(variables, key, batch, step):
+        value, (metrics, updates) = made.loss(variables, key, batch, step)
+        factor = jnp.where(step == 17, jnp.nan, 1.0)
+        return value * factor, ({**metrics, "loss": metrics["loss"] * factor}, updates)
+    return made._replace(loss=loss)
+runs.Plan.recipe = poisoned
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--shard-params"]])
+def test_all_go_back_from_what_is_not_finite(tmp_path, flags):
+    """Three times to the first process's checkpoint at step 15; then all give up, saved."""
+    path = tmp_path / "run"
+    choices = [*CHOICES, "--checkpoint-every", "5steps", "--on-nan", "rollback", *flags]
+    found = ends(start(2, *choices, "--epochs", "3", "--run", str(path), before=POISON))
+    for code, _, err in found:
+        assert code == 4 and err.count("\n") == 1, found
+        assert "the loss is not finite at step 18 (epoch 2), after 3 rollbacks" in err, found
+    said = " ".join(found[0][1].split())
+    assert said.count("back to step 15") == 3 and f"--resume {path}" in found[0][2]
+    assert newest(path) == 17
+    found = ends(start(2, "--resume", str(path)))
+    assert [end[0] for end in found] == [0, 0], found
+    assert [row["learning_rate"] for row in rows(path)] == [1e-3, 1.25e-4, 1.25e-4]
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_at_the_end(tmp_path):
+    """That of the first process: it goes on, and its last state is lost."""
+    path = tmp_path / "run"
+    full = """
+from flaxvae.training.checkpoints import Checkpoints
+def save(*arguments):
+    raise OSError(28, "No space left on device")
+Checkpoints._save = save
+"""
+    zero, one = ends(start(2, *CHOICES, "--epochs", "2", "--run", str(path), before=full))
+    assert zero[0] == one[0] == 3 and len(rows(path)) == 2, (zero, one)
+    assert "the state of step 20 could not be saved" in zero[2] and zero[2].count("\n") == 1
+    assert one[2].startswith("flaxvae: process 0 has ended") and one[2].count("\n") == 1
+    assert newest(path) == -1 and not (path / "summary.json").exists()
 
 
 @pytest.mark.slow
