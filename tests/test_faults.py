@@ -248,6 +248,21 @@ def test_good_checkpoints_of_other_settings_are_not_set_aside(stopped, tmp_path,
     assert steps_saved(path) == steps_saved(stopped)
 
 
+def test_a_checkpoint_of_an_older_flaxvae_can_be_used_not_trained_on(stopped, tmp_path, capsys):
+    path = shutil.copytree(stopped, tmp_path / "run")
+    file = path / "checkpoints" / "15" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    file.write_text(json.dumps({k: meta[k] for k in ("step", "sha256")}))
+    assert checkpoints.digest(flaxvae.load(path).variables) == checkpoints.digest(
+        flaxvae.load(stopped).variables
+    )
+    with pytest.raises(SystemExit) as stop:
+        resume(path, capsys)
+    err = capsys.readouterr().err
+    assert stop.value.code == 3 and err.count("\n") == 1 and "has no seal" in err
+    assert steps_saved(path) == steps_saved(stopped)
+
+
 # ---- a disk that is full, a folder that cannot be written
 
 
