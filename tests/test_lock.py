@@ -75,6 +75,19 @@ def test_a_lock_that_may_be_held_is_respected(tmp_path, text, who):
     assert (tmp_path / "lock").read_text() == text
 
 
+@pytest.mark.skipif(not lock._status(os.getpid()), reason="needs /proc")
+def test_a_process_that_ended_unasked_holds_nothing(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / "lock").write_text(identity(process.pid))
+    with pytest.raises(UsageError), lock.hold(tmp_path):
+        pass
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with lock.hold(tmp_path):
+        pass
+    process.wait()
+
+
 def test_only_one_of_many_gets_a_stale_lock(tmp_path):
     """Four processes at once: the one that has it leaves before the next comes in."""
     (tmp_path / "lock").write_text(identity(gone()))
