@@ -65,6 +65,7 @@ def test_a_stale_lock_is_taken_over(tmp_path, text):
         ("not JSON", "an unknown process"),
         ("[1]", "an unknown process"),
     ],
+    ids=["of another host", "of a process that runs", "not JSON", "not a record"],
 )
 def test_a_lock_that_may_be_held_is_respected(tmp_path, text, who):
     (tmp_path / "lock").write_text(text)
