@@ -245,16 +245,33 @@ def test_good_checkpoints_of_other_settings_are_not_set_aside(stopped, tmp_path,
     assert steps_saved(path) == steps_saved(stopped)
 
 
+def test_a_checkpoint_of_an_older_flaxvae_can_be_used_not_trained_on(stopped, tmp_path, capsys):
+    path = shutil.copytree(stopped, tmp_path / "run")
+    file = path / "checkpoints" / "15" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    file.write_text(json.dumps({k: meta[k] for k in ("step", "sha256")}))
+    assert checkpoints.digest(flaxvae.load(path).variables) == checkpoints.digest(
+        flaxvae.load(stopped).variables
+    )
+    with pytest.raises(SystemExit) as stop:
+        resume(path, capsys)
+    err = capsys.readouterr().err
+    assert stop.value.code == 3 and err.count("\n") == 1 and "has no seal" in err
+    assert steps_saved(path) == steps_saved(stopped)
+
+
 # ---- a disk that is full, a folder that cannot be written
 
 
 FULL = """
-        import resource
+        import pathlib, resource
+        folder = pathlib.Path(sys.argv[-1], "checkpoints")
         from flaxvae.report.terminal import Terminal
         progress, (_, most) = Terminal.progress, resource.getrlimit(resource.RLIMIT_FSIZE)
         def watched(self, step, *rest):
             full = any(begin <= step < end for begin, end in {windows})
-            time.sleep(0.5 * any(step == begin for begin, _ in {windows}))  # a save in flight ends
+            while full and list(folder.glob("*tmp*")):  # a save in flight ends
+                time.sleep(0.05)
             resource.setrlimit(resource.RLIMIT_FSIZE, (100 if full else most, most))
             progress(self, step, *rest)
         Terminal.progress, loop.SEGMENT_SECONDS = watched, 0
@@ -306,6 +323,8 @@ def test_a_folder_that_cannot_be_written(straight, tmp_path, capsys, monkeypatch
     class Watch(loop.Quiet):
         def progress(self, step, metrics, images_per_second):
             if step == 12:
+                while list(path.glob("checkpoints/*tmp*")):  # a save in flight ends
+                    time.sleep(0.05)
                 path.rename(away)
                 path.write_text("")
             if step == 25 and not to_the_end:

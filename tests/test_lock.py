@@ -65,6 +65,7 @@ def test_a_stale_lock_is_taken_over(tmp_path, text):
         ("not JSON", "an unknown process"),
         ("[1]", "an unknown process"),
     ],
+    ids=["of another host", "of a process that runs", "not JSON", "not a record"],
 )
 def test_a_lock_that_may_be_held_is_respected(tmp_path, text, who):
     (tmp_path / "lock").write_text(text)
@@ -73,6 +74,19 @@ def test_a_lock_that_may_be_held_is_respected(tmp_path, text, who):
     line = str(refused.value)
     assert who in line and f"remove {tmp_path / 'lock'}" in line and "\n" not in line
     assert (tmp_path / "lock").read_text() == text
+
+
+@pytest.mark.skipif(not lock._status(os.getpid()), reason="needs /proc")
+def test_a_process_that_ended_unasked_holds_nothing(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / "lock").write_text(identity(process.pid))
+    with pytest.raises(UsageError), lock.hold(tmp_path):
+        pass
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with lock.hold(tmp_path):
+        pass
+    process.wait()
 
 
 def test_only_one_of_many_gets_a_stale_lock(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -317,3 +318,23 @@ def test_clip_norm_scales_the_gradient_before_adam():
 
     assert updates(clipped, gradients) == pytest.approx(updates(plain, by_hand), rel=1e-5)
     assert updates(clipped, gradients) != pytest.approx(updates(plain, gradients), rel=1e-2)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, devices):
+    """Of an autoencoder, which draws nothing; Adam magnifies what rounding leaves."""
+    choices = TINY | {"epochs": 1, "batch_size": 64, "devices": devices}
+    runs = [
+        flaxvae.train("ae", run=str(tmp_path / str(count)), accumulate=count, **choices)
+        for count in (1, 4)
+    ]
+    whole, parts = (run.variables["params"] for run in runs)
+    chex.assert_trees_all_close(parts, whole, rtol=1e-3, atol=2e-5)
+    rows = [json.loads((run.path / "metrics.jsonl").read_text()) for run in runs]
+    np.testing.assert_allclose(rows[1]["train_loss"], rows[0]["train_loss"], rtol=1e-5)
+
+
+def test_parts_of_a_batch_that_do_not_divide_it(tmp_path):
+    with pytest.raises(UsageError, match="--accumulate 3: expected a divisor of 64"):
+        flaxvae.train("ae", run=str(tmp_path / "run"), accumulate=3, **TINY | {"batch_size": 64})
+    assert not (tmp_path / "run").exists()

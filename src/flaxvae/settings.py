@@ -104,6 +104,10 @@ class TrainSettings:
     batch_size: int = 128
     """Images a step, over all devices together."""
 
+    accumulate: int = 1
+    """Compute a batch in so many parts, one after another, and average their gradients: for batches
+    that memory does not hold at once."""
+
     learning_rate: float = 1e-3
     """Adam's step size (its peak, with a warm-up or a decay)."""
 
@@ -144,6 +148,7 @@ class TrainSettings:
         check_options(self)
         check(self, "epochs", self.epochs is None or self.epochs >= 0, "0 or more")
         check(self, "batch_size", self.batch_size >= 1, "1 or more")
+        check(self, "accumulate", self.accumulate >= 1, "1 or more")
         check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number above 0")
         check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
         clip = self.clip_norm

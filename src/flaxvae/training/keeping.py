@@ -87,7 +87,7 @@ class Keeper:
         reason = self.settle() or reason
         try:
             steps = self.checkpoints.steps()
-        except OSError:  # the folder itself is gone
+        except Exception:  # the folder itself is gone
             steps = []
         if int(state.step) not in steps:
             newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is none"

@@ -44,12 +44,17 @@ def _identity(pid: int) -> dict[str, Any]:
     return {"pid": pid, "host": platform.node(), "began": _began(pid)}
 
 
+def _status(pid: int) -> list[str]:
+    """What Linux tells of a process, from its state on; [] where there is nothing to read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def _began(pid: int) -> str | None:
     """When a process began, which tells it from a later one of its number; None if unknown."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    return next(iter(_status(pid)[19:20]), None)
 
 
 def _make(path: Path, text: str) -> bool:
@@ -118,4 +123,5 @@ def _runs(pid: int, began: str | None) -> bool:
         return False
     except PermissionError:  # another user's
         return True
-    return began is None or _began(pid) in (None, began)
+    ended = _status(pid)[:1] == ["Z"]  # but nobody has asked how
+    return not ended and (began is None or _began(pid) in (None, began))

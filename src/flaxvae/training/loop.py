@@ -297,8 +297,8 @@ class _Training:
                 row["validation_kl"] = float(found["kl"].sum(-1).mean(dtype="float64"))
             reconstruction = float(found["reconstruction"].mean(dtype="float64"))
             row["validation_reconstruction"] = reconstruction
-        rate = self.trainer.learning_rate(self.position - 1)
-        row["learning_rate"] = float(rate) * float(guards.scale)
+        rate = float(self.trainer.learning_rate(self.position - 1))
+        row["learning_rate"] = rate * float(guards.scale)
         row["images_per_second"] = round(self.speed(), 1)
         counts = {"skipped_steps": int(guards.skipped), "rollbacks": int(guards.rollbacks)}
         row |= {name: count for name, count in counts.items() if count}

@@ -111,6 +111,12 @@ def check(data: Data, settings: TrainSettings, mesh: Mesh) -> None:
             f"--batch-size {size}: expected a multiple of {mesh.size}, the number of devices; "
             f"use {size - size % mesh.size or mesh.size}, or --devices"
         )
+    parts = settings.accumulate
+    if size % (mesh.size * parts):
+        raise UsageError(
+            f"--accumulate {parts}: expected a divisor of {size // mesh.size}, the batch on each "
+            "device"
+        )
     if settings.patience is not None and data.validation is None:
         raise UsageError("--patience needs validation images: expected --validation above 0")
 
@@ -171,6 +177,29 @@ def program(
     def loss(params, rest, key, batch, step):
         return recipe.loss({**rest, "params": params}, key, batch, step)
 
+    gradient = jax.grad(loss, has_aux=True)
+
+    def gradient_in_parts(params, rest, key, batch, step):
+        """``gradient`` averaged over parts of the batch; the state goes through all of them."""
+        count = settings.accumulate
+        if count == 1:
+            return gradient(params, rest, key, batch, step)
+
+        def add(carry, inputs):
+            rest, total = carry
+            grads, (metrics, updates) = gradient(params, rest, *inputs, step)
+            return ({**rest, **updates}, jax.tree.map(jnp.add, total, (grads, metrics))), None
+
+        # Rows in turn, so that every part is spread over the devices as the batch was.
+        parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+        keys = jax.random.split(key, count)
+        first = jax.tree.map(lambda x: x[0], (keys, parts))
+        grads, (metrics, _) = jax.eval_shape(gradient, params, rest, *first, step)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
+        (rest, total), _ = jax.lax.scan(add, (rest, zeros), (keys, parts))
+        grads, metrics = jax.tree.map(lambda x: x / count, total)
+        return grads, (metrics, rest)
+
     def make_batch(rows: Array, key: Array, x_all, y_all) -> Batch:
         x = images.scale(x_all[rows], train.peak)
         x = images.binarize(x, data.binarization, key)
@@ -182,8 +211,7 @@ def program(
         batch = make_batch(order[position % steps_per_epoch], pixel_key, x_all, y_all)
         params = state.variables["params"]
         rest = {k: v for k, v in state.variables.items() if k != "params"}
-        gradient = jax.grad(loss, has_aux=True)
-        found = gradient(gathered(params), rest, model_key, batch, state.step)
+        found = gradient_in_parts(gathered(params), rest, model_key, batch, state.step)
         grads, (metrics, updates) = shared_out(found[0]), found[1]
         scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
         change, opt_state = scaled.update(grads, state.opt_state, params)
