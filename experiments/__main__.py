@@ -14,6 +14,7 @@ STUDIES = (
     "ae_vs_vae",
     "iwae",
     "richer",
+    "vamp",
     "ladder",
     "gumbel",
     "vq",

@@ -66,7 +66,7 @@ def cases(dim):
     }
     return {
         "mixture": (priors.mixture(dim, 4), mixture),
-        "vamp": (priors.vamp(SHAPE, 5), {"raw": normal(3, 5, *SHAPE)}),
+        "vamp": (priors.vamp(SHAPE, 5), {"raw": 0.1 * normal(3, 5, *SHAPE)}),
         "flow": (
             priors.flow(dim, affine(dim)),
             {"A": 0.6 * jnp.eye(dim) + 0.15 * normal(4, dim, dim), "b": 0.5 * normal(5, dim)},
@@ -83,7 +83,7 @@ def gaussians(name, params, dim):
         a, b = np.float64(params["A"]), np.float64(params["b"])
         return np.ones(1), b[None], (a @ a.T)[None]
     if name == "vamp":
-        mean, log_var = encoder(dim)[1](special.expit(np.float64(params["raw"])))
+        mean, log_var = encoder(dim)[1](special.expit(10 * np.float64(params["raw"])))
         weights = np.full(len(mean), 1 / len(mean))
     else:
         weights = special.softmax(np.float64(params["logits"]))
@@ -180,7 +180,7 @@ def test_narrow_components_keep_their_digits(log_var):
 
 def test_priors_start_with_components_that_differ():
     raw = np.asarray(priors.vamp(SHAPE, 6).init(jax.random.key(0))["raw"])
-    inputs = special.expit(raw).reshape(6, -1)
+    inputs = special.expit(10 * raw).reshape(6, -1)
     assert inputs.min() > 0 and inputs.max() < 0.3
     means = np.asarray(priors.mixture(3, 6).init(jax.random.key(0))["mean"])
     for points in (inputs, means):
@@ -259,7 +259,7 @@ def test_one_standard_component_is_the_usual_prior(base):
 
 
 def test_a_pseudo_input_equal_to_x_costs_nothing():
-    params = {"raw": special.logit(X[:1])}
+    params = {"raw": special.logit(X[:1]) / 10}
     model, variables = with_prior(gaussian_model(), priors.vamp(SHAPE, 1), params)
     features = model.encode(variables, X[:1])
     reparameterize = jax.jit(model.reparameterize, static_argnums=3)

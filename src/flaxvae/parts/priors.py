@@ -120,7 +120,7 @@ def vamp(shape: tuple[int, ...], components: int = 500) -> Prior:
     """p(z) = 1/K sum_k q(z | u_k) with learned pseudo-inputs u_k (Tomczak & Welling 2018).
 
     The variational mixture of posteriors: K points stand for the data in the aggregate posterior.
-    u_k = sigmoid(raw_k) lies in [0, 1]; it starts nearly dark, each with noise of its own.
+    u_k = sigmoid(10 raw_k) lies in [0, 1]; it starts nearly dark, each with noise of its own.
 
     Args:
         shape: shape of one example, as the encoder takes it.
@@ -133,11 +133,12 @@ def vamp(shape: tuple[int, ...], components: int = 500) -> Prior:
 
     def init(key):
         # Around 0.05: much darker, and the sigmoid would hardly let a gradient through.
-        return {"raw": -3 + 0.5 * jax.random.normal(key, (components, *shape))}
+        return {"raw": -0.3 + 0.05 * jax.random.normal(key, (components, *shape))}
 
     def parts(params, q):
         uniform = jnp.full(components, -math.log(components))
-        return uniform, q(jax.nn.sigmoid(params["raw"]))
+        # Adam moves raw by the learning rate a step: not tenfold, a digit would take many epochs.
+        return uniform, q(jax.nn.sigmoid(10 * params["raw"]))
 
     def log_prob(params, q, z):
         log_weights, gaussians = parts(params, q)
