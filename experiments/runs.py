@@ -47,6 +47,7 @@ def iwae_setting(epochs: int) -> dict[str, Any]:
         "schedule": "cosine",
         "epochs": epochs,
         "warmup_steps": first_steps(epochs),
+        "anneal": "linear",
         "anneal_steps": first_steps(epochs),
     }
 

@@ -19,7 +19,7 @@ MEMBERS = {
 def study() -> list[Row]:
     rows, plain = [], None
     for name, (model, own) in MEMBERS.items():
-        choices = runs.iwae_setting(EPOCHS) | {"anneal": "linear"} | own
+        choices = runs.iwae_setting(EPOCHS) | own
         run = runs.train(f"vamp_{model}", model, **choices)
         nats, told = runs.nll(run, 1000)
         plain = nats if plain is None else plain

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 from flaxvae import parts
 from flaxvae.errors import UsageError, did_you_mean
-from flaxvae.settings import Body, Bound
+from flaxvae.settings import Annealing, Body, Bound
 
 if TYPE_CHECKING:
     import jax
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flaxvae.core import Model, Variables
     from flaxvae.parts.corruption import Corruption
     from flaxvae.parts.latents import Latents
-    from flaxvae.parts.objectives import Loss, Price
+    from flaxvae.parts.objectives import Loss, Price, Schedule
 
 
 class DataSpec(NamedTuple):
@@ -132,13 +132,17 @@ def _assemble(data: DataSpec, body: Body, latents: Latents, classes: int | None 
     return parts.assemble.model(network, latents, likelihood, classes)
 
 
-def _price(bound: Bound) -> Price:
+def _beta(bound: Bound) -> Schedule:
     kinds = parts.objectives
-    beta = {
+    return {
         "none": lambda: kinds.constant(bound.beta),
         "linear": lambda: kinds.linear(bound.beta, bound.anneal_steps),
         "cyclical": lambda: kinds.cyclical(bound.beta, bound.anneal_steps, bound.cycles),
     }[bound.anneal]()
+
+
+def _price(bound: Bound) -> Price:
+    kinds, beta = parts.objectives, _beta(bound)
     if bound.free_bits:
         return kinds.free_bits(beta, bound.free_bits, bound.free_bits_per)
     return kinds.weighted(beta)
@@ -305,7 +309,9 @@ def iwae(
     latent_dim: int = 20,
     k: int = 5,
     gradient: Gradient = "standard",
-    anneal_steps: int = 0,
+    anneal: Annealing = "none",
+    anneal_steps: int = 10_000,
+    cycles: int = 4,
 ) -> Recipe:
     """Importance-weighted autoencoder (Burda et al. 2015): maximises log 1/k sum_i w_i.
 
@@ -313,16 +319,18 @@ def iwae(
         latent_dim: latent dimensions.
         k: draws of z for each image; 1 is a VAE.
         gradient: standard, or the encoder's doubly_reparameterized (Tucker et al. 2018).
-        anneal_steps: steps in which beta rises from 0 to 1 in w = p(x|z) (p(z) / q(z|x))^beta.
+        anneal: raise beta from 0 to 1 in w = p(x|z) (p(z) / q(z|x))^beta: linear, or cyclical.
+        anneal_steps: steps of the linear rise, or of one cycle.
+        cycles: cycles, after which beta stays at 1.
     """
     _positive(latent_dim=latent_dim, k=k)
-    _not_negative(anneal_steps=anneal_steps)
     double = gradient == "doubly_reparameterized"
     latents = parts.latents.gaussian(latent_dim, path_gradient=double)
     model = _assemble(data, body, latents)
-    kinds = parts.objectives
-    temper = kinds.linear(1.0, anneal_steps) if anneal_steps else kinds.constant(1.0)
-    loss = kinds.importance_weighted(model, k, doubly_reparameterized=double, temper=temper)
+    temper = _beta(Bound(anneal=anneal, anneal_steps=anneal_steps, cycles=cycles))
+    loss = parts.objectives.importance_weighted(
+        model, k, doubly_reparameterized=double, temper=temper
+    )
     return Recipe(model, loss, probabilities=_probabilities(data, body))
 
 
