@@ -7,6 +7,8 @@ plain VAE, 80.79 with the most flow).
 
 from __future__ import annotations
 
+from typing import Any
+
 from experiments import runs
 from experiments.table import Row
 
@@ -17,14 +19,18 @@ MEMBERS = {
 }
 
 
-def study() -> list[Row]:
-    rows, plain = [], None
-    for name, (model, own) in MEMBERS.items():
-        choices = runs.iwae_setting(EPOCHS) | own
-        run = runs.train(f"richer_{model}", model, **choices)
+def beside(prefix: str, members: dict[str, tuple[str, dict[str, Any]]], epochs: int) -> list[Row]:
+    """-log p(x) of models in the setting of the IWAE table, each against the first."""
+    rows, first = [], 0.0
+    for name, (model, own) in members.items():
+        run = runs.train(f"{prefix}_{model}", model, **runs.iwae_setting(epochs) | own)
         nats, told = runs.nll(run, 1000)
-        plain = nats if plain is None else plain
-        against = "" if model == "vae" else f"{nats - plain:+.2f} to the VAE; asked: below 0"
+        first = first or nats
+        against = f"{nats - first:+.2f} to the first; asked: below 0" if rows else ""
         quantity = f"{name}: -log p(x), nats, k = 1,000"
-        rows.append(Row(quantity, run.spec.name, f"{EPOCHS} epochs", told, against))
+        rows.append(Row(quantity, run.spec.name, f"{epochs} epochs", told, against))
     return rows
+
+
+def study() -> list[Row]:
+    return beside("richer", MEMBERS, EPOCHS)

@@ -369,7 +369,7 @@ def prior_grid(made: zoo.Recipe, params) -> np.ndarray:
         weights = special.softmax(np.float64(own["logits"]))
         parts = np.float64(own["mean"]), np.exp(np.float64(own["log_var"]))
     else:
-        inputs = special.expit(np.float64(jax.tree.leaves(own)[0]))
+        inputs = special.expit(10 * np.float64(own["raw"]))
         features = made.model.encode({"params": params}, jnp.float32(inputs), None)
         parts = np.float64(features["mean"]), np.exp(np.float64(features["log_var"]))
         weights = np.full(len(parts[0]), 1 / len(parts[0]))
