@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ import flaxvae
 from conftest import TINY
 from flaxvae import api, cli
 from flaxvae.analysis import bounds
-from flaxvae.errors import UsageError
+from flaxvae.errors import Stopped, UsageError
 from flaxvae.settings import TrainSettings
+from flaxvae.training import loop
 from flaxvae.training.checkpoints import digest
 
 CODES, POSITIONS = 8, 16
@@ -66,6 +69,17 @@ def test_the_bound_has_the_prior_in_it(unfitted, fitted):
     assert before["codes_used"] == (used > 0).sum()
     entropy = -sum(p * math.log(p) for p in used if p)
     np.testing.assert_allclose(before["perplexity"], math.exp(entropy), rtol=1e-5)
+
+
+def test_a_stopped_fit_says_how_to_go_on(unfitted, tmp_path, monkeypatch):
+    class Stop(loop.Quiet):
+        def progress(self, step, metrics, images_per_second):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    path = shutil.copytree(unfitted.path, tmp_path / "run")
+    monkeypatch.setattr(loop, "Quiet", Stop)
+    with pytest.raises(Stopped, match=rf"saved; `flaxvae fit-prior {path}` goes on"):
+        api.fit_prior(path, SETTINGS)
 
 
 def test_samples_are_decoded_codes(fitted):

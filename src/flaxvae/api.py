@@ -320,6 +320,7 @@ def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | N
         folder = RunFolder.create(run.path / "prior", plan, facts, latest=False)
     else:
         folder.extend(plan)
+    folder.goes_on = f"flaxvae fit-prior {run.path}"
     if terminal:
         terminal.header(words.prior_header(run, data, folder, plan))
     fitted, history = loop.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)

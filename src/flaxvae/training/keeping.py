@@ -93,16 +93,16 @@ class Keeper:
             newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is none"
             raise DataError(
                 f"the state of step {int(state.step)} could not be saved in "
-                f"{self.folder.checkpoints} ({reason}): {newest}; make room there, then `flaxvae "
-                f"train --resume {self.folder.path}` does the steps since again"
+                f"{self.folder.checkpoints} ({reason}): {newest}; make room there, then "
+                f"`{self.folder.goes_on}` does the steps since again"
             )
         if self._unwritten:
             raise DataError(
                 f"{self.folder.path / 'metrics.jsonl'} could not be written ({self._unwritten}): "
-                "the model is saved, rows are lost; make room there, then `flaxvae train --resume "
-                f"{self.folder.path}` goes on"
+                "the model is saved, rows are lost; make room there, then "
+                f"`{self.folder.goes_on}` goes on"
             )
-        return f", saved; `flaxvae train --resume {self.folder.path}` goes on"
+        return f", saved; `{self.folder.goes_on}` goes on"
 
     def add(self, history: Sequence[Row]) -> None:
         """Add the last row of the history to metrics.jsonl."""

@@ -91,6 +91,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
+        self.goes_on = f"flaxvae train --resume {path}"
         self._events: events.Events | None = None
 
     @classmethod
