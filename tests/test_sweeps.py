@@ -107,7 +107,7 @@ def test_members_of_other_settings_differ(swept):
     assert len({leaf.tobytes() for leaf in map(np.asarray, first)}) == len(swept.names) == 8
 
 
-def test_one_compilation_trains_them_all(compiled):
+def test_one_compilation_trains_them_all(swept, compiled):
     assert compiled.count("segment") == 1
 
 
