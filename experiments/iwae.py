@@ -1,8 +1,8 @@
 """The table of the importance-weighted autoencoder.
 
 Burda et al. 2015, table 1: 784-200-200-50, tanh, all 60,000 training images; -log p(x) by 5,000
-importance samples. They trained for 3,280 epochs in batches of 20 at falling learning rates; here
-Adam starts at 2e-3 with batches of 100 and falls by a cosine, and fewer epochs suffice. The
+importance samples. They trained for 3,280 epochs in batches of 20, by Adam at falling learning
+rates; here Muon makes orthogonal steps in batches of 200, and fewer epochs suffice. The
 encoder's gradient is the doubly reparameterized one (Tucker et al. 2018; for the VAE, k = 1, that
 of Roeder et al. 2017), and the KL is annealed in the first tenth, ten epochs at most. The second
 half trains all three for the same, few epochs, and takes k = 1,000: more samples give a better

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 import flaxvae
 from conftest import TINY
-from flaxvae import core
+from flaxvae import api, core
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
 from flaxvae.settings import DataSettings, TrainSettings
@@ -318,6 +318,44 @@ def test_clip_norm_scales_the_gradient_before_adam():
 
     assert updates(clipped, gradients) == pytest.approx(updates(plain, by_hand), rel=1e-5)
     assert updates(clipped, gradients) != pytest.approx(updates(plain, gradients), rel=1e-2)
+
+
+def test_muon_steps_are_orthogonal_for_kernels_and_nadams_for_the_rest():
+    schedule = optax.constant_schedule(0.1)
+    shapes = {"kernel": (60, 40), "conv": {"kernel": (3, 3, 4, 8)}, "bias": (40,)}
+    keys = iter(jax.random.split(jax.random.key(0), 3))
+    gradient = jax.tree.map(
+        lambda shape: jax.random.normal(next(keys), shape),
+        shapes,
+        is_leaf=lambda x: type(x) is tuple,
+    )
+    params = jax.tree.map(jnp.zeros_like, gradient)
+
+    def first(optimizer):
+        return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+    muon = first(steps.optimizer(TrainSettings(optimizer="muon"), schedule))
+    np.testing.assert_allclose(muon["bias"], first(optax.nadam(schedule))["bias"], rtol=1e-5)
+    for kernel, of in [
+        (muon["kernel"], gradient["kernel"]),
+        *zip(*[tree["conv"].values() for tree in (muon, gradient)]),
+    ]:
+        step, slope = (np.asarray(x, float).reshape(-1, x.shape[-1]) for x in (kernel, of))
+        u, _, vt = np.linalg.svd(slope, full_matrices=False)
+        polar = -0.1 * 0.2 * np.sqrt(max(step.shape)) * u @ vt  # the nearest orthogonal matrix
+        assert np.vdot(step, polar) / np.vdot(polar, polar) == pytest.approx(1, abs=0.3)
+        stretch = np.linalg.svd(step, compute_uv=False)
+        spread = np.linalg.svd(slope, compute_uv=False)
+        assert stretch.max() / stretch.min() < 0.9 * spread.max() / spread.min()
+
+
+def test_a_run_by_muon_resumes_to_the_same_bits(tmp_path):
+    choices = TINY | {"optimizer": "muon", "shard_params": True, "devices": 2}
+    whole = flaxvae.train("vae", run=str(tmp_path / "whole"), **choices | {"epochs": 2})
+    flaxvae.train("vae", run=str(tmp_path / "cut"), **choices | {"epochs": 1})
+    more = api.make_plan("vae", **choices | {"epochs": 2})
+    cut = api.execute(more, resume=str(tmp_path / "cut"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, whole.variables, cut.variables))
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from flaxvae.errors import UsageError
 
 Binarization = Literal["none", "dynamic", "fixed", "threshold"]
+Optimizer = Literal["adam", "muon"]
 Schedule = Literal["constant", "cosine"]
 Net = Literal["conv", "resnet", "mlp"]
 Activation = Literal["relu", "tanh", "gelu", "silu", "elu"]
@@ -95,7 +96,7 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """How a model learns: Adam on the recipe's loss."""
+    """How a model learns: descent on the recipe's loss."""
 
     epochs: int | None = None
     """Passes over the training images; by default what the dataset suggests
@@ -108,8 +109,12 @@ class TrainSettings:
     """Compute a batch in so many parts, one after another, and average their gradients: for batches
     that memory does not hold at once."""
 
+    optimizer: Optimizer = "adam"
+    """adam, or muon: orthogonalised steps for the layers' weights (mlp nets learn in far fewer
+    epochs, each of which costs more), adam for the rest."""
+
     learning_rate: float = 1e-3
-    """Adam's step size (its peak, with a warm-up or a decay)."""
+    """The optimizer's step size (its peak, with a warm-up or a decay)."""
 
     schedule: Schedule = "constant"
     """constant, or cosine decay to zero at the last step."""

@@ -24,16 +24,9 @@ MEASURES = {  # of an evaluation: what stands above the column, its sign, decima
 NOTE = "mean ± standard deviation over seeds, of test images"
 
 
-def value(setting: Any) -> str:
-    """A setting's value, short but exact."""
-    if isinstance(setting, float) and float(f"{setting:g}") == setting:
-        return f"{setting:g}"
-    return "x".join(map(str, setting)) if isinstance(setting, tuple | list) else str(setting)
-
-
 def label(settings: Mapping[str, Any]) -> str:
     """Settings for people: "beta 1, learning-rate 0.001"."""
-    return ", ".join(f"{name.replace('_', '-')} {value(x)}" for name, x in settings.items())
+    return ", ".join(f"{name.replace('_', '-')} {words.value(x)}" for name, x in settings.items())
 
 
 def header(
@@ -53,23 +46,18 @@ def header(
         each = ", ".join(map(str, sizes))
         together = f"{len(groups)} compilations, one after another, for {each} members"
     fixed = {k: v for k, v in plan.arguments.items() if k not in varied}
-    training = {k: value(v) for k, v in vars(plan.training).items()} | dict.fromkeys(
-        varied, "varied"
-    )
     return {
         "sweep": f"{_count(sum(sizes), 'member')}: {settings} x {_count(len(seeds), 'seed')}, "
         f"from {seeds[0]}",
         "varied": "; ".join(
-            f"{name.replace('_', '-')} {', '.join(map(value, values))}"
+            f"{name.replace('_', '-')} {', '.join(map(words.value, values))}"
             for name, values in varied.items()
         )
         or "the seed",
         "programs": together,
         "model": f"{plan.model} ({words.choices(dataclasses.replace(plan, arguments=fixed))})",
         "data": words.data_line(data),
-        "training": "{epochs} epochs, batch {batch_size}, Adam {learning_rate} ({schedule})".format(
-            **training
-        ),
+        "training": words.training_line(plan.training, varied),
         "devices": devices,
         "units": words.UNITS,
         "folder": words.relative(path),

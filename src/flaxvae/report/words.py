@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from flaxvae import zoo
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.settings import TrainSettings
 from flaxvae.training import mesh as meshes
 from flaxvae.training.runs import Plan
 from flaxvae.training.trained import Run
@@ -82,14 +83,29 @@ def choices(plan: Plan) -> str:
     )
 
 
+def value(setting: Any) -> str:
+    """A setting's value, short but exact."""
+    if isinstance(setting, float) and float(f"{setting:g}") == setting:
+        return f"{setting:g}"
+    return "x".join(map(str, setting)) if isinstance(setting, tuple | list) else str(setting)
+
+
+def training_line(training: TrainSettings, varied: Collection[str] = ()) -> str:
+    """How a model learns, in short; of a sweep, what it varies is called so."""
+    said = {k: "varied" if k in varied else value(v) for k, v in vars(training).items()}
+    said["optimizer"] = said["optimizer"].capitalize()
+    return "{epochs} epochs, batch {batch_size}, {optimizer} {learning_rate} ({schedule})".format(
+        **said
+    )
+
+
 def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> dict[str, str]:
     """What is about to be trained, on what, with what."""
     training = plan.training
     return {
         "model": f"{plan.model}, {parameters:,} parameters ({choices(plan)})",
         "data": data_line(data),
-        "training": f"{training.epochs} epochs, batch {training.batch_size}, Adam "
-        f"{training.learning_rate:g} ({training.schedule}), seed {training.seed}",
+        "training": f"{training_line(training)}, seed {training.seed}",
         "devices": meshes.describe(mesh),
         "units": UNITS,
         "run": relative(path),
@@ -98,13 +114,11 @@ def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> d
 
 def prior_header(run: Run, data: Data, folder: Any, plan: Plan) -> dict[str, str]:
     """The fit of a prior over codes that is about to begin."""
-    training = plan.training
     return {
         "prior": f"autoregressive over {data.spec.shape} codes, "
         f"{folder.record()['parameters']:,} parameters",
         "data": f"{data.spec.name}: {len(data.train.x):,} train, {len(data.test.x):,} test",
-        "training": f"{training.epochs} epochs, batch {training.batch_size}, Adam "
-        f"{training.learning_rate:g} ({training.schedule}), seed {training.seed}",
+        "training": f"{training_line(plan.training)}, seed {plan.training.seed}",
         "units": "nats, summed over the codes of an image, averaged over images",
         "run": relative(folder.path),
     }

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.sharding import Mesh
 
 from flaxvae.core import Batch, Variables
@@ -91,11 +92,41 @@ def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
 
 
+def _layer_matrices(params: Any) -> Any:
+    """For every kernel, its axes as a matrix [inputs, outputs]; None for other parameters."""
+
+    def matrix(path, leaf):
+        if path[-1] != jax.tree_util.DictKey("kernel"):
+            return None
+        last = leaf.ndim - 1
+        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
+
+    return jax.tree_util.tree_map_with_path(matrix, params)
+
+
+def muon(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Momentum whose matrices are made orthogonal by Newton-Schulz (Jordan et al. 2024).
+
+    For kernels, of dense layers and convolutions; Adam with Nesterov's momentum for all else.
+    Steps are scaled to the size of Adam's (Liu et al. 2025), so that one learning rate serves
+    both. Three iterations, where five are usual, train 784-200-200-50 as well and cost less.
+    """
+    return optax.contrib.muon(
+        schedule,
+        ns_steps=3,
+        adam_b2=0.999,
+        muon_weight_dimension_numbers=_layer_matrices,
+        consistent_rms=0.2,
+    )
+
+
+OPTIMIZERS = {"adam": optax.adam, "muon": muon}
+
+
 def optimizer(settings: TrainSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2014), with the gradient's norm clipped first where asked."""
-    adam = optax.adam(schedule)
-    clip = settings.clip_norm
-    return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), adam)
+    """Adam (Kingma & Ba 2014) or Muon, with the gradient's norm clipped first where asked."""
+    main, clip = OPTIMIZERS[settings.optimizer](schedule), settings.clip_norm
+    return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), main)
 
 
 def check(data: Data, settings: TrainSettings, mesh: Mesh) -> None:
@@ -172,7 +203,7 @@ def program(
     steps_per_epoch = len(train.x) // batch_size
     total_steps = epochs * steps_per_epoch
     schedule = learning_rate(settings, total_steps)
-    adam = optimizer(settings, schedule)
+    descent = optimizer(settings, schedule)
 
     def loss(params, rest, key, batch, step):
         return recipe.loss({**rest, "params": params}, key, batch, step)
@@ -237,7 +268,7 @@ def program(
         return TrainState(
             step=jnp.int32(0),
             variables=variables,
-            opt_state=adam.init(params),
+            opt_state=descent.init(params),
             ema=jax.tree.map(jnp.copy, params) if settings.ema is not None else {},
             best=jax.tree.map(jnp.copy, variables) if settings.patience is not None else {},
             totals=jax.tree.map(jnp.zeros_like, metrics),
