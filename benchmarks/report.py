@@ -60,7 +60,7 @@ def _growth(rows: Rows) -> list[str]:
         each = [row["found"].get(name) for name in (OURS, "torch tensors")]
         told = [f"{_told(f['rate'])} | {f['peak_mib']:,.0f} MiB" if f else "|" for f in each]
         lines.append(f"| {row['what']} {row['value']} | {' | '.join(told)} |")
-    return [*lines, ""]
+    return lines
 
 
 def _evaluation(rows: Rows) -> list[str]:
@@ -70,7 +70,7 @@ def _evaluation(rows: Rows) -> list[str]:
         ours, theirs = (row["found"].get(f"{who} evaluation") for who in (OURS, "torch"))
         told = f"{_told(theirs['rate'])} | {_times(theirs)}" if theirs else "|"
         lines.append(f"| {row['label']} | {_told(ours['rate'])} | {told} |")
-    return [*lines, ""]
+    return lines
 
 
 def _likelihood(rows: Rows) -> list[str]:
@@ -85,7 +85,7 @@ def _likelihood(rows: Rows) -> list[str]:
                 f"{'' if who == OURS else _times(found)} | "
                 f"{100 * found['of_peak']['middle']:.0f} % |"
             )
-    return [*lines, "", f"Temporary memory: {row['mib']:.1f} MiB.", ""]
+    return [*lines, "", f"Temporary memory: {row['mib']:.1f} MiB."]
 
 
 def _start(rows: Rows) -> list[str]:
