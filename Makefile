@@ -27,8 +27,8 @@ run     := $(or $(RUN),runs/latest)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
-        figures verify doctor test test-faults test-slow lint format experiments bench constraints \
-        clean
+        figures verify doctor test test-faults test-slow test-gpu lint format experiments bench \
+        constraints clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -74,6 +74,10 @@ test-faults: $(ready) ## kills, damage, full disks, NaNs: what a run must surviv
 test-slow: $(ready) ## the tests that train for minutes or need MNIST
 	@$(python) -m pytest -m slow $(ARGS)
 
+# An empty JAX_PLATFORMS is JAX's own choice: the GPU, if it can use one. pytest's 5: all skipped.
+test-gpu: $(ready) ## what a GPU computes against the CPU (skipped where jax sees no GPU)
+	@JAX_PLATFORMS= $(python) -m pytest -m gpu -rs tests/test_gpu.py $(ARGS) || test $$? -eq 5
+
 lint: $(ready) ## ruff and mypy
 	@$(bin)ruff check . && $(bin)ruff format --check . && $(bin)mypy
 
@@ -83,7 +87,7 @@ format: $(ready) ## ruff, rewriting files
 experiments: $(ready) ## run every study in experiments/ and rewrite experiments/README.md
 	@PYTHONPATH=src $(python) -m experiments $(ARGS)
 
-bench: $(ready) ## time it against PyTorch and plain flax, rewrite docs/benchmarks.md
+bench: $(ready) ## time it against PyTorch and plain flax (ARGS=start: one group; half an hour)
 	@PYTHONPATH=src $(python) -m benchmarks $(ARGS)
 
 constraints: ## rewrite constraints.txt with today's versions (needs uv)

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.nets import NETS, SIZE, Net
 
-IMAGES = 60_000
+IMAGES = 60_000  # as many as MNIST has to train on
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
-from importlib import metadata
-from pathlib import Path
 
-import jax
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+from flaxvae import machine
+from flaxvae.training import mesh as meshes
+from flaxvae.training.runs import versions
 
 
 def describe() -> dict[str, object]:
     """Processor, cores, devices, versions, date."""
-    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processor": machine.processor_name(),
+        "cores": machine.cores(),
+        "device": meshes.describe(meshes.make()),
         "system": platform.platform(),
-        "python": platform.python_version(),
-        **versions,
+        **versions(),
         "date": time.strftime("%Y-%m-%d"),
     }

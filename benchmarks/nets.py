@@ -1,4 +1,4 @@
-"""The networks that are timed, and what one training step of them costs."""
+"""The networks that are timed, and what one step of them costs in floating-point operations."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ NETS = {
     "iwae": Net("mlp 784-200-200-50", "mlp", (200, 200), "tanh", 50),
 }
 SIZE = 28  # rows and columns of an image, where nothing else is said
+GEMM_SIZE = 4096  # rows and columns of the matrices whose product is the machine's peak
+IMAGES_AT_ONCE = 10  # in a step of a likelihood, as `flaxvae eval --k` takes them
 
 
 def _layers(net: Net, size: int) -> list[int]:
@@ -38,9 +40,11 @@ def _layers(net: Net, size: int) -> list[int]:
 
 
 def training_flops(net: Net, size: int = SIZE) -> float:
-    """Floating-point operations an image of a step: values, gradients of weights and of inputs.
+    """Floating-point operations an image of a training step: 2 (3 sum_l m_l - m_1).
 
-    The image itself needs no gradient.
+    Layer l has m_l multiply-adds an image, and each is done three times: for its values, for the
+    gradient of its weights and for that of its inputs; the first layer's, the image, need none.
+    What is not a matrix product (activations, KL, Adam) is not counted.
     """
     layers = _layers(net, size)
     return 2.0 * (3 * sum(layers) - layers[0])

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its plot, from the kept results."""
+"""docs/benchmarks.md and its plot, from the kept results: ``python -m benchmarks.report``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import claims
+from benchmarks.groups import GEMM, GROUPS, OURS
+from benchmarks.start import HELP
+from benchmarks.workers import Spread
+
+RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
+Rows = list[dict[str, Any]]
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -15,63 +22,102 @@ def _machine(record: dict[str, Any]) -> str:
     return f"{m['processor']}, {m['cores']} cores, {m['device']}; {versions}; {m['date']}"
 
 
-def _training(record: dict[str, Any]) -> list[str]:
+def _told(values: Spread, form: str = ",.0f", scale: float = 1.0) -> str:
+    low, middle, high = (scale * values[name] for name in ("low", "middle", "high"))
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _times(row: dict[str, Any]) -> str:
+    return f"{row['ratio']['middle']:.2f}x"
+
+
+def _training(rows: Rows) -> list[str]:
     lines = []
-    for row in record["rows"]:
-        lines += [f"**{row['label']}**, batch {row['batch']}", ""]
+    for row in rows:
         lines += [
+            f"**{row['label']}**, batch {row['batch']}",
+            "",
             "| | images/s | flaxvae is | of the GEMM peak | peak memory |",
             "|---|---|---|---|---|",
         ]
         for name, found in row["found"].items():
-            if name == "gemm":
-                continue
-            times = "" if name == "flaxvae" else f"{found['ratio']:.2f}x"
-            spread = f"{found['rate']:,.0f} ({found['low']:,.0f} to {found['high']:,.0f})"
-            lines.append(
-                f"| {name} | {spread} | {times} | {100 * found['of_peak']:.0f} % | "
-                f"{found['peak_mib']:,.0f} MiB |"
-            )
-        lines.append("")
+            if name != GEMM:
+                lines.append(
+                    f"| {name} | {_told(found['rate'])} | {'' if name == OURS else _times(found)} "
+                    f"| {100 * found['of_peak']['middle']:.0f} % | {found['peak_mib']:,.0f} MiB |"
+                )
+        peak = row["found"][GEMM]["rate"]
+        lines += ["", f"GEMM peak in the same run: {_told(peak, scale=1e-9)} GFLOP/s.", ""]
     return lines
 
 
-def _growth(record: dict[str, Any]) -> list[str]:
-    lines = ["| conv net | flaxvae, images/s | PyTorch on tensors, images/s |", "|---|---|---|"]
-    for row in record["rows"]:
-        found = row["found"]
-        theirs = found.get("torch tensors")
-        told = f"{theirs['rate']:,.0f}" if theirs else ""
-        lines.append(f"| {row['what']} {row['value']} | {found['flaxvae']['rate']:,.0f} | {told} |")
-    return [*lines, ""]
+def _growth(rows: Rows) -> list[str]:
+    lines = [
+        "| conv net | flaxvae, images/s | peak memory | torch tensors, images/s | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        each = [row["found"].get(name) for name in (OURS, "torch tensors")]
+        told = [f"{_told(f['rate'])} | {f['peak_mib']:,.0f} MiB" if f else "|" for f in each]
+        lines.append(f"| {row['what']} {row['value']} | {' | '.join(told)} |")
+    return lines
 
 
-def _likelihood(record: dict[str, Any]) -> list[str]:
-    lines = ["| k = 5,000, mlp 784-200-200-50 | images/s | of the GEMM peak |", "|---|---|---|"]
-    row = record["rows"][0]
+def _evaluation(rows: Rows) -> list[str]:
+    lines = ["| ELBO of 10,000 images | flaxvae, images/s | PyTorch, images/s | flaxvae is |"]
+    lines += ["|---|---|---|---|"]
+    for row in rows:
+        ours, theirs = (row["found"].get(f"{who} evaluation") for who in (OURS, "torch"))
+        told = f"{_told(theirs['rate'])} | {_times(theirs)}" if theirs else "|"
+        lines.append(f"| {row['label']} | {_told(ours['rate'])} | {told} |")
+    return lines
+
+
+def _likelihood(rows: Rows) -> list[str]:
+    (row,) = rows
+    lines = [f"| k = {row['k']:,}, {row['label']} | images/s | flaxvae is | of the GEMM peak |"]
+    lines += ["|---|---|---|---|"]
     for name, found in row["found"].items():
-        if name != "gemm":
-            told = f"{found['rate']:,.1f} | {100 * found['of_peak']:.0f} %"
-            lines.append(f"| {name.removesuffix(' likelihood')} | {told} |")
-    return [*lines, "", f"Temporary memory: {row['temporary_mib']:.1f} MiB.", ""]
+        who = name.removesuffix(" likelihood")
+        if name != GEMM:
+            lines.append(
+                f"| {who} | {_told(found['rate'], ',.1f')} | "
+                f"{'' if who == OURS else _times(found)} | "
+                f"{100 * found['of_peak']['middle']:.0f} % |"
+            )
+    return [*lines, "", f"Temporary memory: {row['mib']:.1f} MiB."]
 
 
-def _start(record: dict[str, Any]) -> list[str]:
-    seconds = record["rows"][0]["seconds"]
+def _start(rows: Rows) -> list[str]:
     names = {
         "cold": "`flaxvae train` to its first step, nothing compiled before",
         "warm": "the same with a warm compilation cache",
-        "help": "`flaxvae train --help`",
+        **{name: f"`flaxvae {' '.join(asked)}`" for name, asked in HELP.items()},
     }
+    found = rows[0]["seconds"]
     lines = ["| | seconds |", "|---|---|"]
-    return [*lines, *(f"| {told} | {seconds[name]:.2f} |" for name, told in names.items()), ""]
+    return [*lines, *(f"| {told} | {_told(found[name], '.2f')} |" for name, told in names.items())]
 
 
-SECTIONS = {
-    "training": ("Training", _training),
-    "growth": ("Growth", _growth),
-    "likelihood": ("Likelihood", _likelihood),
-    "start": ("Start", _start),
+def _overhead(rows: Rows) -> list[str]:
+    names = {
+        "guard": "guard against what is not finite, and metrics",
+        "checkpoints": "a checkpoint each epoch of 60,000 images",
+    }
+    lines = ["| time added by | network | % |", "|---|---|---|"]
+    for row in rows:
+        told = _told(row["cost"], ".1f", 100)
+        lines.append(f"| {names[row['what']]} | {row['label']} | {told} |")
+    return lines
+
+
+TABLES = {
+    "training": _training,
+    "growth": _growth,
+    "evaluation": _evaluation,
+    "likelihood": _likelihood,
+    "start": _start,
+    "overhead": _overhead,
 }
 
 
@@ -85,15 +131,15 @@ def _plot(record: dict[str, Any], path: Path) -> None:
     rows = record["rows"]
     figure, axes = plt.subplots(1, len(rows), figsize=(10, 2.8), layout="constrained")
     for axis, row in zip(axes, rows):
-        found = {n: f for n, f in row["found"].items() if n != "gemm"}
-        names = list(found)[::-1]
-        rates = [found[name]["rate"] for name in names]
+        names = [name for name in row["found"] if name != GEMM][::-1]
+        rates = [row["found"][name]["rate"] for name in names]
         spread = [
-            [found[n]["rate"] - found[n]["low"] for n in names],
-            [found[n]["high"] - found[n]["rate"] for n in names],
+            [rate["middle"] - rate["low"] for rate in rates],
+            [rate["high"] - rate["middle"] for rate in rates],
         ]
-        colours = ["#1f6feb" if name == "flaxvae" else "#b8c0cc" for name in names]
-        axis.barh(names, rates, xerr=spread, color=colours, error_kw={"lw": 0.8, "capsize": 2})
+        middles = [rate["middle"] for rate in rates]
+        colours = ["#1f6feb" if name == OURS else "#b8c0cc" for name in names]
+        axis.barh(names, middles, xerr=spread, color=colours, error_kw={"lw": 0.8, "capsize": 2})
         axis.set_title(row["label"], fontsize=9)
         axis.set_xlabel("training images/s", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -105,24 +151,32 @@ def _plot(record: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def write(results: Path) -> None:
+def write(results: Path = RESULTS, docs: Path = DOCS) -> None:
     """Rewrite docs/benchmarks.md from results/*.json."""
+    records = {path.stem: json.loads(path.read_text()) for path in results.glob("*.json")}
     lines = [
         "# Benchmarks",
         "",
         "Made by `make bench` (`python -m benchmarks`). Contenders run in turns, a moment each,",
-        "never two at once; rates are medians over the turns with their quartiles, ratios medians",
-        "of neighbours. Absolute numbers are those of the machine named; ratios travel better.",
+        "never two at once; numbers are medians over the turns with their quartiles, ratios are of",
+        "neighbours. Absolute numbers are those of the machine named; ratios travel better.",
     ]
-    DOCS.mkdir(exist_ok=True)
-    for path in sorted(results.glob("*.json")):
-        group, _, label = path.stem.partition("-")
-        record = json.loads(path.read_text())
-        title, table = SECTIONS[group]
-        lines += ["", f"## {title}{', ' + label if label else ''}", "", _machine(record), ""]
-        lines += table(record)
+    here = {name: record["rows"] for name, record in records.items() if name in GROUPS}
+    if table := claims.table(here):
+        lines += ["", "## What is asked, on two cores", "", *table]
+    docs.mkdir(exist_ok=True)
+    order = list(GROUPS)
+    for name in sorted(records, key=lambda n: (n.partition("-")[2], order.index(n.split("-")[0]))):
+        group, _, label = name.partition("-")
+        title = f"{group.capitalize()}{', ' + label if label else ''}"
+        record = records[name]
+        lines += ["", f"## {title}", "", _machine(record), "", *TABLES[group](record["rows"])]
         if group == "training":
-            name = f"benchmarks{'-' + label if label else ''}.png"
-            _plot(record, DOCS / name)
-            lines += [f"![training images/s]({name})"]
-    (DOCS / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n")
+            plot = f"benchmarks{'-' + label if label else ''}.png"
+            _plot(record, docs / plot)
+            lines += [f"![training images/s]({plot})"]
+    (docs / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    write()

@@ -11,13 +11,13 @@ import time
 
 from benchmarks.case import Case
 
-MODULES = ("ours", "plain_flax", "pytorch")
+MODULES = {"torch": "pytorch", "flax": "plain_flax", "without": "without", "epochs": "epochs"}
 
 
 def find(name: str):
     """The function of that contender; only the framework it needs is imported."""
-    wanted = {"torch": "pytorch", "flax": "plain_flax"}.get(name.split()[0], "ours")
-    return importlib.import_module(f"benchmarks.contenders.{wanted}").CONTENDERS[name]
+    module = MODULES.get(name.split()[0], "ours")
+    return importlib.import_module(f"benchmarks.contenders.{module}").CONTENDERS[name]
 
 
 def main(name: str, case: Case) -> None:

@@ -12,18 +12,31 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from benchmarks.case import Case
 
-ROUNDS, MOMENT = 9, 0.7  # turns of each contender, and about how many seconds a turn takes
+Spread = dict[str, float]  # "low", "middle", "high": quartiles over the rounds
+Found = dict[str, dict[str, Any]]  # by contender: "rate" (a Spread), "rates", "peak_mib"
+
 # PyTorch asks for and returns memory at each step; malloc then keeps it (read at process start).
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**28),
 }
+
+
+class Turns(NamedTuple):
+    """How often a contender's turn comes, and about how many seconds it takes."""
+
+    rounds: int = 9
+    moment: float = 0.7
+
+
+USUAL = Turns()
+QUICK = Turns(3, 0.05)  # shows that all runs, no more
 
 
 class Worker:
@@ -52,6 +65,14 @@ class Worker:
         print(steps, file=self._process.stdin, flush=True)
         return float(self._answer())
 
+    def steps_in(self, moment: float) -> int:
+        """About how many steps take that many seconds."""
+        steps, spent = 1, self.seconds(1)
+        while spent < moment / 4:
+            steps *= 4
+            spent = self.seconds(steps)
+        return max(1, round(steps * moment / spent))
+
     def close(self) -> None:
         self._process.stdin.close()  # type: ignore[union-attr]
         self.peak_mib = float(self._answer())
@@ -59,45 +80,41 @@ class Worker:
 
 
 def interleaved(
-    names: Mapping[str, Case], unit: Mapping[str, int], python: Mapping[str, str] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Rates of the contenders: units a second, median and quartiles over the rounds.
+    cases: Mapping[str, Case],
+    unit: Mapping[str, int],
+    python: Mapping[str, str] | None = None,
+    turns: Turns = USUAL,
+) -> Found:
+    """Rates of the contenders: units a second, in every round.
 
     Args:
-        names: {contender: what it does}.
+        cases: {contender: what it does}.
         unit: images (or operations) of one step, by contender.
         python: other interpreters than this one, by contender.
-
-    Returns:
-        {contender: {"rate", "low", "high", "rates" of each round, "peak_mib"}}.
+        turns: how long to measure.
     """
-    workers = {name: Worker(name, case, (python or {}).get(name)) for name, case in names.items()}
-    steps = {}
-    for name, worker in workers.items():
-        count = 10 if "likelihood" in name else 3
-        spent = min(worker.seconds(count), worker.seconds(count))
-        steps[name] = max(count, round(MOMENT / spent) * count)
+    workers = {name: Worker(name, case, (python or {}).get(name)) for name, case in cases.items()}
+    steps = {name: worker.steps_in(turns.moment) for name, worker in workers.items()}
     rates: dict[str, list[float]] = {name: [] for name in workers}
-    for _ in range(ROUNDS):
-        for name, worker in workers.items():
-            rates[name].append(steps[name] * unit[name] / worker.seconds(steps[name]))
+    order = list(workers)
+    for _ in range(turns.rounds):
+        for name in order:
+            rates[name].append(steps[name] * unit[name] / workers[name].seconds(steps[name]))
+        order.reverse()  # back and forth, so that who comes first is nobody's advantage
     for worker in workers.values():
         worker.close()
-    found = {}
-    for name, values in rates.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        found[name] = {
-            "rate": middle,
-            "low": low,
-            "high": high,
-            "rates": values,
-            "peak_mib": workers[name].peak_mib,
-        }
-    return found
+    return {
+        name: {"rate": spread(values), "rates": values, "peak_mib": workers[name].peak_mib}
+        for name, values in rates.items()
+    }
 
 
-def ratio(found: Mapping[str, Mapping[str, Any]], ours: str, theirs: str) -> float:
-    """Median over the rounds of our rate by theirs in the same round."""
-    return statistics.median(
-        a / b for a, b in zip(found[ours]["rates"], found[theirs]["rates"], strict=True)
-    )
+def spread(values: Iterable[float]) -> Spread:
+    """Median and quartiles."""
+    return dict(zip(("low", "middle", "high"), statistics.quantiles(values, n=4)))
+
+
+def ratio(found: Found, ours: str, theirs: str, scale: float = 1.0) -> Spread:
+    """``scale`` times our rate by theirs in the same round."""
+    rounds = zip(found[ours]["rates"], found[theirs]["rates"], strict=True)
+    return spread(scale * a / b for a, b in rounds)

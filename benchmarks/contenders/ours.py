@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
 from benchmarks.case import Case
+from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE
 from flaxvae import zoo
 from flaxvae.analysis import bounds
 from flaxvae.core import Batch
@@ -15,7 +18,8 @@ from flaxvae.training import batches, step
 from flaxvae.training import mesh as meshes
 
 
-def _recipe(case: Case) -> tuple[zoo.Recipe, Data]:
+def parts(case: Case) -> tuple[zoo.Recipe, Data]:
+    """The VAE of a case, and data of its images."""
     net = case.shape
     train = Split(case.data()[..., None], None, 255.0)
     spec = zoo.DataSpec("noise", train.x.shape[1:], None, False, 256, len(train.x))
@@ -26,10 +30,10 @@ def _recipe(case: Case) -> tuple[zoo.Recipe, Data]:
     return zoo.build("vae", spec, **flat), data
 
 
-def train(case: Case):
-    recipe, data = _recipe(case)
+def train(case: Case, changed: Callable[[zoo.Recipe], zoo.Recipe] = lambda recipe: recipe):
+    recipe, data = parts(case)
     settings = TrainSettings(epochs=1, batch_size=case.batch)
-    trainer = step.trainer(recipe, data, settings, meshes.make(case.devices), 1000)
+    trainer = step.trainer(changed(recipe), data, settings, meshes.make(case.devices), 1000)
     state, order = trainer.init(), trainer.order(0)
 
     def run(steps: int) -> None:
@@ -41,43 +45,69 @@ def train(case: Case):
     return run
 
 
-def _likelihood(case: Case):
-    recipe, data = _recipe(case)
+def evaluation(case: Case):
+    """The ELBO of each image, as training validates; a step is a pass over all images."""
+    recipe, data = parts(case)
+    variables = _variables(recipe, data)
+    bound = batches.over_split(batches.bound_terms(recipe.model), meshes.make(case.devices))
+
+    def run(passes: int) -> None:
+        for _ in range(passes):
+            bound(data.test, variables, jax.random.key(1))
+
+    run(1)
+    return run
+
+
+def _variables(recipe: zoo.Recipe, data: Data):
     example = np.zeros((1, *data.spec.shape), np.float32)
-    variables = jax.jit(recipe.model.init)(jax.random.key(0), example)
-    return bounds.log_likelihood(recipe.model, case.k, bounds.CHUNK // 10), data, variables
+    return jax.jit(recipe.model.init)(jax.random.key(0), example)
+
+
+def _likelihood(case: Case):
+    recipe, data = parts(case)
+    function = bounds.log_likelihood(recipe.model, case.k, bounds.CHUNK // IMAGES_AT_ONCE)
+    return function, data, _variables(recipe, data)
 
 
 def likelihood_mib(case: Case) -> float:
-    """Temporary memory of the compiled estimate of ten images, MiB."""
+    """Temporary memory of the compiled estimate of a step's images, MiB."""
     function, data, variables = _likelihood(case)
-    batch = Batch(np.zeros((10, *data.spec.shape), np.float32))
+    batch = Batch(np.zeros((IMAGES_AT_ONCE, *data.spec.shape), np.float32))
     compiled = jax.jit(function).lower(variables, jax.random.key(0), batch).compile()
     return compiled.memory_analysis().temp_size_in_bytes / 2**20
 
 
 def likelihood(case: Case):
+    """log p(x) by importance samples; a step is IMAGES_AT_ONCE images."""
     function, data, variables = _likelihood(case)
-    estimate = batches.over_split(function, meshes.make(case.devices), 10)
+    estimate = batches.over_split(function, meshes.make(case.devices), IMAGES_AT_ONCE)
 
-    def run(images: int) -> None:
-        estimate(data.test._replace(x=data.test.x[:images]), variables, jax.random.key(1))
+    def run(steps: int) -> None:
+        rows = np.arange(steps * IMAGES_AT_ONCE) % case.images
+        estimate(data.test._replace(x=data.test.x[rows]), variables, jax.random.key(1))
 
-    run(10)
+    run(1)
     return run
 
 
 def gemm(case: Case):
-    """Square matrix products: the machine's peak. A step is 2 * 1024^3 operations."""
-    multiply = jax.jit(lambda a, b: a @ b)
-    a = jax.random.normal(jax.random.key(0), (1024, 1024))
-    multiply(a, a).block_until_ready()
+    """The machine's peak: a step is one product of two square matrices, float32."""
+    multiply = jax.jit(lambda a: a @ a)
+    a = jax.random.normal(jax.random.key(0), (GEMM_SIZE, GEMM_SIZE))
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            multiply(a, a).block_until_ready()
+            product = multiply(a)
+        product.block_until_ready()
 
+    run(1)
     return run
 
 
-CONTENDERS = {"flaxvae": train, "flaxvae likelihood": likelihood, "gemm": gemm}
+CONTENDERS = {
+    "flaxvae": train,
+    "flaxvae evaluation": evaluation,
+    "flaxvae likelihood": likelihood,
+    "gemm": gemm,
+}

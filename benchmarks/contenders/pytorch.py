@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.case import Case
+from benchmarks.nets import IMAGES_AT_ONCE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -144,12 +145,35 @@ def _log_px(model, case: Case, x):
 def likelihood(case: Case):
     model, images = Vae(case).to(DEVICE), torch.from_numpy(case.data()).to(DEVICE)
 
-    def run(count: int) -> None:
-        for i in range(0, count, 10):
-            _log_px(model, case, images[i : i + 10].unsqueeze(1).to(torch.float32).div(255))
+    def run(steps: int) -> None:
+        for i in range(steps):
+            first = i * IMAGES_AT_ONCE % case.images
+            x = images[first : first + IMAGES_AT_ONCE]
+            _log_px(model, case, x.unsqueeze(1).to(torch.float32).div(255))
         _done()
 
-    run(10)
+    run(1)
+    return run
+
+
+def evaluation(case: Case):
+    """The ELBO of each image; a step is a pass over all."""
+    model, images = Vae(case).to(DEVICE), torch.from_numpy(case.data()).to(DEVICE)
+
+    @torch.no_grad()
+    def run(passes: int) -> None:
+        for _ in range(passes):
+            elbo = []
+            for part in images.split(512):
+                x = part.unsqueeze(1).to(torch.float32).div(255)
+                logits, mean, log_var = model(x)
+                x, logits = x.flatten(1), logits.flatten(1)
+                bce = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+                kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum(-1)
+                elbo.append(-bce - kl)
+            torch.cat(elbo).cpu()
+
+    run(1)
     return run
 
 
@@ -159,5 +183,6 @@ CONTENDERS = {
     "torch tuned": _tensors(),  # in a process whose malloc keeps its memory, see workers.TUNED
     "torch compiled": _tensors(compiled=True),
     "torch compiled bf16": _tensors(compiled=True, bf16=True),
+    "torch evaluation": evaluation,
     "torch likelihood": likelihood,
 }

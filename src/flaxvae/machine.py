@@ -17,14 +17,25 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def processor() -> str:
     """A short name for the kind of processor: the same where compiled code may be shared."""
-    try:
-        text = (PROC / "cpuinfo").read_text()
-        # "flags" on x86, "Features" on ARM: the instructions that there are.
-        about = re.findall(r"^(?:model name|flags|Features|CPU part)\s*:.*", text, re.M)
-    except OSError:
-        about = []
+    # "flags" on x86, "Features" on ARM: the instructions that there are.
+    about = _cpuinfo("model name|flags|Features|CPU part")
     seen = "\n".join([platform.machine(), platform.processor(), *sorted(set(about))])
     return f"{platform.machine() or 'cpu'}-{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
+
+
+def processor_name() -> str:
+    """What its maker calls the processor, as far as the system tells."""
+    for line in _cpuinfo("model name"):
+        return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpuinfo(names: str) -> list[str]:
+    """Lines "name : value" of /proc/cpuinfo whose name is one of ``names``, a pattern."""
+    try:
+        return re.findall(rf"^(?:{names})\s*:.*", (PROC / "cpuinfo").read_text(), re.M)
+    except OSError:
+        return []
 
 
 def cores() -> int:

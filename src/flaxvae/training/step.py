@@ -264,14 +264,14 @@ def program(
         variables = recipe.model.init(stream.init, example.x, example.y)
         check_state(recipe, variables, example)
         params = variables["params"]
-        _, (metrics, _) = recipe.loss(variables, stream.init, example, jnp.int32(0))
+        _, (metrics, _) = jax.eval_shape(recipe.loss, variables, stream.init, example, jnp.int32(0))
         return TrainState(
             step=jnp.int32(0),
             variables=variables,
             opt_state=descent.init(params),
             ema=jax.tree.map(jnp.copy, params) if settings.ema is not None else {},
             best=jax.tree.map(jnp.copy, variables) if settings.patience is not None else {},
-            totals=jax.tree.map(jnp.zeros_like, metrics),
+            totals=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
             guard=guards.fresh(),
             offset=jnp.int32(0),
         )

@@ -1,0 +1,96 @@
+"""What is asked of flaxvae on two CPU cores, and where in the results it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.groups import GEMM, OURS
+from benchmarks.workers import Spread, ratio
+
+Rows = Sequence[Mapping[str, Any]]
+PEAK = 180e9  # operations a second of the machine that the likelihood's 50 images/s are asked of
+
+
+class Claim(NamedTuple):
+    """A number that is to be at least, or at most, what is asked."""
+
+    what: str
+    group: str
+    found: Callable[[Rows], Spread | None]  # None where it was not measured
+    asked: float
+    unit: str = "x"
+    at_most: bool = False
+
+
+def _row(rows: Rows, **keys: str) -> Mapping[str, Any]:
+    return next(row for row in rows if all(row[key] == value for key, value in keys.items()))
+
+
+def _faster(net: str, theirs: str) -> Callable[[Rows], Spread | None]:
+    """Our rate of training steps by theirs."""
+    return lambda rows: _row(rows, net=net)["found"].get(theirs, {}).get("ratio")
+
+
+def _times(values: Spread, scale: float) -> Spread:
+    return {name: scale * value for name, value in values.items()}
+
+
+def _of_peak(rows: Rows) -> Spread:
+    return _times(_row(rows, net="conv")["found"][OURS]["of_peak"], 100)
+
+
+def _likelihood(rows: Rows) -> Spread:
+    """Images/s by the 50 that a machine of PEAK is asked for, at the peak of this one."""
+    return ratio(rows[0]["found"], "flaxvae likelihood", GEMM, PEAK / 50)
+
+
+def _memory(rows: Rows) -> Spread:
+    return dict.fromkeys(("low", "middle", "high"), rows[0]["mib"])
+
+
+def _seconds(name: str) -> Callable[[Rows], Spread]:
+    return lambda rows: rows[0]["seconds"][name]
+
+
+def _cost(what: str, net: str) -> Callable[[Rows], Spread]:
+    return lambda rows: _times(_row(rows, what=what, net=net)["cost"], 100)
+
+
+CONV, MLP, IWAE = "conv net", "mlp 784-512-20", "mlp 784-200-200-50"
+CLAIMS = (
+    Claim(f"{CONV}: PyTorch, DataLoader", "training", _faster("conv", "torch DataLoader"), 2.0),
+    Claim(f"{CONV}: PyTorch, tuned", "training", _faster("conv", "torch tuned"), 1.3),
+    Claim(f"{CONV}: flax, jitted step", "training", _faster("conv", "flax loop"), 2.8),
+    Claim(f"{CONV}: part of the GEMM peak", "training", _of_peak, 65, " %"),
+    Claim(f"{MLP}: PyTorch, tensors", "training", _faster("mlp512", "torch tensors"), 2.4),
+    Claim(f"{MLP}: PyTorch, tuned", "training", _faster("mlp512", "torch tuned"), 1.8),
+    Claim(f"{IWAE}: PyTorch, tensors", "training", _faster("iwae", "torch tensors"), 1.4),
+    Claim("k = 5,000: 50 images/s at 180 GFLOP/s of peak", "likelihood", _likelihood, 1.0),
+    Claim("k = 5,000: temporary memory", "likelihood", _memory, 50, " MiB", True),
+    Claim("first step, warm cache", "start", _seconds("warm"), 2.5, " s", True),
+    Claim("`flaxvae --help`", "start", _seconds("help"), 0.5, " s", True),
+    Claim(f"{CONV}: guard and metrics", "overhead", _cost("guard", "conv"), 5, " %", True),
+    Claim(f"{MLP}: guard and metrics", "overhead", _cost("guard", "mlp512"), 5, " %", True),
+    Claim(f"{IWAE}: guard and metrics", "overhead", _cost("guard", "iwae"), 5, " %", True),
+    Claim(f"{CONV}: checkpoints", "overhead", _cost("checkpoints", "conv"), 2, " %", True),
+    Claim(f"{MLP}: checkpoints", "overhead", _cost("checkpoints", "mlp512"), 2, " %", True),
+)
+
+
+def table(measured: Mapping[str, Rows]) -> list[str]:
+    """Lines of Markdown, a row for each claim about the groups that were measured."""
+    lines = []
+    for claim in CLAIMS:
+        found = claim.found(measured[claim.group]) if claim.group in measured else None
+        if found is None:
+            continue
+        middle, asked = found["middle"], claim.asked
+        reached = middle <= asked if claim.at_most else middle >= asked
+        lines.append(
+            f"| {claim.what} | {middle:.2f}{claim.unit} ({found['low']:.2f} to {found['high']:.2f})"
+            f" | at {'most' if claim.at_most else 'least'} {asked:g}{claim.unit}"
+            f" | {middle / asked:.2f} | {'yes' if reached else 'no'} |"
+        )
+    head = ["| | measured | asked | measured / asked | reached |", "|---|---|---|---|---|"]
+    return [*head, *lines] if lines else []

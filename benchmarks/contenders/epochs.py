@@ -1,0 +1,65 @@
+"""Whole trainings in a run folder, an epoch at a time: with a checkpoint after each, or without.
+
+A training goes on for as long as it is asked to, so what is timed is its steady state: the save
+that an epoch's end begins, and the next epoch, beside which it is written.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+
+from benchmarks.case import Case
+from benchmarks.contenders import ours
+from flaxvae.settings import TrainSettings
+from flaxvae.training import loop, step
+from flaxvae.training import mesh as meshes
+from flaxvae.training.runs import RunFolder
+
+
+class _Paced(loop.Quiet):
+    """Holds a training at the end of each epoch until it may go on."""
+
+    def __init__(self):
+        self.ended, self.may_go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def epoch(self, record):
+        self.ended.release()
+        self.may_go_on.acquire()
+
+
+def _epochs(every: str):
+    """Trainings that save so often; a step is an epoch."""
+
+    def make(case: Case):
+        recipe, data = ours.parts(case)
+        mesh, many = meshes.make(case.devices), 100_000
+        settings = TrainSettings(epochs=many, batch_size=case.batch, checkpoint_every=every)
+        trainer, pace = step.trainer(recipe, data, settings, mesh, many), _Paced()
+        folder = tempfile.TemporaryDirectory()
+
+        def train():
+            try:
+                run_folder = RunFolder(Path(folder.name))
+                loop.fit(recipe, trainer, data, settings, mesh, run_folder, pace)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)  # who waits for the epoch's end would wait for ever
+
+        threading.Thread(target=train, daemon=True).start()
+        pace.ended.acquire()
+
+        def run(epochs: int) -> None:
+            for _ in range(epochs):
+                pace.may_go_on.release()
+                pace.ended.acquire()
+
+        return run
+
+    return make
+
+
+CONTENDERS = {"epochs saved": _epochs("1epoch"), "epochs unsaved": _epochs("100000h")}

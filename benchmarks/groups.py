@@ -1,0 +1,150 @@
+"""What is measured: each group is a function of How that returns rows for results/<group>.json."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from benchmarks import start as starts
+from benchmarks.case import Case
+from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE, NETS, decoding_flops, training_flops
+from benchmarks.workers import QUICK, USUAL, Found, Turns, interleaved, ratio, spread
+from flaxvae import machine
+
+Row = dict[str, Any]
+
+OURS, GEMM = "flaxvae", "gemm"
+GEMM_OPERATIONS = 2 * GEMM_SIZE**3
+FLAX = ("flax loop", "flax example")
+TORCH = ("torch DataLoader", "torch tensors", "torch tuned")
+TORCH_GPU = ("torch compiled", "torch compiled bf16")
+CARE = Turns(31, 0.5)  # what costs a percent or two is seen in many short turns
+
+
+class How(NamedTuple):
+    """What is chosen on the command line."""
+
+    python: str  # the interpreter that has PyTorch
+    quick: bool  # only see that all runs
+
+    def has_torch(self) -> bool:
+        asked = [self.python, "-c", "import torch"]
+        return subprocess.run(asked, capture_output=True).returncode == 0
+
+    def time(self, cases: dict[str, Case], unit: dict[str, int], turns: Turns = USUAL) -> Found:
+        unit = unit | {GEMM: GEMM_OPERATIONS}
+        python = {name: self.python for name in cases if name.startswith("torch")}
+        return interleaved(cases, unit, python, QUICK if self.quick else turns)
+
+
+def _say(what: str, found: Found) -> None:
+    """The rates, and how many times each one the first is."""
+    print(what, flush=True)
+    first = next(iter(found))
+    for name, row in found.items():
+        times = "" if name in (first, GEMM) else f"{ratio(found, first, name)['middle']:6.2f}x"
+        print(f"  {name:<22}{row['rate']['middle']:>20,.1f} {times}", flush=True)
+
+
+def _compared(what: str, found: Found, flops: float | None = None) -> Found:
+    """With ratios of the first to each and, given FLOPs an image, the part of the GEMM peak."""
+    _say(what, found)
+    first = next(iter(found))
+    for name, row in found.items():
+        if name != GEMM:
+            row["ratio"] = ratio(found, first, name)
+            if flops:
+                row["of_peak"] = ratio(found, name, GEMM, flops)
+    return found
+
+
+def training(how: How) -> list[Row]:
+    torch = TORCH + (TORCH_GPU if jax.default_backend() == "gpu" else ()) if how.has_torch() else ()
+    rows = []
+    for net, shape in NETS.items():
+        case = Case(net)
+        cases = dict.fromkeys((OURS, *torch, *FLAX, GEMM), case)
+        found = how.time(cases, dict.fromkeys(cases, case.batch))
+        _compared(f"{shape.label}, batch {case.batch}: images/s", found, training_flops(shape))
+        rows.append({"net": net, "label": shape.label, "batch": case.batch, "found": found})
+    return rows
+
+
+def growth(how: How) -> list[Row]:
+    most = max(jax.device_count(), machine.cores())
+    cases = [("batch", n, Case("conv", batch=n)) for n in (32, 128, 512, 2048)]
+    cases += [("size", n, Case("conv", size=n, images=4000)) for n in (28, 56, 112)]
+    cases += [("devices", n, Case("conv", batch=512, devices=n)) for n in (1, 2, 4, 8) if n <= most]
+    torch = ("torch tensors",) if how.has_torch() else ()
+    rows = []
+    for what, value, case in cases:
+        names = dict.fromkeys((OURS, *(torch if what != "devices" else ())), case)
+        found = how.time(names, dict.fromkeys(names, case.batch))
+        _compared(f"conv, {what} {value}: images/s", found)
+        rows.append({"what": what, "value": value, "found": found})
+    return rows
+
+
+def evaluation(how: How) -> list[Row]:
+    contenders = ["flaxvae evaluation", *(["torch evaluation"] if how.has_torch() else [])]
+    rows = []
+    for net, shape in NETS.items():
+        case = Case(net, images=10_000)
+        cases = dict.fromkeys(contenders, case)
+        found = how.time(cases, dict.fromkeys(cases, case.images))
+        _compared(f"{shape.label}, ELBO: images/s", found)
+        rows.append({"net": net, "label": shape.label, "found": found})
+    return rows
+
+
+def likelihood(how: How) -> list[Row]:
+    from benchmarks.contenders import ours
+
+    case = Case("iwae", images=1000)
+    torch = ["torch likelihood"] if how.has_torch() else []
+    cases = dict.fromkeys(["flaxvae likelihood", *torch, GEMM], case)
+    found = how.time(cases, dict.fromkeys(cases, IMAGES_AT_ONCE))
+    label = case.shape.label
+    _compared(f"{label}, k = {case.k:,}: images/s", found, case.k * decoding_flops(case.shape))
+    return [{"label": label, "k": case.k, "mib": ours.likelihood_mib(case), "found": found}]
+
+
+def start(how: How) -> list[Row]:
+    seconds = starts.measure(2 if how.quick else 7)
+    print("seconds:", {name: round(s["middle"], 2) for name, s in seconds.items()}, flush=True)
+    return [{"seconds": seconds}]
+
+
+def overhead(how: How) -> list[Row]:
+    """Time that care adds, as a part of the time without it."""
+    rows = []
+
+    def add(what: str, net: str, cared: str, without: str, images: int, turns: Turns) -> None:
+        case = Case(net, images=images)
+        step = images if cared.startswith("epochs") else case.batch
+        found = how.time({cared: case, without: case}, {cared: step, without: step}, turns)
+        pairs = zip(found[without]["rates"], found[cared]["rates"], strict=True)
+        cost = spread(fast / slow - 1 for fast, slow in pairs)
+        print(f"{NETS[net].label}: {what} {100 * cost['middle']:+.1f} %", flush=True)
+        rows.append({"what": what, "net": net, "label": NETS[net].label} | {"cost": cost})
+        rows[-1]["found"] = found
+
+    mnist = 6000 if how.quick else Case("conv").images
+    for net in NETS:
+        add("guard", net, OURS, "without guard", mnist, CARE)
+    for net in ("conv", "mlp512"):
+        add("checkpoints", net, "epochs saved", "epochs unsaved", mnist, Turns(11))
+    return rows
+
+
+GROUPS: dict[str, Callable[[How], list[Row]]] = {
+    "training": training,
+    "growth": growth,
+    "evaluation": evaluation,
+    "likelihood": likelihood,
+    "start": start,
+    "overhead": overhead,
+}
