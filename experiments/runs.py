@@ -45,7 +45,7 @@ def iwae_setting(epochs: int) -> dict[str, Any]:
         "latent_dim": 50,
         "batch_size": BATCH,
         "optimizer": "muon",
-        "learning_rate": 5e-3,
+        "learning_rate": 3e-3,
         "schedule": "cosine",
         "epochs": epochs,
         "warmup_steps": first_steps(epochs),

@@ -14,6 +14,7 @@ import time
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,6 +32,7 @@ pytestmark = [
     # Orbax leaves coroutines behind when it fails to read.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+VQ = {"epochs": 2, "net": "mlp", "widths": (32,), "codes": 8, "code_dim": 2, "devices": 1}
 FLAGS = "--net mlp --widths 32 --latent-dim 2 --devices 1"  # TINY's
 
 
@@ -463,10 +465,41 @@ def test_stop_at_what_is_not_finite(straight, tmp_path, capsys, poison):
     assert same(path, straight)
 
 
-def test_parameters_that_are_not_finite(tmp_path):
-    with pytest.raises(DivergedError, match=r"the parameters are not finite at step 1 \(epoch 1\)"):
-        train(tmp_path / "run", learning_rate=1e30)
-    assert steps_saved(tmp_path / "run") == [0]
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_the_largest_learning_rate_leaves_finite_parameters(tmp_path, optimizer):
+    with pytest.raises(DivergedError, match=r"the loss is not finite at step 2 \(epoch 1\)"):
+        train(tmp_path / "run", learning_rate=9e29, optimizer=optimizer)
+    assert steps_saved(tmp_path / "run")[-1] == 1
+    leaves = jax.tree.leaves(flaxvae.load(tmp_path / "run").variables)
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+@pytest.mark.parametrize("slope", [np.nan, np.inf, 1e25])
+def test_a_gradient_that_is_not_finite_or_whose_square_is_not(slope):
+    gradient = {"a": np.ones((40, 30), np.float32), "b": np.ones(7, np.float32)}
+    assert int(guard.fault(jnp.float32(1), gradient, {})) == 0
+    gradient["a"][33, 4] = slope
+    assert guard.FAULTS[int(guard.fault(jnp.float32(1), gradient, {}))] == "the gradient is"
+    assert guard.FAULTS[int(guard.fault(jnp.float32(np.nan), gradient, {}))] == "the loss is"
+
+
+def test_state_without_a_gradient_that_is_not_finite(tmp_path, monkeypatch):
+    recipe = runs.Plan.recipe
+
+    def poisoned(plan, spec):
+        made = recipe(plan, spec)
+
+        def loss(variables, key, batch, step):
+            value, (metrics, updates) = made.loss(variables, key, batch, step)
+            factor = jnp.where(step == 17, jnp.nan, 1.0)
+            return value, (metrics, jax.tree.map(lambda x: x * factor, updates))
+
+        return made._replace(loss=loss)
+
+    monkeypatch.setattr(runs.Plan, "recipe", poisoned)
+    with pytest.raises(DivergedError, match="the model's state is not finite at step 18"):
+        flaxvae.train("vq_vae", run=str(tmp_path / "run"), **VQ)
+    assert steps_saved(tmp_path / "run")[-1] == 17
     leaves = jax.tree.leaves(flaxvae.load(tmp_path / "run").variables)
     assert all(np.isfinite(leaf).all() for leaf in leaves)
 

@@ -7,7 +7,7 @@
 | 2         | misuse: a flag, a name or a value that cannot be              |
 | 3         | data: missing, damaged, not what it is said to be, or unsaved; |
 |           | or processes that cannot meet, or lost one of theirs           |
-| 4         | training diverged: a loss or parameters that are not finite     |
+| 4         | training diverged: a loss, gradient or state is not finite     |
 | 130, 143  | stopped by Ctrl-C, by SIGTERM, after saving                     |
 
 A message has three parts: what was seen, what was expected, what to do.
@@ -45,7 +45,7 @@ class HostsError(FlaxvaeError):
 
 
 class DivergedError(FlaxvaeError):
-    """A loss, gradient or parameters that are not finite."""
+    """A loss, a gradient or a model's state that is not finite."""
 
     exit_code = 4
 

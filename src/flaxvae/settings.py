@@ -141,7 +141,7 @@ class TrainSettings:
     """Share parameters and optimizer state out between the devices, for models that fill one."""
 
     on_nan: OnNan = "stop"
-    """On a loss, gradient or parameters that are not finite: stop, saved at the last good step;
+    """On a loss, gradient or state that is not finite: stop, saved at the last good step;
     skip that step, ten in a row at most; or rollback to the last checkpoint with half the learning
     rate, three times at most."""
 
@@ -154,7 +154,8 @@ class TrainSettings:
         check(self, "epochs", self.epochs is None or self.epochs >= 0, "0 or more")
         check(self, "batch_size", self.batch_size >= 1, "1 or more")
         check(self, "accumulate", self.accumulate >= 1, "1 or more")
-        check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number above 0")
+        # Far below float32's largest number: steps of any finite gradient are finite, too.
+        check(self, "learning_rate", 0 < self.learning_rate < 1e30, "above 0 and below 1e30")
         check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
         clip = self.clip_norm
         check(self, "clip_norm", clip is None or clip > 0, "a number above 0")

@@ -86,7 +86,7 @@ def ladder(
     dims: tuple[int, ...],
     widths: tuple[int, ...],
     features: int = 256,
-    activation: str = "relu",
+    activation: str = "gelu",
 ) -> Latents:
     """Levels of Gaussian latents whose posterior descends beside the prior (Sonderby et al. 2016).
 
@@ -105,7 +105,8 @@ def ladder(
         widths: hidden units of each level, likewise; every mapping has two hidden layers. Those
             of level l serve d_{l-1} -> d_l and z_{l+1} -> p(z_l | z_{l+1}).
         features: size of the encoder's one head, a linear layer that the activation follows.
-        activation: one of networks.ACTIVATIONS.
+        activation: one of networks.ACTIVATIONS; relu layers begin so small that the levels, many
+            layers deep, collapse before they have learned.
 
     Returns:
         Latents with parameters ``up_1`` .. ``up_L`` and ``down_1`` .. ``down_{L-1}``.

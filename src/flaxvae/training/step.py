@@ -245,16 +245,19 @@ def program(
         found = gradient_in_parts(gathered(params), rest, model_key, batch, state.step)
         grads, (metrics, updates) = shared_out(found[0]), found[1]
         scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
-        change, opt_state = scaled.update(grads, state.opt_state, params)
-        params = optax.apply_updates(params, change)
-        ema = state.ema and optax.incremental_update(params, state.ema, 1 - (settings.ema or 0))
-        variables = {**rest, **updates, "params": params}
-        totals = jax.tree.map(jnp.add, state.totals, metrics)
-        fault = guards.fault(metrics["loss"], grads, variables)
+
+        def descend(old):
+            variables, opt_state, ema, totals = old
+            change, opt_state = scaled.update(grads, opt_state, variables["params"])
+            params = optax.apply_updates(variables["params"], change)
+            ema = ema and optax.incremental_update(params, ema, 1 - (settings.ema or 0))
+            totals = jax.tree.map(jnp.add, totals, metrics)
+            return {**variables, **updates, "params": params}, opt_state, ema, totals
+
+        fault = guards.fault(metrics["loss"], grads, updates)
+        guard = guards.after(fault, state.guard, tolerance)
         old = (state.variables, state.opt_state, state.ema, state.totals)
-        new = (variables, opt_state, ema, totals)
-        guard, kept = guards.keep(fault, state.guard, tolerance, old, new)
-        variables, opt_state, ema, totals = kept
+        variables, opt_state, ema, totals = guards.only_if(fault == 0, descend, old)
         done = state.step + (guard.fault == 0)
         return TrainState(done, variables, opt_state, ema, state.best, totals, guard, state.offset)
 
