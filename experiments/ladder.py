@@ -1,6 +1,6 @@
 """Levels of latents: the ladder VAE.
 
-1, 2 and 3 levels (Sonderby et al. 2016) over the same 512-256 networks, with the KL's weight
+1, 2 and 3 levels (Sonderby et al. 2016) over the same 512-256 networks with gelu, the KL's weight
 raised linearly over the first fifth of the steps. Each level must be used (its KL above 0.5
 nats), and more levels must give a better model than one at the same budget.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from experiments import runs
 from experiments.table import Row
 
-EPOCHS = 40
+EPOCHS = 20
 LEVELS = {1: ((32,), (256,)), 2: ((32, 16), (256, 128)), 3: ((32, 16, 8), (256, 128, 64))}
 
 
@@ -26,12 +26,13 @@ def study() -> list[Row]:
             net="mlp",
             latent_dims=dims,
             level_widths=widths,
-            batch_size=100,
-            learning_rate=1e-3,
+            activation="gelu",
+            batch_size=200,
+            learning_rate=2e-3,
             schedule="cosine",
             epochs=EPOCHS,
             anneal="linear",
-            anneal_steps=EPOCHS * 600 // 5,
+            anneal_steps=EPOCHS * 300 // 5,
         )
         nats, told = runs.nll(run, 1000)
         one = nats if levels == 1 else one

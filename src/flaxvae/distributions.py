@@ -48,6 +48,12 @@ def sum_event(values: jax.Array) -> jax.Array:
     return flat(values).sum(-1)
 
 
+def bounded(raw: jax.Array, low: float, high: float) -> jax.Array:
+    """A smooth map of the reals into (low, high), nearly the identity in its middle."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    return middle + half * jnp.tanh((raw - middle) / half)
+
+
 @jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
     """log(1 + exp(x)), to 6e-8 in absolute terms, with the gradient sigmoid(x).

@@ -433,8 +433,12 @@ def flow_vae(
     return Recipe(model, _loss(model, bound), probabilities=_probabilities(data, body))
 
 
-def _with_prior(data: DataSpec, body: Body, bound: Bound, latent_dim: int, prior) -> Recipe:
+def _with_prior(
+    data: DataSpec, body: Body, bound: Bound, latent_dim: int, prior, log_var_range=None
+) -> Recipe:
     base = _assemble(data, body, parts.latents.gaussian(latent_dim))
+    if log_var_range is not None:
+        base = parts.priors.with_bounded_posterior(base, *log_var_range)
     model = parts.priors.learned(base, prior)
     return Recipe(
         model,
@@ -454,13 +458,16 @@ def vamp_vae(
 ) -> Recipe:
     """VampPrior (Tomczak & Welling 2018): p(z) = 1/K sum_k q(z|u_k), at K learned pseudo-inputs.
 
+    Log-variances lie in (-6, 2), as in the paper's code. A long annealing of the KL is as good as
+    necessary: without, q(z|x) soon sits on the few q(z|u_k) there are, and stays.
+
     Args:
         latent_dim: latent dimensions.
         pseudo_inputs: K.
     """
     _positive(latent_dim=latent_dim, pseudo_inputs=pseudo_inputs)
     prior = parts.priors.vamp(data.shape, pseudo_inputs)
-    return _with_prior(data, body, bound, latent_dim, prior)
+    return _with_prior(data, body, bound, latent_dim, prior, log_var_range=(-6.0, 2.0))
 
 
 def mog_vae(

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxvae.core import Latent
-from flaxvae.distributions import Normal, kl_normal, standard_normal
+from flaxvae.distributions import Normal, bounded, kl_normal, standard_normal
 from flaxvae.errors import UsageError
 from flaxvae.parts.latents import Latents
 from flaxvae.parts.networks import ACTIVATIONS, Heads, Mlp
@@ -34,12 +34,7 @@ Array = jax.Array
 
 # Learned standard deviations lie between exp(-5) and exp(5): beyond that, one unlucky step makes
 # a KL of thousands of nats, and training does not recover.
-LOG_VAR_BOUND = 10.0
-
-
-def bounded_log_var(raw: Array) -> Array:
-    """A smooth map of the reals into (-10, 10), nearly the identity in its middle."""
-    return LOG_VAR_BOUND * jnp.tanh(raw / LOG_VAR_BOUND)
+LOG_VAR_RANGE = -10.0, 10.0
 
 
 def merge(a: Normal, b: Normal) -> Normal:
@@ -71,7 +66,7 @@ class Step(nn.Module):
     def __call__(self, x):
         hidden = Mlp((self.width, self.width), self.activation, name="body")(x)
         heads = Heads({"mean": self.dim, "log_var": self.dim}, name="heads")(hidden)
-        return hidden, Normal(heads["mean"], bounded_log_var(heads["log_var"]))
+        return hidden, Normal(heads["mean"], bounded(heads["log_var"], *LOG_VAR_RANGE))
 
 
 class Drawn(NamedTuple):

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxvae.core import Model
-from flaxvae.distributions import LOG_2PI, Normal, standard_normal
+from flaxvae.distributions import LOG_2PI, Normal, bounded, standard_normal
 from flaxvae.parts.flows import Flow
 
 Array = jax.Array
@@ -183,6 +183,20 @@ def flow(dim: int, flow: Flow) -> Prior:
         return flow.forward(params, noise, None)[0]
 
     return Prior(flow.init, log_prob, sample)
+
+
+def with_bounded_posterior(model: Model, low: float, high: float) -> Model:
+    """``model`` whose encoder's log-variances lie in (low, high).
+
+    Nothing but this holds the scale of z under a VampPrior: it shrinks and grows with the
+    posterior, and N(0, I) is not there to keep both in place.
+    """
+
+    def encode(variables, x, y=None):
+        features = model.encode(variables, x, y)
+        return {**features, "log_var": bounded(features["log_var"], low, high)}
+
+    return model._replace(encode=encode)
 
 
 def learned(model: Model, prior: Prior) -> Model:
