@@ -1,7 +1,7 @@
 """Levels of latents: the ladder VAE.
 
 1, 2 and 3 levels (Sonderby et al. 2016) over the same 512-256 networks with gelu, the KL's weight
-raised linearly over the first fifth of the steps. Each level must be used (its KL above 0.5
+raised linearly over the first half of the steps. Each level must be used (its KL above 0.5
 nats), and more levels must give a better model than one at the same budget.
 """
 
@@ -32,7 +32,7 @@ def study() -> list[Row]:
             schedule="cosine",
             epochs=EPOCHS,
             anneal="linear",
-            anneal_steps=EPOCHS * 300 // 5,
+            anneal_steps=EPOCHS * 300 // 2,
         )
         nats, told = runs.nll(run, 1000)
         one = nats if levels == 1 else one
