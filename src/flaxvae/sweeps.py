@@ -64,7 +64,7 @@ class Grid:
         """Every member's plan, by the name of its folder, seeds quickest."""
         found = {}
         for settings, seed in itertools.product(self.settings(), self.seeds):
-            named = [f"{name}={report.value(x)}" for name, x in settings.items()]
+            named = [f"{name}={words.value(x)}" for name, x in settings.items()]
             plan = api.make_plan(self.model, **self.choices, **settings, seed=seed)
             found[",".join([*named, f"seed={seed}"])] = plan
         return found
@@ -118,7 +118,7 @@ def make_grid(model: str = "vae", seeds: int = SEEDS, **choices: Any) -> Grid:
     varied = {name: list(x) for name, x in choices.items() if isinstance(x, list)}
     can_vary = (zoo.arguments(model).keys() | vars(TrainSettings()).keys()) - _SINGLE
     for name, values in varied.items():
-        seen = f"--{name.replace('_', '-')} {' '.join(map(report.value, values))}".rstrip()
+        seen = f"--{name.replace('_', '-')} {' '.join(map(words.value, values))}".rstrip()
         if not values:
             raise UsageError(f"{seen}: expected at least one value")
         if any(values.index(x) != i for i, x in enumerate(values)):
