@@ -155,7 +155,7 @@ class TrainSettings:
         check(self, "batch_size", self.batch_size >= 1, "1 or more")
         check(self, "accumulate", self.accumulate >= 1, "1 or more")
         # Far below float32's largest number: steps of any finite gradient are finite, too.
-        check(self, "learning_rate", 0 < self.learning_rate < 1e30, "above 0 and below 1e30")
+        check(self, "learning_rate", 0 < self.learning_rate <= 1e30, "above 0, at most 1e30")
         check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
         clip = self.clip_norm
         check(self, "clip_norm", clip is None or clip > 0, "a number above 0")

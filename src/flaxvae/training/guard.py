@@ -66,11 +66,13 @@ def after(found: Array, guard: Guard, tolerance: Array) -> Guard:
     )
 
 
-def only_if(good: Array, change: Callable[[Any], Any], old: Any) -> Any:
+def choose(good: Array, change: Callable[[Any], Any], old: Any) -> Any:
     """``change(old)`` if ``good``, else ``old``; their arrays are of one shape."""
+    return jax.tree.map(lambda a, b: jnp.where(good, b, a), old, change(old))
 
-    def choose(old):
-        return jax.tree.map(lambda a, b: jnp.where(good, b, a), old, change(old))
+
+def only_if(good: Array, change: Callable[[Any], Any], old: Any) -> Any:
+    """``choose``, in place on every platform."""
 
     # A choice between two states, or a lax.cond, makes XLA write both on a CPU: a fifth of a step
     # of an mlp. A loop of at most one turn changes the old one in place. An accelerator fuses the
@@ -80,4 +82,6 @@ def only_if(good: Array, change: Callable[[Any], Any], old: Any) -> Any:
             lambda carry: carry[0], lambda carry: (jnp.array(False), change(carry[1])), (good, old)
         )[1]
 
-    return jax.lax.platform_dependent(old, cpu=in_place, default=choose)
+    return jax.lax.platform_dependent(
+        old, cpu=in_place, default=lambda old: choose(good, change, old)
+    )

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, PartitionSpec
 from flaxvae.core import Batch, Variables
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import Stopped
-from flaxvae.training import batches, loop, template
+from flaxvae.training import batches, guard, loop, template
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints, Unsaved, from_parts, to_parts
@@ -82,7 +82,10 @@ def groups(plans: Sequence[Plan], data: Data, measure: Measure) -> list[Group]:
 
 def _outline(plan: Plan, data: Data, measure: Measure) -> Member:
     recipe, shape = plan.recipe(data.spec), jax.ShapeDtypeStruct
-    program = steps.program(recipe, data, plan.training, plan.training.epochs or 0)
+    # A loop over members all at once would choose anyway, and hide numbers from the outline.
+    program = steps.program(
+        recipe, data, plan.training, plan.training.epochs or 0, only_if=guard.choose
+    )
     x, y = jax.tree.map(lambda a: shape(a.shape, a.dtype), steps.images_and_labels(recipe, data))
     stream = jax.eval_shape(lambda: steps.keys(0))
     order = jax.eval_shape(program.order, stream, 0)

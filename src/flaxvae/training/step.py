@@ -192,12 +192,13 @@ def program(
     epochs: int,
     gathered: Callable[[Any], Any] = lambda tree: tree,
     shared_out: Callable[[Any], Any] = lambda tree: tree,
+    only_if: Callable[[Array, Callable[[Any], Any], Any], Any] = guards.only_if,
 ) -> Program:
     """The functions that train ``recipe``, of the keys of a seed and of all images x, labels y.
 
     An epoch is ``len(train) // batch_size`` steps over a fresh permutation; the rows left over
     are other ones each time. ``gathered`` and ``shared_out`` say where arrays lie that are needed
-    whole on every device, or kept between steps.
+    whole on every device, or kept between steps; ``only_if`` is guard's, or its ``choose``.
     """
     train, batch_size = data.train, settings.batch_size
     steps_per_epoch = len(train.x) // batch_size
@@ -257,7 +258,7 @@ def program(
         fault = guards.fault(metrics["loss"], grads, updates)
         guard = guards.after(fault, state.guard, tolerance)
         old = (state.variables, state.opt_state, state.ema, state.totals)
-        variables, opt_state, ema, totals = guards.only_if(fault == 0, descend, old)
+        variables, opt_state, ema, totals = only_if(fault == 0, descend, old)
         done = state.step + (guard.fault == 0)
         return TrainState(done, variables, opt_state, ema, state.best, totals, guard, state.offset)
 
