@@ -72,7 +72,7 @@ def choose(good: Array, change: Callable[[Any], Any], old: Any) -> Any:
 
 
 def only_if(good: Array, change: Callable[[Any], Any], old: Any) -> Any:
-    """``choose``, in place on every platform."""
+    """``choose``, in the way that is quick on each platform."""
 
     # A choice between two states, or a lax.cond, makes XLA write both on a CPU: a fifth of a step
     # of an mlp. A loop of at most one turn changes the old one in place. An accelerator fuses the
