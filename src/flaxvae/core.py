@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from flaxvae.distributions import Distribution
 
@@ -150,7 +151,17 @@ def elbo_samples(
     """
     features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
     keys = jax.random.split(key, samples)
-    return jax.vmap(lambda k: _terms(model, variables, k, batch, features, train))(keys)
+    latent = jax.vmap(lambda k: model.reparameterize(variables, k, features, train))(keys)
+
+    # One batch of all draws, the draws of an example side by side: every layer is one product, and
+    # a batch that lies on several devices stays where it is.
+    def each(leaf: Array) -> Array:
+        return jnp.repeat(leaf, samples, 0)
+
+    x, y = jax.tree.map(each, (batch.x, batch.y))
+    z = latent.z.swapaxes(0, 1).reshape(len(x), -1)
+    log_px = model.decode(variables, z, y).log_prob(x).reshape(-1, samples).T
+    return Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)
 
 
 def log_weights(model: Model, variables: Variables, key: Array, batch: Batch, k: int) -> Array:

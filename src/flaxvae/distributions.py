@@ -55,16 +55,24 @@ def bounded(raw: jax.Array, low: float, high: float) -> jax.Array:
 
 
 @jax.custom_jvp
-def softplus(x: jax.Array) -> jax.Array:
-    """log(1 + exp(x)), to 6e-8 in absolute terms, with the gradient sigmoid(x).
+def _cross_entropy(x: jax.Array, logits: jax.Array) -> jax.Array:
+    """sum_d [softplus(logits_d) - x_d logits_d] of [B, D], with the gradient sigmoid(logits) - x.
 
-    A plain logarithm takes the place of ``log1p``, which costs more than the rest of a likelihood
-    on CPU, and whose digits below 6e-8 a sum over pixels would lose.
+    softplus(l) = max(l, 0) + log(1 + exp(-|l|)), and the logarithms are those of products of up to
+    64 factors: in (1, 2] each, so that none overflows. A logarithm for every pixel would cost more
+    than the rest of a likelihood on CPU.
     """
-    return jnp.maximum(x, 0) + jnp.log(1 + jnp.exp(-jnp.abs(x)))
+    factors = 1 + jnp.exp(-jnp.abs(logits))
+    # Of factors far apart, so that neighbours are multiplied side by side.
+    groups = factors.reshape(len(factors), math.gcd(factors.shape[1], 64), -1)
+    linear = (jnp.maximum(logits, 0) - x * logits).sum(-1)
+    return linear + jnp.log(groups.prod(1)).sum(-1)
 
 
-softplus.defjvps(lambda tangent, value, x: tangent * jax.nn.sigmoid(x))
+_cross_entropy.defjvps(
+    lambda tangent, value, x, logits: -(tangent * logits).sum(-1),
+    lambda tangent, value, x, logits: (tangent * (jax.nn.sigmoid(logits) - x)).sum(-1),
+)
 
 
 @jax.tree_util.register_dataclass
@@ -113,8 +121,7 @@ class Bernoulli:
 
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Log-probability of ``x`` [B, *event] in nats, shape [B]."""
-        x, logits = flat(x), flat(self.logits)
-        return (x * logits - softplus(logits)).sum(-1)
+        return -_cross_entropy(flat(x), flat(self.logits))
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Zeros and ones, float32, shape [B, *event]."""

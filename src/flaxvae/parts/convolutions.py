@@ -18,6 +18,8 @@ image, the rest after it.
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,44 +99,60 @@ def _patches(x: Array, k: int, stride: int) -> Array:
 def _scatter(taps: Array, stride: int, size: Size) -> Array:
     """The adjoint of ``_patches``: [k, k, C, h, w, B] -> [C, H, W, B].
 
-    Padded row r of the image receives tap i of patch (r - i) / stride: so each of the stride^2
-    phases of the image is a sum of shifted taps, and the phases interleave.
+    Row r of the image receives tap i of patch (r + before - i) / stride. So each of the stride^2
+    phases of the image, its rows and its columns of one remainder, is a sum of shifted taps. Phases
+    are interleaved by stacking, which copies whole runs of memory.
     """
-    k, c, h, w, b = taps.shape[0], *taps.shape[2:]
-    reach = -(-k // stride)  # taps of one phase, along one axis
-    rows, columns = h + reach - 1, w + reach - 1
-    phases = []
-    for a in range(stride):
-        for d in range(stride):
-            total = jnp.zeros((c, rows, columns, b), taps.dtype)
-            for i in range(a, k, stride):
-                for j in range(d, k, stride):
-                    top, left = i // stride, j // stride
-                    bottom, right = rows - h - top, columns - w - left
-                    shifts = ((0, 0), (top, bottom), (left, right), (0, 0))
-                    total = total + jnp.pad(taps[i, j], shifts)
-            phases.append(total)
-    grid = jnp.stack(phases).reshape(stride, stride, c, rows, columns, b)
-    image = grid.transpose(2, 3, 0, 4, 1, 5).reshape(c, rows * stride, columns * stride, b)
-    top, left = (k - 1) // 2, (k - 1) // 2
-    missing = [max(top + n - have, 0) for n, have in zip(size, image.shape[1:3])]
-    image = jnp.pad(image, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
-    return image[:, top : top + size[0], left : left + size[1]]
+    k, c, b = taps.shape[0], taps.shape[2], taps.shape[5]
+    small, rest = taps.shape[3:5], [-(-n // stride) for n in size]  # of a tap, of a phase
+    zero = jnp.zeros((), taps.dtype)
+
+    def shifts(phase: int) -> list[tuple[int, int]]:
+        """Taps of a phase, and the patch that each adds to its first row."""
+        first, offset = divmod(phase + (k - 1) // 2, stride)
+        return [(i, first - i // stride) for i in range(offset, k, stride)]
+
+    def phase(p: int, q: int) -> Array:
+        total = jnp.zeros((c, *rest, b), taps.dtype)
+        for (i, top), (j, left) in itertools.product(shifts(p), shifts(q)):
+            pads = [
+                (-shift, n - have + shift, 0) for shift, n, have in zip((top, left), rest, small)
+            ]
+            total = total + lax.pad(taps[i, j], zero, ((0, 0, 0), *pads, (0, 0, 0)))
+        return total
+
+    def interleave(phases: list[Array], axis: int) -> Array:
+        shape = list(phases[0].shape)
+        shape[axis] *= stride
+        return jnp.stack(phases, axis + 1).reshape(shape)
+
+    rows = [interleave([phase(p, q) for q in range(stride)], 2) for p in range(stride)]
+    return interleave(rows, 1)[:, : size[0], : size[1]]
+
+
+# Of matrices, each as XLA's products take it: not of tensors, whose axes XLA would put in order
+# first, by copies that take as long as the product.
+
+
+def _flat(x: Array, axes: int) -> Array:
+    """A matrix: the first ``axes`` axes are its rows, the others its columns."""
+    return x.reshape(math.prod(x.shape[:axes]), -1)
 
 
 def _contract(kernel: Array, patches: Array) -> Array:
     """W^T patches: [k, k, C, O], [k, k, C, h, w, B] -> [O, h, w, B]."""
-    return jnp.einsum("ijco,ijchwb->ohwb", kernel, patches)
+    product = _flat(kernel, 3).T @ _flat(patches, 3)
+    return product.reshape(-1, *patches.shape[3:])
 
 
 def _expand(kernel: Array, y: Array) -> Array:
     """W y: [k, k, C, O], [O, h, w, B] -> [k, k, C, h, w, B]."""
-    return jnp.einsum("ijco,ohwb->ijchwb", kernel, y)
+    return (_flat(kernel, 3) @ _flat(y, 1)).reshape(*kernel.shape[:3], *y.shape[1:])
 
 
 def _outer(patches: Array, y: Array) -> Array:
     """patches y^T, the gradient of a kernel: [k, k, C, O]."""
-    return jnp.einsum("ijchwb,ohwb->ijco", patches, y)
+    return (_flat(patches, 3) @ _flat(y, 1).T).reshape(*patches.shape[:3], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -182,12 +200,21 @@ def _gemm_conv_transpose(x: Array, kernel: Array, bias: Array, stride: int, size
     return _up(x, kernel, stride, size) + bias[:, None, None, None]
 
 
-GEMM = Lowering(
-    lambda x: x.transpose(3, 1, 2, 0),
-    lambda x: x.transpose(3, 1, 2, 0),
-    _gemm_conv,
-    _gemm_conv_transpose,
-)
+# Through [H W C, B], whose transpose is part of the product of a Dense layer beside it; what is
+# left moves whole runs of the batch.
+
+
+def _enter(x: Array) -> Array:
+    b, h, w, c = x.shape
+    return x.reshape(b, -1).T.reshape(h, w, c, b).transpose(2, 0, 1, 3)
+
+
+def _leave(x: Array) -> Array:
+    c, h, w, b = x.shape
+    return x.transpose(1, 2, 0, 3).reshape(-1, b).T.reshape(b, h, w, c)
+
+
+GEMM = Lowering(_enter, _leave, _gemm_conv, _gemm_conv_transpose)
 
 
 def lowering() -> Lowering:

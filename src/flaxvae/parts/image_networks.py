@@ -66,6 +66,24 @@ class ConvTranspose(nn.Module):
         return lowering.conv_transpose(x, kernel, bias, self.stride, self.size)
 
 
+class DenseMap(nn.Module):
+    """A Dense layer from features [B, F] to a map [B, h, w, C], laid out for convolutions.
+
+    Its bias is added there, so that the change of layout is part of the matrix product.
+    """
+
+    shape: tuple[int, int, int]
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, lowering, x):
+        width, init = math.prod(self.shape), networks.fan_in_uniform(scale=self.init_scale)
+        kernel = self.param("kernel", init, (x.shape[-1], width))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        y, bias = (x @ kernel).reshape(-1, *self.shape), bias.reshape(1, *self.shape)
+        return lowering.enter(y) + lowering.enter(bias)
+
+
 class Residual(nn.Module):
     """x + conv(silu(conv(silu(x)))), convolutions 3x3: pre-activation (He et al. 2016).
 
@@ -166,8 +184,7 @@ class ConvDecoder(nn.Module):
         else:
             x = networks.append_labels(z, labels)
             x = activation(_dense(p, p.width, "dense_0")(x))
-            x = _dense(p, math.prod(smallest), "dense_1")(x)
-            x = lowering.enter(x.reshape(-1, *smallest))
+            x = DenseMap(smallest, p.init_scale, name="dense_1")(lowering, x)
         outputs = (p.channels[0] if p.stem else self.values, *p.channels[:-1])
         for i in reversed(range(len(p.channels))):
             for j in range(p.blocks):
