@@ -82,11 +82,17 @@ def test_bernoulli_log_prob(logit):
     assert (np.asarray(found) <= 0).all()
 
 
-def test_bernoulli_is_scipys():
-    logits, x = draws(3, 6, *EVENT, scale=3), draws(4, 6, *EVENT) > 0
+@pytest.mark.parametrize("event", [(1,), (3, 4), (7, 9), (28, 28, 1), (16, 16, 3)])
+def test_bernoulli_is_scipys(event):
+    """By itself, and as the value that comes with a gradient: sizes of many, few and no groups."""
+    logits, x = draws(3, 6, *event, scale=3), draws(4, 6, *event) > 0
     expected = stats.bernoulli.logpmf(np.asarray(x, int), special.expit(f64(logits)[0]))
-    found = Bernoulli(logits).log_prob(x.astype(jnp.float32))
-    assert_rounded(found, expected.sum((1, 2)), bernoulli_log_prob(logits, x)[1])
+
+    def log_prob(logits):
+        return Bernoulli(logits).log_prob(x.astype(jnp.float32))
+
+    for found in (log_prob(logits), jax.vjp(log_prob, logits)[0]):
+        assert_rounded(found, expected.reshape(6, -1).sum(-1), bernoulli_log_prob(logits, x)[1])
 
 
 @pytest.mark.parametrize("log_var", LOG_VARS)

@@ -20,7 +20,7 @@ from flaxvae.zoo import Recipe
 Array = jax.Array
 
 ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it counts as used
-CHUNK = 500  # images decoded at once, over draws and examples: bounds the memory at any k
+CHUNK = 1000  # images decoded at once, over draws and examples: bounds the memory at any k
 
 
 def log_likelihood(model: Model, k: int, chunk: int):
