@@ -67,9 +67,10 @@ class ConvTranspose(nn.Module):
 
 
 class DenseMap(nn.Module):
-    """A Dense layer from features [B, F] to a map [B, h, w, C], laid out for convolutions.
+    """A Dense layer from features [F, B] to a map [B, h, w, C], laid out for convolutions.
 
-    Its bias is added there, so that the change of layout is part of the matrix product.
+    Features first, and the bias after the change of layout: so that this, and the gradient's way
+    back, are part of matrix products.
     """
 
     shape: tuple[int, int, int]
@@ -78,9 +79,10 @@ class DenseMap(nn.Module):
     @nn.compact
     def __call__(self, lowering, x):
         width, init = math.prod(self.shape), networks.fan_in_uniform(scale=self.init_scale)
-        kernel = self.param("kernel", init, (x.shape[-1], width))
+        kernel = self.param("kernel", init, (x.shape[0], width))
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        y, bias = (x @ kernel).reshape(-1, *self.shape), bias.reshape(1, *self.shape)
+        y = (kernel.T @ x).T.reshape(-1, *self.shape)
+        bias = bias.reshape(1, *self.shape)
         return lowering.enter(y) + lowering.enter(bias)
 
 
@@ -183,7 +185,7 @@ class ConvDecoder(nn.Module):
             x = entry(p.channels[-1], inputs)(lowering, x)
         else:
             x = networks.append_labels(z, labels)
-            x = activation(_dense(p, p.width, "dense_0")(x))
+            x = activation(_dense(p, p.width, "dense_0")(x).T)
             x = DenseMap(smallest, p.init_scale, name="dense_1")(lowering, x)
         outputs = (p.channels[0] if p.stem else self.values, *p.channels[:-1])
         for i in reversed(range(len(p.channels))):
