@@ -21,7 +21,7 @@ from disturbed import newest, rows, wait_for, wait_for_a_save
 from flaxvae import cli, zoo
 from flaxvae.data import pipeline
 from flaxvae.errors import HostsError, UsageError
-from flaxvae.training import checkpoints, hosts, lifelines, loop, mesh
+from flaxvae.training import checkpoints, hosts, lifelines, loop, mesh, relay
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -138,6 +138,22 @@ def test_strangers_at_the_port_are_ignored():
     one = lifelines.meet(address, 2, 1, 10.0)
     roll.join()
     assert isinstance(found[0], lifelines.Lifelines) and isinstance(one, lifelines.Lifelines)
+
+
+def test_a_relay_hides_the_end_of_who_is_behind_it():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = relay.to(f"127.0.0.1:{server.getsockname()[1]}").split(":")[1]
+        near = socket.create_connection(("127.0.0.1", int(port)), timeout=10)
+        far, _ = server.accept()
+        for one, other, word in ((near, far, b"there"), (far, near, b"back")):
+            one.sendall(word)
+            assert other.recv(100) == word
+        far.close()
+    near.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        near.recv(1)
+    late = socket.create_connection(("127.0.0.1", int(port)), timeout=10)
+    assert late.recv(1) == b""  # nobody is behind it any more
 
 
 # ---- flags
