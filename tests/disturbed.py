@@ -4,6 +4,7 @@ import json
 import time
 
 from flaxvae import cli
+from flaxvae.training.runs import Plan
 
 EPOCHS = 4  # of ten steps each
 
@@ -25,6 +26,31 @@ def steps_saved(path):
 def newest(path):
     """The step of the newest checkpoint, -1 where there is none yet."""
     return max(steps_saved(path), default=-1)
+
+
+def spoiled(change, recipe=Plan.recipe):
+    """A ``Plan.recipe`` whose losses return ``change(step, value, metrics, updates)``."""
+
+    def made(plan, spec):
+        sound = recipe(plan, spec)
+
+        def loss(variables, key, batch, step):
+            value, (metrics, updates) = sound.loss(variables, key, batch, step)
+            return change(step, value, metrics, updates)
+
+        return sound._replace(loss=loss)
+
+    return made
+
+
+def loss_times(factor):
+    """For ``spoiled``: the loss of a step is multiplied by ``factor(step)``."""
+
+    def change(step, value, metrics, updates):
+        by = factor(step)
+        return value * by, ({**metrics, "loss": metrics["loss"] * by}, updates)
+
+    return change
 
 
 def wait_for(happened, seconds=300):

@@ -22,11 +22,13 @@ import flaxvae
 from conftest import TINY
 from disturbed import (
     EPOCHS,
+    loss_times,
     newest,
     resume,
     rows,
     same,
     sha256,
+    spoiled,
     steps_saved,
     wait_for,
     wait_for_a_save,
@@ -422,18 +424,11 @@ def poison(monkeypatch):
     recipe = runs.Plan.recipe
 
     def set_up(when):
-        def poisoned(plan, spec):
-            made = recipe(plan, spec)
+        def factor(step):
+            scalar = jax.ShapeDtypeStruct((), np.float32)
+            return jax.pure_callback(lambda i: np.float32(when(int(i))), scalar, step)
 
-            def loss(variables, key, batch, step):
-                value, (metrics, updates) = made.loss(variables, key, batch, step)
-                scalar = jax.ShapeDtypeStruct((), np.float32)
-                factor = jax.pure_callback(lambda i: np.float32(when(int(i))), scalar, step)
-                return value * factor, ({**metrics, "loss": metrics["loss"] * factor}, updates)
-
-            return made._replace(loss=loss)
-
-        monkeypatch.setattr(runs.Plan, "recipe", poisoned)
+        monkeypatch.setattr(runs.Plan, "recipe", spoiled(loss_times(factor)))
 
     def restore():
         monkeypatch.setattr(runs.Plan, "recipe", recipe)
@@ -505,19 +500,11 @@ def test_a_gradient_that_is_not_finite_or_whose_square_is_not(slope):
 
 
 def test_state_without_a_gradient_that_is_not_finite(tmp_path, monkeypatch):
-    recipe = runs.Plan.recipe
+    def change(step, value, metrics, updates):
+        factor = jnp.where(step == 17, jnp.nan, 1.0)
+        return value, (metrics, jax.tree.map(lambda x: x * factor, updates))
 
-    def poisoned(plan, spec):
-        made = recipe(plan, spec)
-
-        def loss(variables, key, batch, step):
-            value, (metrics, updates) = made.loss(variables, key, batch, step)
-            factor = jnp.where(step == 17, jnp.nan, 1.0)
-            return value, (metrics, jax.tree.map(lambda x: x * factor, updates))
-
-        return made._replace(loss=loss)
-
-    monkeypatch.setattr(runs.Plan, "recipe", poisoned)
+    monkeypatch.setattr(runs.Plan, "recipe", spoiled(change))
     with pytest.raises(DivergedError, match="the model's state is not finite at step 18"):
         flaxvae.train("vq_vae", run=str(tmp_path / "run"), **VQ)
     assert steps_saved(tmp_path / "run")[-1] == 17

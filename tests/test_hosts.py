@@ -17,7 +17,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from disturbed import newest, rows, wait_for, wait_for_a_save
+from disturbed import EPOCHS, newest, rows, wait_for, wait_for_a_save
 from flaxvae import cli, zoo
 from flaxvae.data import pipeline
 from flaxvae.errors import HostsError, UsageError
@@ -25,7 +25,6 @@ from flaxvae.training import checkpoints, hosts, lifelines, loop, mesh, relay
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-EPOCHS = 2
 SCRIPT = (
     "import sys; from flaxvae import api, cli; from flaxvae.training import loop, mesh;"
     "loop.SEGMENT_SECONDS, mesh.SMALL = 0.02, 256;"
@@ -244,16 +243,6 @@ def same(found, expected):
     return True
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """EPOCHS epochs on one device."""
-    path = tmp_path_factory.mktemp("runs") / "straight"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
-        flaxvae.train(epochs=EPOCHS, run=str(path), **TINY)
-    return path
-
-
 def test_two_processes_learn_what_one_does(straight, tmp_path):
     path = tmp_path / "pair"
     found = ends(start(2, *CHOICES, "--epochs", str(EPOCHS), "--run", str(path)))
@@ -316,16 +305,9 @@ def test_stopped_and_killed(tmp_path, shard):
 
 POISON = """
 import jax.numpy as jnp
+from disturbed import loss_times, spoiled
 from flaxvae.training import runs
-recipe = runs.Plan.recipe
-def poisoned(plan, spec):
-    made = recipe(plan, spec)
-    def loss(variables, key, batch, step):
-        value, (metrics, updates) = made.loss(variables, key, batch, step)
-        factor = jnp.where(step == 17, jnp.nan, 1.0)
-        return value * factor, ({**metrics, "loss": metrics["loss"] * factor}, updates)
-    return made._replace(loss=loss)
-runs.Plan.recipe = poisoned
+runs.Plan.recipe = spoiled(loss_times(lambda step: jnp.where(step == 17, jnp.nan, 1.0)))
 """
 
 
