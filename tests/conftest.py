@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
 import tempfile
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["FLAXVAE_CACHE_DIR"] = ""  # commands in processes of their own leave the user's alone
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # and import what the tests do
 
 import jax
 import numpy as np

@@ -1,8 +1,10 @@
-"""What the tests of runs that are disturbed share: how to resume them, what must be the same."""
+"""What the tests of runs that are disturbed share: when to disturb, how to resume, what must be."""
 
 import json
+import time
 
 from flaxvae import cli
+from flaxvae.training.runs import Plan
 
 EPOCHS = 4  # of ten steps each
 
@@ -18,7 +20,50 @@ def rows(path):
 
 
 def steps_saved(path):
-    return sorted(int(p.name) for p in (path / "checkpoints").iterdir() if p.name.isdigit())
+    return sorted(int(p.name) for p in path.glob("checkpoints/*") if p.name.isdigit())
+
+
+def newest(path):
+    """The step of the newest checkpoint, -1 where there is none yet."""
+    return max(steps_saved(path), default=-1)
+
+
+def spoiled(change, recipe=Plan.recipe):
+    """A ``Plan.recipe`` whose losses return ``change(step, value, metrics, updates)``."""
+
+    def made(plan, spec):
+        sound = recipe(plan, spec)
+
+        def loss(variables, key, batch, step):
+            value, (metrics, updates) = sound.loss(variables, key, batch, step)
+            return change(step, value, metrics, updates)
+
+        return sound._replace(loss=loss)
+
+    return made
+
+
+def loss_times(factor):
+    """For ``spoiled``: the loss of a step is multiplied by ``factor(step)``."""
+
+    def change(step, value, metrics, updates):
+        by = factor(step)
+        return value * by, ({**metrics, "loss": metrics["loss"] * by}, updates)
+
+    return change
+
+
+def wait_for(happened, seconds=300):
+    """Whoever waits in vain fails: no test hangs."""
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, f"waited {seconds} seconds in vain"
+        time.sleep(0.005)
+
+
+def wait_for_a_save(path, seen, *processes):
+    """Until there is a checkpoint newer than step ``seen``, or one of the processes has ended."""
+    wait_for(lambda: newest(path) > seen or any(p.poll() is not None for p in processes))
 
 
 def resume(path, capsys, *flags):

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -42,7 +41,6 @@ COMPILE = (
 def process(script, *arguments, cache):
     """Hits, misses and stderr of ``script`` in a process of its own."""
     environment = {**os.environ, "FLAXVAE_CACHE_DIR": str(cache)}
-    environment["PYTHONPATH"] = str(Path(compilation.__file__).parents[1])
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import jax
@@ -18,14 +17,14 @@ import pytest
 
 import flaxvae
 from conftest import TINY
+from disturbed import EPOCHS, newest, rows, wait_for, wait_for_a_save
 from flaxvae import cli, zoo
 from flaxvae.data import pipeline
 from flaxvae.errors import HostsError, UsageError
-from flaxvae.training import checkpoints, hosts, lifelines, loop, mesh
+from flaxvae.training import checkpoints, hosts, lifelines, loop, mesh, relay
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-EPOCHS = 2
 SCRIPT = (
     "import sys; from flaxvae import api, cli; from flaxvae.training import loop, mesh;"
     "loop.SEGMENT_SECONDS, mesh.SMALL = 0.02, 256;"
@@ -67,11 +66,9 @@ def heard(line):
     return events
 
 
-def wait_for(events, count):
-    until = time.monotonic() + 10
-    while len(events) < count and time.monotonic() < until:
-        time.sleep(0.01)
-    return sorted(events)
+def first(events):
+    wait_for(lambda: events, seconds=10)
+    return list(events)
 
 
 def close(line):
@@ -85,10 +82,10 @@ def test_a_death_is_heard_by_process_0_and_its_death_by_all():
     zero, one, two = meet_all([(3, 0), (3, 1), (3, 2)])
     events = heard(zero), heard(one), heard(two)
     close(two)
-    assert wait_for(events[0], 1) == [(2, False)]
+    assert first(events[0]) == [(2, False)]
     assert events[1] == []  # until process 0 ends, too
     zero.tell(lifelines.FAILED)
-    assert wait_for(events[1], 1) == [(0, True)]
+    assert first(events[1]) == [(0, True)]
 
 
 def test_a_goodbye_is_no_death():
@@ -97,7 +94,7 @@ def test_a_goodbye_is_no_death():
     one.tell(lifelines.BYE)
     close(one)
     close(two)
-    assert wait_for(events, 1) == [(2, False)]
+    assert first(events) == [(2, False)]
 
 
 def test_processes_that_cannot_meet():
@@ -115,23 +112,47 @@ def test_processes_that_cannot_meet():
     assert "--num-processes 3, expected its own 2" in str(other)
 
 
+def knock(host, port):
+    """A connection to who has just begun to listen."""
+    found = []
+
+    def opens():
+        with contextlib.suppress(OSError):
+            found.append(socket.create_connection((host, port), timeout=10))
+        return found
+
+    wait_for(opens)
+    return found[0]
+
+
 def test_strangers_at_the_port_are_ignored():
     address, found = f"127.0.0.1:{free_port()}", []
     roll = threading.Thread(target=lambda: found.append(lifelines.meet(address, 2, 0, 20.0)))
     roll.start()
     host, port = address.split(":")
     for words in (b"GET / HTTP/1.0\r\n\r\n", b"[1]", b"\xff", b"7"):
-        while True:
-            try:
-                stranger = socket.create_connection((host, int(port)), timeout=10)
-                break
-            except OSError:
-                time.sleep(0.01)
+        stranger = knock(host, int(port))
         stranger.sendall(words)
         assert stranger.recv(100) == b""
     one = lifelines.meet(address, 2, 1, 10.0)
     roll.join()
     assert isinstance(found[0], lifelines.Lifelines) and isinstance(one, lifelines.Lifelines)
+
+
+def test_a_relay_hides_the_end_of_who_is_behind_it():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = relay.to(f"127.0.0.1:{server.getsockname()[1]}").split(":")[1]
+        near = socket.create_connection(("127.0.0.1", int(port)), timeout=10)
+        far, _ = server.accept()
+        for one, other, word in ((near, far, b"there"), (far, near, b"back")):
+            one.sendall(word)
+            assert other.recv(100) == word
+        far.close()
+    near.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        near.recv(1)
+    late = socket.create_connection(("127.0.0.1", int(port)), timeout=10)
+    assert late.recv(1) == b""  # nobody is behind it any more
 
 
 # ---- flags
@@ -208,11 +229,6 @@ def ends(processes):
             process.kill()
 
 
-def rows(path):
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(x).items() if k != "images_per_second"} for x in lines]
-
-
 def summary(path):
     return json.loads((path / "summary.json").read_text())
 
@@ -225,16 +241,6 @@ def same(found, expected):
         summary(expected)["test"]["elbo"], rel=2e-6
     )
     return True
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """EPOCHS epochs on one device."""
-    path = tmp_path_factory.mktemp("runs") / "straight"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
-        flaxvae.train(epochs=EPOCHS, run=str(path), **TINY)
-    return path
 
 
 def test_two_processes_learn_what_one_does(straight, tmp_path):
@@ -256,17 +262,15 @@ def test_two_devices_learn_what_two_processes_do(straight, tmp_path):
     assert same(path, straight) and same(path, pair)
 
 
-def newest(path):
-    found = [int(p.name) for p in path.glob("checkpoints/*") if p.name.isdigit()]
-    return max(found, default=-1)
-
-
 def disturb(path, processes, seen, which, number):
     """Send a signal once there is a checkpoint newer than ``seen``; how all end."""
-    while newest(path) <= seen and all(p.poll() is None for p in processes):
-        time.sleep(0.01)
-    processes[which].send_signal(number)
-    return ends(processes)
+    try:
+        wait_for_a_save(path, seen, *processes)
+        processes[which].send_signal(number)
+        return ends(processes)
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.mark.slow
@@ -301,16 +305,9 @@ def test_stopped_and_killed(tmp_path, shard):
 
 POISON = """
 import jax.numpy as jnp
+from disturbed import loss_times, spoiled
 from flaxvae.training import runs
-recipe = runs.Plan.recipe
-def poisoned(plan, spec):
-    made = recipe(plan, spec)
-    def loss(variables, key, batch, step):
-        value, (metrics, updates) = made.loss(variables, key, batch, step)
-        factor = jnp.where(step == 17, jnp.nan, 1.0)
-        return value * factor, ({**metrics, "loss": metrics["loss"] * factor}, updates)
-    return made._replace(loss=loss)
-runs.Plan.recipe = poisoned
+runs.Plan.recipe = spoiled(loss_times(lambda step: jnp.where(step == 17, jnp.nan, 1.0)))
 """
 
 

@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -348,8 +349,13 @@ class Checkpoints:
     def _abandon(self) -> None:
         """Forget a save that failed, and make room: what there is of it is of no use."""
         self._close()
-        for partial in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(partial, ignore_errors=True)
+        for _ in range(20):  # its threads write on for a moment, into a folder made anew if need be
+            partials = list(self.folder.glob("*.orbax-checkpoint-tmp*"))
+            if not partials:
+                break
+            for partial in partials:
+                shutil.rmtree(partial, ignore_errors=True)
+            time.sleep(0.05)
 
 
 def as_saved(like: Parts, meta: Mapping[str, Any]) -> Parts:

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from flaxvae.errors import DivergedError, FlaxvaeError, HostsError, Stopped, UsageError
 from flaxvae.settings import Hosts
-from flaxvae.training import lifelines
+from flaxvae.training import lifelines, relay
 
 MEETING_SECONDS = 300.0  # that all processes have to come
 MOMENT = 0.5  # in which what one process says is heard by the others
@@ -130,8 +130,8 @@ def _join(hosts: Hosts) -> lifelines.Lifelines:
         return lifelines.Lifelines({})
     assert where is not None and count is not None and this is not None
     lines = lifelines.meet(where, count, this, MEETING_SECONDS)
-    lines.watch(lambda process, failed: _mourn(lines, this, process, failed))
-    meet(where, cluster_detection_method="deactivate")
+    lines.watch(lambda process, failed: _mourn(lines, process, failed))
+    meet(relay.to(where) if this else where, cluster_detection_method="deactivate")
     with _silence():  # Gloo tells standard output who is connected
         gather(0)
     return lines
@@ -167,12 +167,11 @@ def _fail(lines: lifelines.Lifelines, error: BaseException) -> None:
         time.sleep(3 * MOMENT)
     _last_words.acquire()
     lines.tell(lifelines.FAILED)
-    time.sleep(2 * MOMENT)  # the others have ended by then, and did not lose their coordinator
     code = 130 if isinstance(error, KeyboardInterrupt) else 3 if isinstance(error, OSError) else 1
     atexit.register(_vanish, getattr(error, "exit_code", code))
 
 
-def _mourn(lines: lifelines.Lifelines, this: int, process: int, failed: bool) -> None:
+def _mourn(lines: lifelines.Lifelines, process: int, failed: bool) -> None:
     """In a thread: end at once, for the main one may wait for ever in a collective."""
     if failed:  # this process may be about to fail in the same way
         time.sleep(MOMENT)
@@ -184,8 +183,6 @@ def _mourn(lines: lifelines.Lifelines, this: int, process: int, failed: bool) ->
         flush=True,
     )
     lines.tell(lifelines.FAILED)
-    if this == 0:  # whose end would be noticed by JAX's own watch, in many words
-        time.sleep(2 * MOMENT)
     os._exit(HostsError.exit_code)
 
 

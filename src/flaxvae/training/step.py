@@ -246,7 +246,9 @@ def program(
         params = state.variables["params"]
         rest = {k: v for k, v in state.variables.items() if k != "params"}
         found = gradient_in_parts(gathered(params), rest, model_key, batch, state.step)
-        grads, (metrics, updates) = shared_out(found[0]), found[1]
+        # Whole for the guard: the norm of what is shared out takes one more sum for each array.
+        whole, (metrics, updates) = gathered(found[0]), found[1]
+        grads = shared_out(whole)
         scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
 
         def descend(old):
@@ -257,7 +259,7 @@ def program(
             totals = jax.tree.map(jnp.add, totals, metrics)
             return {**variables, **updates, "params": params}, opt_state, ema, totals
 
-        fault = guards.fault(metrics["loss"], grads, updates)
+        fault = guards.fault(metrics["loss"], whole, updates)
         guard = guards.after(fault, state.guard, tolerance)
         old = (state.variables, state.opt_state, state.ema, state.totals)
         variables, opt_state, ema, totals = only_if(fault == 0, descend, old)
