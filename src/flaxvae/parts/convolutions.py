@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -130,29 +129,29 @@ def _scatter(taps: Array, stride: int, size: Size) -> Array:
     return interleave(rows, 1)[:, : size[0], : size[1]]
 
 
-# Of matrices, each as XLA's products take it: not of tensors, whose axes XLA would put in order
-# first, by copies that take as long as the product.
+# Products name their axes in the order in which both arrays have them. An einsum sorts them by
+# letter, for which XLA copies the arrays first, and takes as long as for the product; as matrices,
+# of [h, w, B] made one axis, a batch on several devices would be gathered.
 
 
-def _flat(x: Array, axes: int) -> Array:
-    """A matrix: the first ``axes`` axes are its rows, the others its columns."""
-    return x.reshape(math.prod(x.shape[:axes]), -1)
+def _product(a: Array, b: Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> Array:
+    """The sum over these axes, the other axes of a and then those of b."""
+    return lax.dot_general(a, b, ((a_axes, b_axes), ((), ())))
 
 
 def _contract(kernel: Array, patches: Array) -> Array:
     """W^T patches: [k, k, C, O], [k, k, C, h, w, B] -> [O, h, w, B]."""
-    product = _flat(kernel, 3).T @ _flat(patches, 3)
-    return product.reshape(-1, *patches.shape[3:])
+    return _product(kernel, patches, (0, 1, 2), (0, 1, 2))
 
 
 def _expand(kernel: Array, y: Array) -> Array:
     """W y: [k, k, C, O], [O, h, w, B] -> [k, k, C, h, w, B]."""
-    return (_flat(kernel, 3) @ _flat(y, 1)).reshape(*kernel.shape[:3], *y.shape[1:])
+    return _product(kernel, y, (3,), (0,))
 
 
 def _outer(patches: Array, y: Array) -> Array:
     """patches y^T, the gradient of a kernel: [k, k, C, O]."""
-    return (_flat(patches, 3) @ _flat(y, 1).T).reshape(*patches.shape[:3], -1)
+    return _product(patches, y, (3, 4, 5), (1, 2, 3))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

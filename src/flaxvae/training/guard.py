@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 Array = jax.Array
 FAULTS = ("", "the loss is", "the gradient is", "the model's state is")  # by number; 0 is none
 SKIPS = 10  # steps in a row that --on-nan skip leaves out before it gives up
+SMALL = 2**14  # numbers of an array that costs less to copy than to sum by itself
 ROLLBACKS = 3  # times that --on-nan rollback goes back before it gives up
 
 
@@ -44,13 +44,20 @@ def tolerance(on_nan: str) -> int:
     return SKIPS if on_nan == "skip" else 0
 
 
+def _sum_of_squares(tree: Any) -> Array:
+    """Over all floats of the tree. Small arrays go in a row, for every sum is a task of its own."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    small = [x.ravel() for x in floats if x.size < SMALL]
+    rows = [x for x in floats if x.size >= SMALL] + ([jnp.concatenate(small)] if small else [])
+    return sum((jnp.square(x).sum() for x in rows), jnp.float32(0))
+
+
 def fault(loss: Array, gradient: Any, updates: Any) -> Array:
     """Which is not finite, the first of them counts: an index of FAULTS.
 
     By sums of squares: a gradient whose square no float32 holds would spoil Adam's second moments.
     """
-    floats = [x for x in jax.tree.leaves(updates) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    sums = (loss, optax.global_norm(gradient), optax.global_norm(floats))
+    sums = (loss, _sum_of_squares(gradient), _sum_of_squares(updates))
     return jnp.select([~jnp.isfinite(x) for x in sums], [1, 2, 3], 0).astype(jnp.int32)
 
 
