@@ -466,3 +466,13 @@ def test_bf16_computes_in_bf16_from_and_to_float32(net):
     flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
     error = np.linalg.norm(flat(gradient) - flat(exact)) / np.linalg.norm(flat(exact))
     assert error < 0.05
+
+
+@pytest.mark.parametrize("shape", [(6272, 8), (8, 14, 14, 32)])
+def test_the_gradient_of_a_bias_is_summed_in_float32(shape):
+    """A sum in bf16 stops at a few hundred of these terms."""
+    bias = jnp.zeros([1 if n > 8 else n for n in shape], jnp.bfloat16)
+    half = jnp.ones(shape, jnp.bfloat16)
+    found = jax.grad(lambda b: networks.add_bias(half, b).astype(jnp.float32).sum())(bias)
+    assert networks.add_bias(half, bias).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, jnp.bfloat16(half.size / bias.size))

@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from flaxvae.parts.networks import add_bias
+
 Array = jax.Array
 Size = tuple[int, int]
 
@@ -60,7 +62,7 @@ def _native_conv(x: Array, kernel: Array, bias: Array, stride: int) -> Array:
     k = kernel.shape[0]
     pads = [_padding(n, k, stride) for n in x.shape[1:3]]
     y = lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_NHWC)
-    return y + bias[None, None, None]
+    return add_bias(y, bias[None, None, None])
 
 
 def _native_conv_transpose(x: Array, kernel: Array, bias: Array, stride: int, size: Size) -> Array:
@@ -73,7 +75,7 @@ def _native_conv_transpose(x: Array, kernel: Array, bias: Array, stride: int, si
     y = lax.conv_general_dilated(
         x, flipped, (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=_NHWC
     )
-    return y + bias[None, None, None]
+    return add_bias(y, bias[None, None, None])
 
 
 NATIVE = Lowering(lambda x: x, lambda x: x, _native_conv, _native_conv_transpose)
@@ -192,11 +194,11 @@ _up.defvjp(_up_forward, _up_backward)
 
 
 def _gemm_conv(x: Array, kernel: Array, bias: Array, stride: int) -> Array:
-    return _down(x, kernel, stride) + bias[:, None, None, None]
+    return add_bias(_down(x, kernel, stride), bias[:, None, None, None])
 
 
 def _gemm_conv_transpose(x: Array, kernel: Array, bias: Array, stride: int, size: Size) -> Array:
-    return _up(x, kernel, stride, size) + bias[:, None, None, None]
+    return add_bias(_up(x, kernel, stride, size), bias[:, None, None, None])
 
 
 # Through [H W C, B], whose transpose is part of the product of a Dense layer beside it; what is

@@ -83,7 +83,7 @@ class DenseMap(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (width,))
         y = (kernel.T @ x).T.reshape(-1, *self.shape)
         bias = bias.reshape(1, *self.shape)
-        return lowering.enter(y) + lowering.enter(bias)
+        return networks.add_bias(lowering.enter(y), lowering.enter(bias))
 
 
 class Residual(nn.Module):
@@ -130,7 +130,7 @@ class Pyramid(NamedTuple):
         return sizes
 
 
-def _dense(pyramid: Pyramid, width: int, name: str) -> nn.Dense:
+def _dense(pyramid: Pyramid, width: int, name: str) -> networks.Dense:
     return networks.Dense(
         width, kernel_init=networks.fan_in_uniform(scale=pyramid.init_scale), name=name
     )

@@ -7,15 +7,17 @@ triangular.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae.parts.networks import Dense
+from flaxvae.parts.networks import fan_in_uniform
 
 Array = jax.Array
 
@@ -45,10 +47,11 @@ def masked_mlp(masks: Sequence[np.ndarray], context: int) -> Conditioner:
 
     def layers():
         for i, mask in enumerate(masks):
-            scale: dict[str, Any] = {"kernel_init": SMALL} if i == len(masks) - 1 else {}
-            yield f"z_{i}", mask.shape[0], Dense(mask.shape[1], dot_general=_masked(mask), **scale)
+            init = SMALL if i == len(masks) - 1 else fan_in_uniform()
+            layer = functools.partial(nn.Dense, mask.shape[1], kernel_init=init)
+            yield f"z_{i}", mask.shape[0], layer(dot_general=_masked(mask))
             if context:
-                yield f"context_{i}", context, Dense(mask.shape[1], use_bias=False, **scale)
+                yield f"context_{i}", context, layer(use_bias=False)
 
     def init(key):
         parts = [*layers()]

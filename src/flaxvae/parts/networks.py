@@ -50,13 +50,32 @@ def fan_in_uniform(
     )
 
 
-Dense = functools.partial(nn.Dense, kernel_init=fan_in_uniform())
+def add_bias(x: Array, bias: Array) -> Array:
+    """x + bias, in float32 and from and to the precision of x.
+
+    The gradient of a bias is a sum over a batch, and over all pixels of a map: in bf16 it would
+    stop growing after some hundreds of terms.
+    """
+    return (x.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
 
-def _dense(activation: str) -> Callable[..., nn.Dense]:
+class Dense(nn.Module):
+    """x W + b: [..., F] -> [..., features]."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = fan_in_uniform()
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return add_bias(x @ kernel, bias.reshape((1,) * (x.ndim - 1) + (-1,)))
+
+
+def _dense(activation: str) -> Callable[..., Dense]:
     """``Dense`` for a network of this activation."""
     scale = INITIAL_SCALES[activation]
-    return functools.partial(nn.Dense, kernel_init=fan_in_uniform(scale=scale))
+    return functools.partial(Dense, kernel_init=fan_in_uniform(scale=scale))
 
 
 class Network(NamedTuple):
