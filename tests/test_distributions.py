@@ -95,6 +95,13 @@ def test_bernoulli_is_scipys(event):
         assert_rounded(found, expected.reshape(6, -1).sum(-1), bernoulli_log_prob(logits, x)[1])
 
 
+def test_bernoulli_keeps_the_precision_of_its_logits():
+    logits, x = draws(3, 6, *EVENT), jnp.ones((6, *EVENT), jnp.bfloat16)
+    found = Bernoulli(logits.astype(jnp.bfloat16)).log_prob(x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found, Bernoulli(logits).log_prob(x), rtol=0.05)
+
+
 @pytest.mark.parametrize("log_var", LOG_VARS)
 def test_normal_gradients(log_var):
     """d/d mean = (x - mean) / var and d/d log_var = ((x - mean)^2 / var - 1) / 2."""

@@ -101,12 +101,6 @@ class Terms(NamedTuple):
         return self.log_px - self.kl.sum(-1)
 
 
-def _terms(model: Model, variables: Variables, key: Array, batch: Batch, features, train) -> Terms:
-    latent = model.reparameterize(variables, key, features, train)
-    log_px = model.decode(variables, latent.z, batch.y).log_prob(batch.x)
-    return Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)
-
-
 def elbo(
     model: Model,
     variables: Variables,
@@ -131,7 +125,9 @@ def elbo(
         in closed form and with all of it by Monte Carlo: equal in expectation.
     """
     features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
-    return _terms(model, variables, key, batch, features, train)
+    latent = model.reparameterize(variables, key, features, train)
+    log_px = model.decode(variables, latent.z, batch.y).log_prob(batch.x)
+    return Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)
 
 
 def elbo_samples(

@@ -70,12 +70,9 @@ def _cross_entropy(x: jax.Array, logits: jax.Array) -> jax.Array:
     pixel would cost more than the rest of a likelihood on CPU.
     """
     x, logits = _in_groups(x), _in_groups(logits)
-    linear, factors = jax.lax.reduce(
-        (jnp.maximum(logits, 0) - x * logits, 1 + jnp.exp(-jnp.abs(logits))),
-        (jnp.float32(0), jnp.float32(1)),
-        lambda a, b: (a[0] + b[0], a[1] * b[1]),
-        [1],
-    )
+    terms = (jnp.maximum(logits, 0) - x * logits, 1 + jnp.exp(-jnp.abs(logits)))
+    start = (jnp.zeros((), terms[0].dtype), jnp.ones((), terms[1].dtype))
+    linear, factors = jax.lax.reduce(terms, start, lambda a, b: (a[0] + b[0], a[1] * b[1]), [1])
     return (linear + jnp.log(factors)).sum(-1)
 
 
