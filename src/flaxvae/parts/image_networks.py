@@ -81,7 +81,7 @@ class DenseMap(nn.Module):
         width, init = math.prod(self.shape), networks.fan_in_uniform(scale=self.init_scale)
         kernel = self.param("kernel", init, (x.shape[0], width))
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        y = (kernel.T @ x).T.reshape(-1, *self.shape)
+        y = (x.T @ kernel).reshape(-1, *self.shape)
         bias = bias.reshape(1, *self.shape)
         return networks.add_bias(lowering.enter(y), lowering.enter(bias))
 

@@ -9,6 +9,7 @@ convolutional ones.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -59,6 +60,11 @@ def add_bias(x: Array, bias: Array) -> Array:
     return (x.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
 
+def affine(x: Array, kernel: Array, bias: Array) -> Array:
+    """x W + b: [..., F], [F, G], [G] -> [..., G]."""
+    return add_bias(x @ kernel, bias.reshape((1,) * (x.ndim - 1) + (-1,)))
+
+
 class Dense(nn.Module):
     """x W + b: [..., F] -> [..., features]."""
 
@@ -66,10 +72,13 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = fan_in_uniform()
 
     @nn.compact
+    def weights(self, inputs: int) -> tuple[Array, Array]:
+        """The kernel and the bias, for so many inputs."""
+        kernel = self.param("kernel", self.kernel_init, (inputs, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+
     def __call__(self, x):
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return add_bias(x @ kernel, bias.reshape((1,) * (x.ndim - 1) + (-1,)))
+        return affine(x, *self.weights(x.shape[-1]))
 
 
 def _dense(activation: str) -> Callable[..., Dense]:
@@ -104,8 +113,11 @@ class Heads(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        dense = _dense(self.activation)
-        return {name: dense(size, name=name)(x) for name, size in self.sizes.items()}
+        dense, inputs = _dense(self.activation), x.shape[-1]
+        each = [dense(size, name=name).weights(inputs) for name, size in self.sizes.items()]
+        kernel, bias = (jnp.concatenate(weights, axis=-1) for weights in zip(*each))
+        ends = list(itertools.accumulate(self.sizes.values()))
+        return dict(zip(self.sizes, jnp.split(affine(x, kernel, bias), ends[:-1], axis=-1)))
 
 
 class Mlp(nn.Module):
