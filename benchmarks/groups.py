@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,9 +10,19 @@ from typing import Any, NamedTuple
 import jax
 
 from benchmarks import start as starts
-from benchmarks.case import Case
+from benchmarks.case import IMAGES, Case
 from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE, NETS, decoding_flops, training_flops
-from benchmarks.workers import QUICK, USUAL, Found, Turns, interleaved, ratio, spread
+from benchmarks.workers import (
+    QUICK,
+    USUAL,
+    Found,
+    Spread,
+    Turns,
+    Worker,
+    interleaved,
+    ratio,
+    spread,
+)
 from flaxvae import machine
 
 Row = dict[str, Any]
@@ -122,21 +133,25 @@ def overhead(how: How) -> list[Row]:
     """Time that care adds, as a part of the time without it."""
     rows = []
 
-    def add(what: str, net: str, cared: str, without: str, images: int, turns: Turns) -> None:
-        case = Case(net, images=images)
-        step = images if cared.startswith("epochs") else case.batch
-        found = how.time({cared: case, without: case}, {cared: step, without: step}, turns)
-        pairs = zip(found[without]["rates"], found[cared]["rates"], strict=True)
-        cost = spread(fast / slow - 1 for fast, slow in pairs)
-        print(f"{NETS[net].label}: {what} {100 * cost['middle']:+.1f} %", flush=True)
-        rows.append({"what": what, "net": net, "label": NETS[net].label} | {"cost": cost})
-        rows[-1]["found"] = found
+    def add(what: str, net: str, cost: Spread, **found: Any) -> None:
+        label = NETS[net].label
+        print(f"{label}: {what} {100 * cost['middle']:+.1f} %", flush=True)
+        rows.append({"what": what, "net": net, "label": label, "cost": cost, **found})
 
-    mnist = 6000 if how.quick else Case("conv").images
     for net in NETS:
-        add("guard", net, OURS, "without guard", mnist, CARE)
-    for net in ("conv", "mlp512"):
-        add("checkpoints", net, "epochs saved", "epochs unsaved", mnist, Turns(11))
+        cases = dict.fromkeys((OURS, "without guard"), Case(net))
+        found = how.time(cases, dict.fromkeys(cases, Case(net).batch), CARE)
+        rates = zip(found["without guard"]["rates"], found[OURS]["rates"], strict=True)
+        add("guard", net, spread(fast / slow - 1 for fast, slow in rates), found=found)
+    for net, parts in (("conv", 5), ("mlp512", 3)):
+        # What a save adds to a short epoch that outlasts it, as a part of a whole epoch's time.
+        case, pairs = Case(net, images=IMAGES // parts), 3 if how.quick else 60
+        worker = Worker("epochs", case)
+        seconds = [worker.seconds(1) for _ in range(2 * pairs + 1)]
+        worker.close()
+        without = [(a + b) / 2 for a, b in itertools.pairwise(seconds[::2])]
+        added = (saved / bare - 1 for saved, bare in zip(seconds[1::2], without, strict=True))
+        add("checkpoints", net, spread(part / parts for part in added), seconds=seconds)
     return rows
 
 

@@ -1,10 +1,12 @@
 """Checkpoints by Orbax, each sealed with the sha256 of what it holds.
 
-A checkpoint is ``model`` (variables, and moving average and best variables where kept),
-``training`` (optimizer state, this epoch's sums and the guard) and ``meta``. The model part
-restores without knowing the optimizer, so a run folder can be loaded for use alone. A damaged
-checkpoint never restores: it is set aside, and the newest good one is used. One that could not be
-written leaves nothing behind.
+A checkpoint is ``state`` and ``meta``. The state has two parts: ``model`` (variables, and moving
+average and best variables where kept) and ``training`` (optimizer state, this epoch's sums and the
+guard). The model part restores without knowing the optimizer, so a run folder can be loaded for use
+alone. A damaged checkpoint never restores: it is set aside, and the newest good one is used. One
+that could not be written leaves nothing behind.
+
+All but copying the arrays happens in a thread of our own: training waits for none of it.
 
 Arrays are stored whole, whatever devices they came from, and restored as NumPy's: where they go is
 the caller's choice. Of several processes the first alone reads and writes.
@@ -20,6 +22,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +152,8 @@ class Checkpoints:
         self.folder, self.facts, self._read_only = folder, facts or {}, read_only
         self._policy = _NewestAndBest(keep)
         self._opened: Any = None
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -160,6 +165,7 @@ class Checkpoints:
             if exception[0] is None:
                 raise
         finally:
+            self._writer.shutdown()
             self._close()
 
     def steps(self) -> list[int]:
@@ -176,7 +182,8 @@ class Checkpoints:
             values: by step, how good that one was; the best checkpoint with a finite value stays.
 
         Raises:
-            Unsaved: this one cannot be written, or the last one could not (this one then is).
+            Unsaved: there is no room for this one, or the last one could not be written (this one
+                then is).
         """
         parts = meshes.fetch(to_parts(state))  # first of all, for the others wait in it
         late: Unsaved | None = None
@@ -184,22 +191,21 @@ class Checkpoints:
             self.wait()
         except Unsaved as error:
             late = error
+        step = int(parts["training"]["step"])
         try:
-            self._save(parts, values or {})
+            if step not in self.steps():
+                _check_room(self.folder, sum(x.nbytes for x in jax.tree.leaves(parts)) + 2**16)
+                parts = jax.tree.map(np.array, parts)  # the next step takes the arrays' memory
+                self._writing = self._writer.submit(self._write, step, parts, values or {})
         except Exception as error:
-            self._abandon()
             raise Unsaved(_reason(error)) from None
         if late:
             raise late
 
-    def _save(self, parts: Parts, values: Mapping[int, float]) -> None:
+    def _write(self, step: int, parts: Parts, values: Mapping[int, float]) -> None:
         import orbax.checkpoint as ocp
 
         model, training = parts["model"], parts["training"]
-        step = int(training["step"])
-        if step in self.steps():
-            return
-        _check_room(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(parts)) + 2**16)
         meta = {
             "step": step,
             "sha256": {name: digest(part) for name, part in parts.items()},
@@ -211,23 +217,25 @@ class Checkpoints:
             **self.facts,
         }
         self._policy.values = values
-        items = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
-        meta = ocp.args.JsonSave({**meta, "seal": _seal(meta)})
-        self._manager().save(step, args=ocp.args.Composite(meta=meta, **items))
+        sealed = ocp.args.JsonSave({**meta, "seal": _seal(meta)})
+        items = ocp.args.Composite(meta=sealed, state=ocp.args.PyTreeSave(parts))
+        self._manager().save(step, args=items)
 
     def busy(self) -> bool:
         """Whether a save is in flight, for which another would wait."""
-        return self._opened is not None and self._opened.is_saving_in_progress()
+        return self._writing is not None and not self._writing.done()
 
     def wait(self) -> None:
         """Until nothing is in flight. Raises Unsaved if it could not be written."""
-        if self._opened is None:
+        if self._writing is None:
             return
         try:
-            self._opened.wait_until_finished()
+            self._writing.result()
         except Exception as error:
             self._abandon()
             raise Unsaved(_reason(error)) from None
+        finally:
+            self._writing = None
 
     def restore(
         self, like: Parts, note: Callable[[str], None] = lambda text: None
@@ -291,27 +299,24 @@ class Checkpoints:
         def read(**items):
             return self._manager().restore(step, args=ocp.args.Composite(**items))
 
+        if (self.folder / str(step) / "model").is_dir():
+            raise DataError(
+                f"{self.folder / str(step)} is of an older flaxvae: expected a checkpoint of this "
+                "one; train anew, or go on with the flaxvae that wrote it"
+            )
         meta = read(meta=ocp.args.JsonRestore())["meta"]
-        seal = meta.pop("seal", None)
-        if seal is None and "structure" not in meta:  # to use, though not to train on
-            if "training" in like:
-                raise DataError(
-                    f"{self.folder / str(step)} has no seal: expected a checkpoint of this "
-                    "flaxvae; train anew, or go on with the flaxvae that wrote it"
-                )
-        elif seal != _seal(meta):
+        if meta.pop("seal", None) != _seal(meta):
             raise ValueError("the sha256 of its meta differs from the recorded one")
-        else:
-            like = as_saved(like, meta)
-            for name, part in like.items():
-                if structure(part) != meta["structure"][name]:
-                    raise DataError(
-                        f"{self.folder / str(step)} has other arrays in its {name} than these "
-                        "settings give: expected the settings, and the flaxvae, that wrote it"
-                    )
-        empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-        found = read(**{name: ocp.args.StandardRestore(part) for name, part in empty.items()})
-        parts = {name: found[name] for name in like}
+        like = as_saved(like, meta)
+        for name, part in like.items():
+            if structure(part) != meta["structure"][name]:
+                raise DataError(
+                    f"{self.folder / str(step)} has other arrays in its {name} than these "
+                    "settings give: expected the settings, and the flaxvae, that wrote it"
+                )
+        whole = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        asked = ocp.args.PyTreeRestore(item=like, restore_args=whole, partial_restore=True)
+        parts = read(state=asked)["state"]
         for name, part in parts.items():
             if digest(part) != meta["sha256"][name]:
                 raise ValueError(f"the sha256 of its {name} differs from the recorded one")
@@ -326,11 +331,18 @@ class Checkpoints:
             )
             if not self._read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
+            # Of weights compression would save 8 %, and costs as long as all else.
             self._opened = ocp.CheckpointManager(
                 self.folder.absolute(),
+                item_handlers={
+                    "state": ocp.PyTreeCheckpointHandler(
+                        use_compression=False, multiprocessing_options=alone
+                    ),
+                    "meta": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+                },
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self._policy,
-                    enable_async_checkpointing=True,
+                    enable_async_checkpointing=False,
                     cleanup_tmp_directories=not self._read_only,
                     read_only=self._read_only,
                     create=False,  # which Orbax refuses to one process among several
