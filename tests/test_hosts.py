@@ -337,7 +337,7 @@ def test_a_full_disk_ends_all_at_the_end(tmp_path):
 from flaxvae.training.checkpoints import Checkpoints
 def save(*arguments):
     raise OSError(28, "No space left on device")
-Checkpoints._save = save
+Checkpoints._write = save
 """
     zero, one = ends(start(2, *CHOICES, "--epochs", "2", "--run", str(path), before=full))
     assert zero[0] == one[0] == 3 and len(rows(path)) == 2, (zero, one)

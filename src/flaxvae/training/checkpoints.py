@@ -22,7 +22,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,8 +152,8 @@ class Checkpoints:
         self.folder, self.facts, self._read_only = folder, facts or {}, read_only
         self._policy = _NewestAndBest(keep)
         self._opened: Any = None
-        self._writer = ThreadPoolExecutor(1)
-        self._writing: Future[None] | None = None
+        self._writer = futures.ThreadPoolExecutor(1)
+        self._writing: futures.Future[None] | None = None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -169,7 +169,9 @@ class Checkpoints:
             self._close()
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, one in flight among them, from the oldest."""
+        """Steps of the checkpoints, from the oldest, once none is in flight."""
+        if self._writing is not None:
+            futures.wait([self._writing])
         return sorted(self._manager().all_steps())
 
     def save(self, state: TrainState, values: Mapping[int, float] | None = None) -> None:
