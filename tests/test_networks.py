@@ -166,7 +166,8 @@ def test_mlp_is_what_its_weights_say(activation):
     """Two hidden layers written out; the decoder mirrors the encoder's widths."""
     reference = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
     reference |= {"silu": jax.nn.silu, "elu": jax.nn.elu}
-    network = networks.mlp((2, 3), {"code": 4}, 6, (7, 5), activation)
+    sizes = {"code": 4, "spread": 3}
+    network = networks.mlp((2, 3), sizes, 6, (7, 5), activation)
     x = normal(0, 6, 2, 3)
     variables = filled(gaussians(0), network.encoder.init, x)
     heads = jax.jit(network.encoder.apply)(variables, x)
@@ -176,9 +177,8 @@ def test_mlp_is_what_its_weights_say(activation):
 
     act, p = reference[activation], variables["params"]
     hidden = act(dense(act(dense(x.reshape(6, 6), p["body"]["Dense_0"])), p["body"]["Dense_1"]))
-    np.testing.assert_allclose(
-        heads["code"], dense(hidden, p["heads"]["code"]), rtol=1e-5, atol=1e-6
-    )
+    expected = {name: dense(hidden, p["heads"][name]) for name in sizes}
+    chex.assert_trees_all_close(heads, expected, rtol=1e-5, atol=1e-6)
     variables = filled(gaussians(1), network.decoder.init, heads["code"])
     raw = jax.jit(network.decoder.apply)(variables, heads["code"])
     p = variables["params"]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import threading
 
 import chex
 import jax
@@ -317,6 +318,27 @@ def test_saved_and_loaded_is_equal(case, tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         after = loop.resume(made, checkpoints, lambda text: None)
     chex.assert_trees_all_equal(before, jax.device_get(after))
+
+
+def test_training_goes_on_beside_a_save(tmp_path, monkeypatch):
+    """And takes the memory of the state that is being written."""
+    made, write, go = trainer("vae-mlp", 1), Checkpoints._write, threading.Event()
+
+    def slowly(self, *rest):
+        assert go.wait(60)
+        write(self, *rest)
+
+    monkeypatch.setattr(Checkpoints, "_write", slowly)
+    state = advance(made, made.init(), 3)
+    before = jax.tree.map(np.array, state)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state)
+        state = advance(made, state, 3)
+        assert checkpoints.busy()
+        go.set()
+        after = loop.resume(made, checkpoints, lambda text: None)
+    chex.assert_trees_all_equal(before, jax.device_get(after))
+    assert int(state.step) == 6
 
 
 # --- against log p(x) ---------------------------------------------------------------------------
