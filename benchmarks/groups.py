@@ -32,7 +32,7 @@ GEMM_OPERATIONS = 2 * GEMM_SIZE**3
 FLAX = ("flax loop", "flax example")
 TORCH = ("torch DataLoader", "torch tensors", "torch tuned")
 TORCH_GPU = ("torch compiled", "torch compiled bf16")
-CARE = Turns(31, 0.5)  # what costs a percent or two is seen in many short turns
+PAIRS = 60  # what costs a percent or two is seen in many short turns
 
 
 class How(NamedTuple):
@@ -129,29 +129,32 @@ def start(how: How) -> list[Row]:
     return [{"seconds": seconds}]
 
 
+def _added(worker: Worker, steps: int, pairs: int) -> tuple[Spread, list[float]]:
+    """What every other turn takes beyond the mean of its neighbours, as a part of that."""
+    seconds = [worker.seconds(steps) for _ in range(2 * pairs + 1)]
+    worker.close()
+    bare = [(before + after) / 2 for before, after in itertools.pairwise(seconds[::2])]
+    return spread(a / b - 1 for a, b in zip(seconds[1::2], bare, strict=True)), seconds
+
+
 def overhead(how: How) -> list[Row]:
     """Time that care adds, as a part of the time without it."""
-    rows = []
+    rows, pairs = [], 3 if how.quick else PAIRS
 
-    def add(what: str, net: str, cost: Spread, **found: Any) -> None:
-        label = NETS[net].label
-        print(f"{label}: {what} {100 * cost['middle']:+.1f} %", flush=True)
-        rows.append({"what": what, "net": net, "label": label, "cost": cost, **found})
+    def add(what: str, net: str, added: tuple[Spread, list[float]], part: float = 1) -> None:
+        cost = {name: part * value for name, value in added[0].items()}
+        print(f"{NETS[net].label}: {what} {100 * cost['middle']:+.1f} %", flush=True)
+        row = {"what": what, "net": net, "label": NETS[net].label, "cost": cost}
+        rows.append({**row, "seconds": added[1]})
 
     for net in NETS:
-        cases = dict.fromkeys((OURS, "without guard"), Case(net))
-        found = how.time(cases, dict.fromkeys(cases, Case(net).batch), CARE)
-        rates = zip(found["without guard"]["rates"], found[OURS]["rates"], strict=True)
-        add("guard", net, spread(fast / slow - 1 for fast, slow in rates), found=found)
+        worker = Worker("without guard", Case(net))
+        both = min(worker.seconds(8) + worker.seconds(8) for _ in range(3))
+        add("guard", net, _added(worker, 1 if how.quick else round(0.3 * 16 / both), pairs))
     for net, parts in (("conv", 5), ("mlp512", 3)):
         # What a save adds to a short epoch that outlasts it, as a part of a whole epoch's time.
-        case, pairs = Case(net, images=IMAGES // parts), 3 if how.quick else 60
-        worker = Worker("epochs", case)
-        seconds = [worker.seconds(1) for _ in range(2 * pairs + 1)]
-        worker.close()
-        without = [(a + b) / 2 for a, b in itertools.pairwise(seconds[::2])]
-        added = (saved / bare - 1 for saved, bare in zip(seconds[1::2], without, strict=True))
-        add("checkpoints", net, spread(part / parts for part in added), seconds=seconds)
+        worker = Worker("epochs", Case(net, images=IMAGES // parts))
+        add("checkpoints", net, _added(worker, 1, pairs), 1 / parts)
     return rows
 
 
