@@ -32,7 +32,7 @@ GEMM_OPERATIONS = 2 * GEMM_SIZE**3
 FLAX = ("flax loop", "flax example")
 TORCH = ("torch DataLoader", "torch tensors", "torch tuned")
 TORCH_GPU = ("torch compiled", "torch compiled bf16")
-PAIRS = 60  # what costs a percent or two is seen in many short turns
+PAIRS, TURN = 60, 0.3  # what costs a percent or two is seen in many turns of so many seconds
 
 
 class How(NamedTuple):
@@ -148,9 +148,10 @@ def overhead(how: How) -> list[Row]:
         rows.append({**row, "seconds": added[1]})
 
     for net in NETS:
-        worker = Worker("without guard", Case(net))
-        both = min(worker.seconds(8) + worker.seconds(8) for _ in range(3))
-        add("guard", net, _added(worker, 1 if how.quick else round(0.3 * 16 / both), pairs))
+        worker = Worker("guard", Case(net))
+        both = min(worker.seconds(8) + worker.seconds(8) for _ in range(3))  # without and with
+        steps = 1 if how.quick else round(16 / both * TURN)
+        add("guard", net, _added(worker, steps, pairs))
     for net, parts in (("conv", 5), ("mlp512", 3)):
         # What a save adds to a short epoch that outlasts it, as a part of a whole epoch's time.
         worker = Worker("epochs", Case(net, images=IMAGES // parts))

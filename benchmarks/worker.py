@@ -11,7 +11,7 @@ import time
 
 from benchmarks.case import Case
 
-MODULES = {"torch": "pytorch", "flax": "plain_flax", "without": "without", "epochs": "epochs"}
+MODULES = {"torch": "pytorch", "flax": "plain_flax", "guard": "guard", "epochs": "epochs"}
 
 
 def find(name: str):

@@ -30,7 +30,6 @@ from disturbed import (
     sha256,
     spoiled,
     steps_saved,
-    wait_for,
     wait_for_a_save,
 )
 from flaxvae import cli
@@ -348,22 +347,29 @@ def test_a_full_disk(straight, tmp_path, capsys, blind):
     assert same(path, straight)
 
 
-@pytest.mark.parametrize("to_the_end", [False, True])
-def test_a_folder_that_cannot_be_written(straight, tmp_path, capsys, monkeypatch, to_the_end):
-    """Taken away within the training: in its place is a file, which stops even root."""
-    path, away = tmp_path / "run", tmp_path / "away"
-    notes: list[str] = []
-    held: list[checkpoints.Checkpoints] = []
+@pytest.fixture
+def saves_at_once(monkeypatch):
+    """No save is in flight when training goes on."""
     save = checkpoints.Checkpoints.save
 
-    def saving(self, *rest):
-        held.append(self)
+    def save_and_wait(self, *rest):
         save(self, *rest)
+        self.wait()
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_wait)
+
+
+@pytest.mark.parametrize("to_the_end", [False, True])
+def test_a_folder_that_cannot_be_written(
+    straight, tmp_path, capsys, monkeypatch, saves_at_once, to_the_end
+):
+    """Taken away within the training: in its place is a file, which stops even root."""
+    path, away = tmp_path / "run", tmp_path / "away"
+    notes = []
 
     class Watch(loop.Quiet):
         def progress(self, step, metrics, images_per_second):
             if step == 12:
-                wait_for(lambda: not held[-1].busy())
                 path.rename(away)
                 path.write_text("")
             if step == 25 and not to_the_end:
@@ -376,7 +382,6 @@ def test_a_folder_that_cannot_be_written(straight, tmp_path, capsys, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(loop, "SEGMENT_SECONDS", 0)
         patch.setattr(loop, "Quiet", Watch)
-        patch.setattr(checkpoints.Checkpoints, "save", saving)
         if not to_the_end:
             train(path, checkpoint_every="5steps")
         else:
@@ -389,6 +394,28 @@ def test_a_folder_that_cannot_be_written(straight, tmp_path, capsys, monkeypatch
             resume(path, capsys)
     assert len(notes) == 1 and "could not be written (Not a directory)" in notes[0]
     assert same(path, straight)
+
+
+def test_checkpoints_that_are_deleted_while_training(
+    straight, tmp_path, monkeypatch, saves_at_once
+):
+    """One save fails; the next one makes the folder again."""
+    path, notes = tmp_path / "run", []
+
+    class Watch(loop.Quiet):
+        def progress(self, step, metrics, images_per_second):
+            if step == 12:
+                shutil.rmtree(path / "checkpoints")
+
+        def note(self, text):
+            notes.append(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "SEGMENT_SECONDS", 0)
+        patch.setattr(loop, "Quiet", Watch)
+        train(path, checkpoint_every="5steps")
+    assert len(notes) == 1 and "could not be written" in notes[0]
+    assert steps_saved(path)[-1] == 40 and same(path, straight)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")

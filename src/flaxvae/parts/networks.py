@@ -106,7 +106,7 @@ def append_labels(x: Array, labels: Array | None) -> Array:
 
 
 class Heads(nn.Module):
-    """One Dense layer for each named head: [B, F] -> {name: [B, size]}."""
+    """One Dense layer for each named head, as one product: [B, F] -> {name: [B, size]}."""
 
     sizes: Mapping[str, int]
     activation: str = "relu"  # that the features come from

@@ -6,7 +6,7 @@ guard). The model part restores without knowing the optimizer, so a run folder c
 alone. A damaged checkpoint never restores: it is set aside, and the newest good one is used. One
 that could not be written leaves nothing behind.
 
-All but copying the arrays happens in a thread of our own: training waits for none of it.
+A save copies the arrays, and all else of it happens in a thread of our own while training goes on.
 
 Arrays are stored whole, whatever devices they came from, and restored as NumPy's: where they go is
 the caller's choice. Of several processes the first alone reads and writes.
@@ -200,6 +200,7 @@ class Checkpoints:
                 parts = jax.tree.map(np.array, parts)  # the next step takes the arrays' memory
                 self._writing = self._writer.submit(self._write, step, parts, values or {})
         except Exception as error:
+            self._abandon()
             raise Unsaved(_reason(error)) from None
         if late:
             raise late
