@@ -89,6 +89,9 @@ def _outline(plan: Plan, data: Data, measure: Measure) -> Member:
     x, y = jax.tree.map(lambda a: shape(a.shape, a.dtype), steps.images_and_labels(recipe, data))
     stream = jax.eval_shape(lambda: steps.keys(0))
     order = jax.eval_shape(program.order, stream, 0)
+    noise = jax.tree.map(
+        lambda keys: shape(keys.shape[1:], keys.dtype), jax.eval_shape(program.noise, stream, 0)
+    )
     init = template.outline(program.init, stream, x, y)
     state = jax.eval_shape(program.init, stream, x, y)
     variables = jax.eval_shape(TrainState.evaluated, state)
@@ -105,7 +108,7 @@ def _outline(plan: Plan, data: Data, measure: Measure) -> Member:
         recipe,
         program,
         init,
-        template.outline(program.step, state, stream, order, x, y),
+        template.outline(program.step, state, noise, order, x, y),
         of_split(terms, data.validation) if data.validation else None,
         of_split(measure(recipe), data.test),
     )
@@ -155,8 +158,8 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     def init_one(numbers, stream, x, y):
         return apply_init(numbers, stream, x, y)
 
-    def step_one(numbers, state, stream, order, x, y):
-        done = apply_step(numbers, state, stream, order, x, y)
+    def step_one(numbers, state, noise, order, x, y):
+        done = apply_step(numbers, state, noise, order, x, y)
         frozen = state.guard.fault != 0  # for good, at its last good step
         done = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), state, done)
         totals = jax.tree.map(
@@ -168,8 +171,11 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     step_all = jax.vmap(step_one, (0, state_axes, 0, 0, None, None), state_axes)
 
     def segment(state, numbers, streams, order, steps, x, y):
-        def step(_, state):
-            return step_all(numbers, state, streams, order, x, y)
+        noise = jax.vmap(first.noise, (0, None))(streams, state.step)
+
+        def step(i, state):
+            now = jax.tree.map(lambda keys: keys[:, i], noise)
+            return step_all(numbers, state, now, order, x, y)
 
         return jax.lax.fori_loop(0, steps, step, state)
 

@@ -65,6 +65,13 @@ def keys(seed: int) -> Keys:
     return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
 
 
+class Noise(NamedTuple):
+    """The keys of one step, or with a leading axis those of many."""
+
+    pixels: Array
+    model: Array
+
+
 class Trainer(NamedTuple):
     """A recipe compiled for its data, settings and devices."""
 
@@ -182,7 +189,8 @@ class Program(NamedTuple):
     learning_rate: Callable[[Any], Any]
     init: Callable[..., TrainState]  # (keys, x, y) -> state
     order: Callable[[Keys, Any], Array]  # (keys, epoch) -> [steps_per_epoch, batch] indices
-    step: Callable[..., TrainState]  # (state, keys, order, x, y, tolerance of the guard) -> state
+    noise: Callable[[Keys, Any], Noise]  # (keys, step) -> of as many steps as an epoch's, from it
+    step: Callable[..., TrainState]  # (state, noise, order, x, y, tolerance of the guard) -> state
 
 
 def program(
@@ -239,13 +247,12 @@ def program(
         x = images.binarize(x, data.binarization, key)
         return Batch(x, None if y_all is None else y_all[rows])
 
-    def step(state: TrainState, stream: Keys, order, x_all, y_all, tolerance=0) -> TrainState:
-        pixel_key, model_key = jax.random.split(jax.random.fold_in(stream.noise, state.step))
+    def step(state: TrainState, noise: Noise, order, x_all, y_all, tolerance=0) -> TrainState:
         position = state.step - state.offset
-        batch = make_batch(order[position % steps_per_epoch], pixel_key, x_all, y_all)
+        batch = make_batch(order[position % steps_per_epoch], noise.pixels, x_all, y_all)
         params = state.variables["params"]
         rest = {k: v for k, v in state.variables.items() if k != "params"}
-        found = gradient_in_parts(gathered(params), rest, model_key, batch, state.step)
+        found = gradient_in_parts(gathered(params), rest, noise.model, batch, state.step)
         # Whole for the guard: the norm of what is shared out takes one more sum for each array.
         whole, (metrics, updates) = gathered(found[0]), found[1]
         grads = shared_out(whole)
@@ -288,7 +295,13 @@ def program(
         permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
         return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
 
-    return Program(steps_per_epoch, total_steps, schedule, init, order, step)
+    def noise(stream: Keys, first):
+        def of(i):
+            return Noise(*jax.random.split(jax.random.fold_in(stream.noise, i)))
+
+        return jax.vmap(of)(first + jnp.arange(steps_per_epoch))
+
+    return Program(steps_per_epoch, total_steps, schedule, init, order, noise, step)
 
 
 def images_and_labels(recipe: Recipe, data: Data) -> tuple[Any, Any]:
@@ -322,13 +335,18 @@ def trainer(
     sharding = sharding_of(jax.eval_shape(init), mesh)
 
     def segment(state, order, steps, tolerance, x_all, y_all):
+        # Before the loop: a step that derives its keys has no noise on a CPU until its encoder is
+        # done, and then the second core waits.
+        noise = functions.noise(stream, state.step)
+
         def going(carry):
             i, state = carry
             return (i < steps) & (state.guard.fault == 0)
 
         def body(carry):
             i, state = carry
-            state = functions.step(state, stream, order, x_all, y_all, tolerance)
+            now = jax.tree.map(lambda keys: keys[i], noise)
+            state = functions.step(state, now, order, x_all, y_all, tolerance)
             return i + 1, constrain(state, sharding)
 
         return jax.lax.while_loop(going, body, (0, state))[1]
