@@ -16,7 +16,7 @@ from flaxvae.analysis import bounds
 from flaxvae.errors import Stopped, UsageError
 from flaxvae.settings import TrainSettings
 from flaxvae.training import loop
-from flaxvae.training.checkpoints import digest
+from flaxvae.training.contents import digest
 
 CODES, POSITIONS = 8, 16
 SETTINGS = TrainSettings(epochs=4, learning_rate=3e-3, devices=1)

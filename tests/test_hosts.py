@@ -21,7 +21,7 @@ from disturbed import EPOCHS, newest, rows, wait_for, wait_for_a_save
 from flaxvae import cli, zoo
 from flaxvae.data import pipeline
 from flaxvae.errors import HostsError, UsageError
-from flaxvae.training import checkpoints, hosts, lifelines, loop, mesh, relay
+from flaxvae.training import checkpoints, contents, hosts, lifelines, loop, mesh, relay
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -250,7 +250,7 @@ def test_two_processes_learn_what_one_does(straight, tmp_path):
     assert "2 x cpu" in found[0][1] and found[1][1:] == ("", "")  # process 0 alone talks
     assert same(path, straight)
     loaded = flaxvae.load(path).variables["params"]
-    assert checkpoints.digest(jax.device_get(loaded)) == summary(path)["parameters_sha256"]
+    assert contents.digest(jax.device_get(loaded)) == summary(path)["parameters_sha256"]
 
 
 @pytest.mark.slow

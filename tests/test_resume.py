@@ -16,7 +16,7 @@ from flaxvae import api, cli
 from flaxvae.errors import UsageError
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import interval
-from flaxvae.training import checkpoints
+from flaxvae.training import checkpoints, contents
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 QUICK = ("--checkpoint-every", "1epoch")
@@ -179,7 +179,7 @@ def test_a_kill_before_the_first_save_of_changed_settings(stopped, tmp_path, cap
     )
     flaxvae.load(path).folder.extend(new)
     before, after = (flaxvae.load(p).variables for p in (stopped, path))
-    assert checkpoints.digest(before) == checkpoints.digest(after)
+    assert contents.digest(before) == contents.digest(after)
     out = resume(path, capsys, *QUICK)
     assert "damaged" not in out and steps_saved(path)[-1] == 75
 
@@ -210,8 +210,8 @@ def test_digest_depends_on_everything():
         {"a": {"b": a}},
         {"a": {"b": a, "n": b}},
     ]
-    digests = {checkpoints.digest(each) for each in (tree, *others)}
+    digests = {contents.digest(each) for each in (tree, *others)}
     assert len(digests) == 1 + len(others)
-    assert checkpoints.digest(tree) == checkpoints.digest(jax.tree.map(jax.numpy.asarray, tree))
+    assert contents.digest(tree) == contents.digest(jax.tree.map(jax.numpy.asarray, tree))
     transposed = {"a": {"b": np.asfortranarray(a)}, "n": b}
-    assert checkpoints.digest(tree) == checkpoints.digest(transposed)
+    assert contents.digest(tree) == contents.digest(transposed)

@@ -17,7 +17,7 @@ from flaxvae import api, core
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
 from flaxvae.settings import DataSettings, TrainSettings
-from flaxvae.training import checkpoints, mesh, runs
+from flaxvae.training import contents, mesh, runs
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -113,7 +113,7 @@ def test_a_plan_survives_the_folder(tmp_path):
 
 def test_loaded_variables_are_those_that_were_trained(run, trained):
     recorded = read(trained / "summary.json")["parameters_sha256"]
-    assert checkpoints.digest(jax.device_get(run.variables["params"])) == recorded
+    assert contents.digest(jax.device_get(run.variables["params"])) == recorded
 
 
 def test_each_function_equals_the_models_own(run, raw):
@@ -211,7 +211,7 @@ def test_binarized_runs(tmp_path, raw, how, choices):
     run = flaxvae.load(tmp_path / "run")
     summary = read(tmp_path / "run" / "summary.json")
     for variables in (run.variables, returned.variables):
-        digest = checkpoints.digest(jax.device_get(variables["params"]))
+        digest = contents.digest(jax.device_get(variables["params"]))
         assert digest == summary["parameters_sha256"]
     assert run.spec.binary and "binarized" in summary["data"]
     if how != "ae" and run.recipe.has_bound:
@@ -261,7 +261,7 @@ def test_ema_is_the_average_of_the_weights_after_each_step(tmp_path):
     last, loaded = state.variables["params"], run.variables["params"]
     for name, expected in flatten_dict(average).items():
         np.testing.assert_allclose(flatten_dict(loaded)[name], expected, atol=1e-6)
-    assert checkpoints.digest(last) != checkpoints.digest(loaded)  # the last weights are others
+    assert contents.digest(last) != contents.digest(loaded)  # the last weights are others
 
 
 def test_patience_stops_and_keeps_the_best(tmp_path):

@@ -26,7 +26,7 @@ from flaxvae.errors import UsageError, did_you_mean
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-from flaxvae.training import batches, checkpoints, hosts, lock, loop
+from flaxvae.training import batches, contents, hosts, lock, loop
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.runs import Plan, RunFolder, new_path, write_json
@@ -122,7 +122,7 @@ def check_changes(old: Plan, new: Plan, spec: zoo.DataSpec) -> dict[str, tuple[A
 
     def shapes(plan: Plan) -> Any:
         made = jax.eval_shape(plan.recipe(spec).model.init, jax.random.key(0), *example(spec))
-        return checkpoints.structure(made)
+        return contents.structure(made)
 
     def reshapes(name: str) -> bool:
         try:
@@ -264,7 +264,7 @@ def run_summary(
     return {
         "epochs": len(history),
         "test": evaluation,
-        "parameters_sha256": checkpoints.digest(jax.device_get(variables["params"])),
+        "parameters_sha256": contents.digest(jax.device_get(variables["params"])),
         "data": data.spec.name,
         "units": words.UNITS,
     }
@@ -313,7 +313,7 @@ def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | N
         shutil.rmtree(run.path / "prior", ignore_errors=True)  # one of other parameters
         shapes = jax.eval_shape(trainer.init)
         facts = {
-            "model_sha256": checkpoints.digest(jax.device_get(variables["params"])),
+            "model_sha256": contents.digest(jax.device_get(variables["params"])),
             "parameters": sum(x.size for x in jax.tree.leaves(shapes.variables["params"])),
             "units": "nats, summed over codes, averaged over images",
         }

@@ -22,7 +22,7 @@ from flaxvae.errors import DataError, Finding, Stopped
 from flaxvae.training import loop, trained
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
-from flaxvae.training.checkpoints import digest
+from flaxvae.training.contents import digest
 from flaxvae.training.runs import RunFolder, versions
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -1,10 +1,8 @@
 """Checkpoints by Orbax, each sealed with the sha256 of what it holds.
 
-A checkpoint is ``state`` and ``meta``. The state has two parts: ``model`` (variables, and moving
-average and best variables where kept) and ``training`` (optimizer state, this epoch's sums and the
-guard). The model part restores without knowing the optimizer, so a run folder can be loaded for use
-alone. A damaged checkpoint never restores: it is set aside, and the newest good one is used. One
-that could not be written leaves nothing behind.
+A checkpoint is ``state``, whose parts ``contents`` describes, and ``meta``. A damaged one never
+restores: it is set aside, and the newest good one is used. One that could not be written leaves
+nothing behind.
 
 A save copies the arrays, and all else of it happens in a thread of our own while training goes on.
 
@@ -31,61 +29,20 @@ import jax
 import numpy as np
 
 from flaxvae.errors import DataError
+from flaxvae.training import contents
 from flaxvae.training import mesh as meshes
 from flaxvae.training.step import TrainState
-
-Parts = dict[str, Any]
 
 
 class Restored(NamedTuple):
     """What a checkpoint held."""
 
-    parts: Parts
+    parts: contents.Parts
     meta: dict[str, Any]
 
 
 class Unsaved(Exception):
     """A checkpoint could not be written; the text says why, in a few words."""
-
-
-def digest(tree: Any) -> str:
-    """sha256 over the paths, dtypes, shapes and bytes of a pytree's leaves, as hex."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
-
-
-def structure(tree: Any) -> str:
-    """sha256 over the paths, dtypes and shapes of a pytree's leaves, as hex."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    lines = [f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n" for path, leaf in leaves]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def to_parts(state: TrainState) -> Parts:
-    """The state as a checkpoint's parts; empty fields are left out."""
-    model = {"variables": state.variables, "ema": state.ema, "best": state.best}
-    names = ("step", "opt_state", "totals", "guard", "offset")
-    training = {name: getattr(state, name) for name in names}
-    return {"model": {k: v for k, v in model.items() if v}, "training": training}
-
-
-def from_parts(parts: Parts) -> TrainState:
-    """The inverse of ``to_parts``."""
-    return TrainState(**{"ema": {}, "best": {}, **parts["model"], **parts["training"]})
-
-
-def model_part(variables: Any, ema: bool, best: bool) -> Any:
-    """The shape of a checkpoint's ``model`` part, given that of the variables."""
-    part = {"variables": variables}
-    if ema:
-        part["ema"] = variables["params"]
-    if best:
-        part["best"] = variables
-    return part
 
 
 def _seal(meta: Mapping[str, Any]) -> str:
@@ -177,7 +134,7 @@ class Checkpoints:
     def save(self, state: TrainState, values: Mapping[int, float] | None = None) -> None:
         """Write the state, in the background once it is copied from the devices.
 
-        Of several processes the others have to ``meshes.fetch(to_parts(state))`` meanwhile.
+        Of several processes the others have to ``meshes.fetch`` the parts meanwhile.
 
         Args:
             state: nothing is done where its step is there already.
@@ -187,7 +144,7 @@ class Checkpoints:
             Unsaved: there is no room for this one, or the last one could not be written (this one
                 then is).
         """
-        parts = meshes.fetch(to_parts(state))  # first of all, for the others wait in it
+        parts = meshes.fetch(contents.to_parts(state))  # first of all, for the others wait in it
         late: Unsaved | None = None
         try:
             self.wait()
@@ -205,18 +162,18 @@ class Checkpoints:
         if late:
             raise late
 
-    def _write(self, step: int, parts: Parts, values: Mapping[int, float]) -> None:
+    def _write(self, step: int, parts: contents.Parts, values: Mapping[int, float]) -> None:
         import orbax.checkpoint as ocp
 
         model, training = parts["model"], parts["training"]
         meta = {
             "step": step,
-            "sha256": {name: digest(part) for name, part in parts.items()},
-            "structure": {name: structure(part) for name, part in parts.items()},
+            "sha256": {name: contents.digest(part) for name, part in parts.items()},
+            "structure": {name: contents.structure(part) for name, part in parts.items()},
             "ema": "ema" in model,
             "best": "best" in model,
             "totals": sorted(training["totals"]),
-            "parameters_sha256": digest(model["variables"]["params"]),
+            "parameters_sha256": contents.digest(model["variables"]["params"]),
             **self.facts,
         }
         self._policy.values = values
@@ -241,7 +198,7 @@ class Checkpoints:
             self._writing = None
 
     def restore(
-        self, like: Parts, note: Callable[[str], None] = lambda text: None
+        self, like: contents.Parts, note: Callable[[str], None] = lambda text: None
     ) -> Restored | None:
         """The newest undamaged checkpoint, NumPy arrays, or None if there is none at all.
 
@@ -270,7 +227,7 @@ class Checkpoints:
             )
         return None
 
-    def each(self, like: Parts) -> Iterator[tuple[int, Parts | None, str]]:
+    def each(self, like: contents.Parts) -> Iterator[tuple[int, contents.Parts | None, str]]:
         """Every checkpoint from the newest: its step, and its parts, or None and why not.
 
         Nothing is set aside. What a training has removed meanwhile is left out.
@@ -296,7 +253,7 @@ class Checkpoints:
         self._manager().reload()
         return f", set aside as {aside.name}"
 
-    def _restore(self, step: int, like: Parts) -> Restored:
+    def _restore(self, step: int, like: contents.Parts) -> Restored:
         import orbax.checkpoint as ocp
 
         def read(**items):
@@ -310,9 +267,9 @@ class Checkpoints:
         meta = read(meta=ocp.args.JsonRestore())["meta"]
         if meta.pop("seal", None) != _seal(meta):
             raise ValueError("the sha256 of its meta differs from the recorded one")
-        like = as_saved(like, meta)
+        like = contents.as_saved(like, meta)
         for name, part in like.items():
-            if structure(part) != meta["structure"][name]:
+            if contents.structure(part) != meta["structure"][name]:
                 raise DataError(
                     f"{self.folder / str(step)} has other arrays in its {name} than these "
                     "settings give: expected the settings, and the flaxvae, that wrote it"
@@ -321,7 +278,7 @@ class Checkpoints:
         asked = ocp.args.PyTreeRestore(item=like, restore_args=whole, partial_restore=True)
         parts = read(state=asked)["state"]
         for name, part in parts.items():
-            if digest(part) != meta["sha256"][name]:
+            if contents.digest(part) != meta["sha256"][name]:
                 raise ValueError(f"the sha256 of its {name} differs from the recorded one")
         return Restored(parts, meta)
 
@@ -371,15 +328,3 @@ class Checkpoints:
             for partial in partials:
                 shutil.rmtree(partial, ignore_errors=True)
             time.sleep(0.05)
-
-
-def as_saved(like: Parts, meta: Mapping[str, Any]) -> Parts:
-    """``like`` with the moving average, best variables and sums that a checkpoint has."""
-    model = model_part(like["model"]["variables"], meta["ema"], meta["best"])
-    found = {**like, "model": model}
-    if "training" in like:
-        training = like["training"]
-        scalar = next(iter(training["totals"].values()))
-        totals = dict.fromkeys(meta["totals"], scalar)
-        found["training"] = {**training, "totals": totals}
-    return found

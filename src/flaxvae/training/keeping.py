@@ -13,7 +13,8 @@ from typing import Any
 from flaxvae.errors import DataError
 from flaxvae.training import hosts
 from flaxvae.training import mesh as meshes
-from flaxvae.training.checkpoints import Checkpoints, Unsaved, to_parts
+from flaxvae.training.checkpoints import Checkpoints, Unsaved
+from flaxvae.training.contents import to_parts
 from flaxvae.training.runs import RunFolder
 from flaxvae.training.step import TrainState
 

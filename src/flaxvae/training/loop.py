@@ -30,7 +30,8 @@ from flaxvae.errors import DataError, DivergedError, Stopped
 from flaxvae.settings import TrainSettings, interval
 from flaxvae.training import batches, guard, hosts
 from flaxvae.training import mesh as meshes
-from flaxvae.training.checkpoints import Checkpoints, Restored, as_saved, from_parts, to_parts
+from flaxvae.training.checkpoints import Checkpoints, Restored
+from flaxvae.training.contents import as_saved, from_parts, to_parts
 from flaxvae.training.keeping import Keeper, value
 from flaxvae.training.runs import RunFolder
 from flaxvae.training.step import Trainer, TrainState, keys

@@ -28,7 +28,8 @@ from flaxvae.errors import Stopped
 from flaxvae.training import batches, guard, loop, template
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
-from flaxvae.training.checkpoints import Checkpoints, Unsaved, from_parts, to_parts
+from flaxvae.training.checkpoints import Checkpoints, Unsaved
+from flaxvae.training.contents import from_parts, to_parts
 from flaxvae.training.runs import Plan, write_json
 from flaxvae.training.step import TrainState
 from flaxvae.zoo import Recipe

@@ -18,7 +18,8 @@ from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import DataError, UsageError
 from flaxvae.training import batches
 from flaxvae.training import mesh as meshes
-from flaxvae.training.checkpoints import Checkpoints, digest, model_part
+from flaxvae.training.checkpoints import Checkpoints
+from flaxvae.training.contents import digest, model_part
 from flaxvae.training.runs import Plan, RunFolder
 from flaxvae.zoo import DataSpec, Recipe
 

@@ -24,7 +24,8 @@ from flaxvae.errors import DataError, Finding, FlaxvaeError
 from flaxvae.settings import DataSettings, TrainSettings, asdict
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
-from flaxvae.training.checkpoints import Checkpoints, Parts, digest, from_parts, to_parts
+from flaxvae.training.checkpoints import Checkpoints
+from flaxvae.training.contents import Parts, digest, from_parts, to_parts
 from flaxvae.training.runs import Plan, RunFolder
 from flaxvae.zoo import DataSpec, Recipe
 

@@ -1,0 +1,71 @@
+"""What a checkpoint holds: the state in two parts, and the sha256 that seals each.
+
+``model`` is the variables, and the moving average and the best variables where kept; ``training``
+the optimizer's state, this epoch's sums and the guard. The model part restores without knowing the
+optimizer, so a run folder can be loaded for use alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxvae.training.step import TrainState
+
+Parts = dict[str, Any]
+
+
+def digest(tree: Any) -> str:
+    """sha256 over the paths, dtypes, shapes and bytes of a pytree's leaves, as hex."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def structure(tree: Any) -> str:
+    """sha256 over the paths, dtypes and shapes of a pytree's leaves, as hex."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    lines = [f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n" for path, leaf in leaves]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def to_parts(state: TrainState) -> Parts:
+    """The state as a checkpoint's parts; empty fields are left out."""
+    model = {"variables": state.variables, "ema": state.ema, "best": state.best}
+    names = ("step", "opt_state", "totals", "guard", "offset")
+    training = {name: getattr(state, name) for name in names}
+    return {"model": {k: v for k, v in model.items() if v}, "training": training}
+
+
+def from_parts(parts: Parts) -> TrainState:
+    """The inverse of ``to_parts``."""
+    return TrainState(**{"ema": {}, "best": {}, **parts["model"], **parts["training"]})
+
+
+def model_part(variables: Any, ema: bool, best: bool) -> Any:
+    """The shape of a checkpoint's ``model`` part, given that of the variables."""
+    part = {"variables": variables}
+    if ema:
+        part["ema"] = variables["params"]
+    if best:
+        part["best"] = variables
+    return part
+
+
+def as_saved(like: Parts, meta: Mapping[str, Any]) -> Parts:
+    """``like`` with the moving average, best variables and sums that a checkpoint has."""
+    model = model_part(like["model"]["variables"], meta["ema"], meta["best"])
+    found = {**like, "model": model}
+    if "training" in like:
+        training = like["training"]
+        scalar = next(iter(training["totals"].values()))
+        totals = dict.fromkeys(meta["totals"], scalar)
+        found["training"] = {**training, "totals": totals}
+    return found
