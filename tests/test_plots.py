@@ -106,15 +106,18 @@ def test_nothing_but_the_given_levels_between_the_gaps(tmp_path: Path) -> None:
     assert set(np.unique(picture)) == {0, 51, 102, 204, 255}
 
 
-def test_a_manifold_has_its_first_image_at_the_bottom_left(tmp_path: Path) -> None:
-    x, z = images(9, side=6), np.array([-1.0, 0.0, 1.0])
+@pytest.mark.parametrize(("pixels_a_side", "gap"), [(6, plots.GAP), (16, 0)])
+def test_a_manifold_has_its_first_image_at_the_bottom_left(
+    tmp_path: Path, pixels_a_side: int, gap: int
+) -> None:
+    x, z = images(9, side=pixels_a_side), np.array([-1.0, 0.0, 1.0])
     path = plots.manifold(tmp_path / "m.png", x, z=z, title="t", xlabel="z₁", ylabel="z₂")
-    scale = plots.TILE // 6
+    scale = plots.TILE // pixels_a_side
     picture = pixels(path)
     at = [places(picture, image, scale)[0] for image in x]
-    side = 6 * scale
+    tile = pixels_a_side * scale + gap
     top, left = at[6]
-    assert at[0] == (top + 2 * side, left) and at[8] == (top, left + 2 * side)
+    assert at[0] == (top + 2 * tile, left) and at[8] == (top, left + 2 * tile)
     with pytest.raises(ValueError, match="needs 9 images"):
         plots.manifold(tmp_path / "m.png", x[:8], z=z, title="t", xlabel="", ylabel="")
 

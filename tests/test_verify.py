@@ -91,6 +91,12 @@ def test_a_flipped_byte_in_a_checkpoint(run, capsys, where):
     assert len(re.findall("^wrong ", out, re.M)) == 2
 
 
+def test_a_checkpoint_of_an_older_flaxvae_is_not_called_damaged(run):
+    (run / "checkpoints" / "20" / "model").mkdir()
+    found = wrong(run)["checkpoint 20"]
+    assert "is of an older flaxvae" in found and "damaged" not in found
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -38,6 +38,7 @@ STYLE |= {"ytick.color": GREY, "ytick.labelcolor": INK, "ytick.labelsize": 8}
 CAPTION: dict[str, Any] = {"textcoords": "offset points", "va": "top", "size": 7, "color": GREY}
 DPI, LONGEST, TILE = 200, 1600, 320  # a sheet aims at LONGEST pixels a side, a tile at most TILE
 PAD, GAP, WIDE_GAP, CAPTION_GAP, NARROWEST, VECTOR_TILE = 32, 4, 20, 52, 720, (90, 140)
+BUTTED = 16  # rows and columns from which images of a manifold touch
 
 
 def image_grid(path: Path, rows: Sequence[Array], labels: Sequence[str], *, title: str) -> Path:
@@ -85,6 +86,8 @@ def interpolations(path: Path, images: Array, *, title: str) -> Path:
 def manifold(path: Path, images: Array, *, z: Array, title: str, xlabel: str, ylabel: str) -> Path:
     """Decoded means on an ``n x n`` grid of latent points, tiles butted together.
 
+    Images of a few pixels, which have no margin of their own, stand apart.
+
     Image ``i * n + j`` is decoded from ``(z[j], z[i])``: as on any graph, ``z[0]`` is at the left
     and at the bottom. ``z`` are the normal quantiles, equally spaced in probability.
     """
@@ -93,7 +96,8 @@ def manifold(path: Path, images: Array, *, z: Array, title: str, xlabel: str, yl
         raise ValueError(f"a manifold of {n} latent values a side needs {n * n} images")
     shown = np.unique(np.linspace(0, n - 1, min(n, 7)).round().astype(int))
     names = [f"{value:.2f}".replace("-", "−") for value in np.asarray(z)[shown]]
-    with _sheet(path, title, _rows_of(images, n)[::-1], [0] * n, [0] * n) as (ax, x, y):
+    gaps = [GAP if min(images.shape[1:3]) < BUTTED else 0] * n
+    with _sheet(path, title, _rows_of(images, n)[::-1], gaps, gaps) as (ax, x, y):
         ax.set_xticks(x[shown], names)
         ax.set_yticks(y[::-1][shown], names)
         ax.tick_params(length=3)

@@ -238,7 +238,8 @@ class Checkpoints:
             except Exception as error:
                 if not (self.folder / str(step)).is_dir():
                     continue
-                found, why = None, f"damaged ({_reason(error)})"
+                sound = isinstance(error, DataError)  # of an older flaxvae, or of another model
+                found, why = None, str(error) if sound else f"damaged ({_reason(error)})"
             yield step, found, why
 
     def _set_aside(self, step: int) -> str:
