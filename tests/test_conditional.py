@@ -9,6 +9,7 @@ import flaxvae
 from conftest import TINY
 from flaxvae import cli
 from flaxvae.errors import UsageError
+from flaxvae.training import batches
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_every_figure_is_there(run):
     assert names == expected | {"curves"}
 
 
-def test_labels_matter(run, test):
+def test_labels_matter(run, test, monkeypatch):
     for function in (run.encode, run.reconstruct, run.score):
         there, elsewhere = function(test.x[:8], test.y[:8]), function(test.x[:8], test.y[:8] - 1)
         assert (there != elsewhere).any()
@@ -36,6 +37,8 @@ def test_labels_matter(run, test):
     by_class = run.decode(z, np.arange(10))
     assert len(np.unique(by_class.round(5), axis=0)) == 10
     np.testing.assert_allclose(run.decode(z, 3), by_class[[3] * 10], rtol=1e-5)
+    monkeypatch.setattr(batches, "VALUES", 3 * test.x[0].size)  # three images at once
+    np.testing.assert_allclose(run.decode(z, np.arange(10)), by_class, rtol=1e-5)
 
 
 def test_samples_are_of_the_class_asked_for(run):

@@ -14,10 +14,11 @@ from flax.traverse_util import flatten_dict
 import flaxvae
 from conftest import TINY
 from flaxvae import api, core
+from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
 from flaxvae.settings import DataSettings, TrainSettings
-from flaxvae.training import contents, mesh, runs
+from flaxvae.training import batches, contents, mesh, runs
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -116,7 +117,11 @@ def test_loaded_variables_are_those_that_were_trained(run, trained):
     assert contents.digest(jax.device_get(run.variables["params"])) == recorded
 
 
-def test_each_function_equals_the_models_own(run, raw):
+@pytest.mark.parametrize("values", [batches.VALUES, 6 * 64, 1])
+def test_each_function_equals_the_models_own(run, raw, monkeypatch, values):
+    """However few images are computed at once."""
+    monkeypatch.setattr(batches, "VALUES", values)
+    raw = raw if values > 64 else raw[:40]
     model, variables = run.recipe.model, run.variables
     x = jnp.asarray(raw, jnp.float32) / PEAK
     features = model.encode(variables, x)
@@ -154,6 +159,26 @@ def test_shapes_types_and_determinism(run, raw):
     assert (images != run.sample(3, seed=1)).any()
     assert np.ptp(run.sample(3, temperature=0), axis=0).max() == 0
     assert run.encode(x[:1]).shape == (1, 2)
+
+
+def test_images_at_once():
+    """As many as asked for of small images; of large ones a power of two that fits."""
+    assert batches.rows_at_once(10_000, (28, 28, 1)) == batches.rows_at_once(400, (8, 8, 1)) == 512
+    assert batches.rows_at_once(100, (28, 28, 1)) == 128
+    large = batches.rows_at_once(10_000, (128, 128, 3))
+    assert large * 128 * 128 * 3 <= batches.VALUES < 2 * large * 128 * 128 * 3
+    assert batches.rows_at_once(10_000, (4096, 4096, 3)) == 1
+    assert batches.rows_at_once(10_000, (4096, 4096, 3), devices=3) == 3
+
+
+def test_log_likelihood_of_few_images_at_once(run, raw, monkeypatch):
+    split = run.split(raw[:20])
+    found = []
+    for values in (batches.VALUES, 6 * 64):
+        monkeypatch.setattr(batches, "VALUES", values)
+        found.append(bounds.evaluate(run, split, k=500)["log_likelihood"]["nats"])
+    assert found[0] != found[1]  # other draws
+    np.testing.assert_allclose(*found, atol=0.05)
 
 
 def test_uint8_is_divided_by_the_datasets_own_white(run, raw):

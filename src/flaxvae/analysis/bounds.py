@@ -20,7 +20,7 @@ from flaxvae.zoo import Recipe
 Array = jax.Array
 
 ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it counts as used
-CHUNK = 1000  # images decoded at once, over draws and examples: bounds the memory at any k
+CHUNK = 1000  # images decoded at once at most, over draws and examples: any k in bounded memory
 
 
 def log_likelihood(model: Model, k: int, chunk: int):
@@ -123,7 +123,8 @@ def evaluate(
     result = numbers(run.recipe, split, measure(split, run.variables, bound_key))
     if k:
         images = max(run.mesh.size, 10)
-        function = log_likelihood(run.recipe.model, k, max(CHUNK // images, 1))
+        chunk = min(CHUNK, batches.at_once(split.x.shape[1:])) // images
+        function = log_likelihood(run.recipe.model, k, max(chunk, 1))
         estimate = batches.over_split(function, run.mesh, images)
         nats = estimate(split, run.variables, weight_key, watch)
         error = float(nats.std() / math.sqrt(len(split.x)))

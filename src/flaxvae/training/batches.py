@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,9 +18,24 @@ from flaxvae.training import mesh as meshes
 Watch = Callable[[int, int], None]  # (examples done, examples in all)
 
 
-def rows_at_once(count: int, devices: int = 1, batch_size: int = 512) -> int:
-    """Examples in a batch of ``over_split``, of a split of ``count``."""
-    size = min(batch_size, 1 << (count - 1).bit_length())
+# Numbers in the images that are computed at once, whatever their size: for one of a grey image, a
+# resnet's maps and their patches are some hundreds.
+VALUES = 2**21
+
+
+def at_once(shape: Sequence[int]) -> int:
+    """Images of this shape that VALUES numbers hold, at least one."""
+    return max(VALUES // math.prod(shape), 1)
+
+
+def rows_at_once(count: int, shape: Sequence[int], devices: int = 1, batch_size: int = 512) -> int:
+    """Examples of this shape in a batch of ``over_split``, of a split of ``count``.
+
+    At most ``batch_size``; a power of two where a split has fewer, or where fewer are ``at_once``,
+    so that splits of many sizes cost few compilations; and a multiple of ``devices``.
+    """
+    fits = 1 << (at_once(shape).bit_length() - 1)
+    size = min(batch_size, fits, 1 << (count - 1).bit_length())
     return -(-size // devices) * devices
 
 
@@ -35,8 +51,7 @@ def over_split(
     Args:
         function: returns a pytree of arrays whose axis 0 is the example.
         mesh: devices, between which a batch is split.
-        batch_size: examples at once; a power of two below it where a split has fewer, so that
-            splits of many sizes cost few compilations.
+        batch_size: examples at once, or as many as ``rows_at_once`` says.
         whole: every device gets the whole batch, where something else is shared out between them.
 
     Returns:
@@ -54,7 +69,8 @@ def over_split(
 
     def run(split: Split, variables, key, watch: Watch | None = None):
         count = len(split.x)
-        size = rows_at_once(count, 1 if whole else mesh.size, batch_size)
+        shape, devices = split.x.shape[1:], 1 if whole else mesh.size
+        size = rows_at_once(count, shape, devices, batch_size)
         parts = []
         for i, start in enumerate(range(0, count, size)):
             rows = np.arange(start, start + size) % count  # the last batch is padded

@@ -98,7 +98,7 @@ def _outline(plan: Plan, data: Data, measure: Measure) -> Member:
     variables = jax.eval_shape(TrainState.evaluated, state)
 
     def of_split(function: Any, split: Split) -> template.Outline:
-        rows = batches.rows_at_once(len(split.x))
+        rows = batches.rows_at_once(len(split.x), split.x.shape[1:])
         images: Any = shape((rows, *split.x.shape[1:]), jnp.float32)
         classes: Any = None if split.y is None else shape((rows,), jnp.int32)
         return template.outline(function, variables, stream.init, Batch(images, classes))

@@ -66,8 +66,12 @@ class Run:
         z = jnp.asarray(z, jnp.float32)
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise UsageError(f"latents of shape {z.shape}: expected [N, {self.latent_size}]")
-        y = self.labels(y, len(z))
-        return np.asarray(self._decode(z, None if y is None else jnp.asarray(y)))
+        y, size = self.labels(y, len(z)), batches.at_once(self.spec.shape)
+        parts = [
+            self._decode(z[i : i + size], None if y is None else jnp.asarray(y[i : i + size]))
+            for i in range(0, max(len(z), 1), size)
+        ]
+        return np.concatenate(parts)
 
     def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, y: Any = None):
         """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
