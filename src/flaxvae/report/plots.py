@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -276,7 +277,8 @@ def _page(
         needed = Bbox.union([box for ax in axes if (box := ax.get_tightbbox())])
         left, bottom = pad - math.floor(needed.x0), pad - math.floor(needed.y0)
         width = max(left + math.ceil(needed.x1) + pad, NARROWEST)
-        heading = fig.text(0, 0, title, size=11, va="top", linespacing=1.3, parse_math=False)
+        unbroken = re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", title)  # intervals
+        heading = fig.text(0, 0, unbroken, size=11, va="top", linespacing=1.3, parse_math=False)
         _wrap(heading, width - 2 * pad)
         above = heading.get_window_extent().height + 0.8 * pad if title else 0
         height = bottom + math.ceil(needed.y1 + above) + pad
