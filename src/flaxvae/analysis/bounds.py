@@ -132,6 +132,7 @@ def evaluate(
     return result
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what has diverged shows as inf or nan
 def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The numbers of ``evaluate`` from what ``measurement`` gave of all images of a split."""
     count, size, codes = len(split.x), math.prod(split.x.shape[1:]), recipe.codes
