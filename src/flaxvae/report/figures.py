@@ -107,7 +107,7 @@ def traversals(
     )
     deviations = "standard deviations of the " + ("prior" if codes is None else "unit's codes")
     title = (
-        f"Traversals {through}: {heading(run)}; each row moves one unit from -{span:g} to "
+        f"Traversals {through}: {heading(run)}; each row moves one unit from −{span:g} to "
         f"{span:g} {deviations}"
     )
     kl = len(evaluation["kl_per_unit"]) == run.latent_size
