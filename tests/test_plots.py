@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from flaxvae.report import plots
@@ -176,6 +178,16 @@ def test_a_long_title_is_wrapped_and_never_cut(tmp_path: Path) -> None:
     border = plots.PAD // 2
     for edge in (long[:border], long[-border:], long[:, :border], long[:, -border:]):
         assert (edge == 255).all()
+
+
+def test_a_title_breaks_between_words_but_not_in_an_interval() -> None:
+    figure = Figure(dpi=100)
+    FigureCanvasAgg(figure)
+    for width in range(120, 700, 20):
+        text = figure.text(0, 0, "means of p(x|z), pixels in [0, 1], and more words")
+        plots._wrap(text, width)
+        assert text.get_window_extent().width <= width
+        assert "[0, 1]," in text.get_text().replace("\u00a0", " ")
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

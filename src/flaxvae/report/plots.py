@@ -277,8 +277,7 @@ def _page(
         needed = Bbox.union([box for ax in axes if (box := ax.get_tightbbox())])
         left, bottom = pad - math.floor(needed.x0), pad - math.floor(needed.y0)
         width = max(left + math.ceil(needed.x1) + pad, NARROWEST)
-        unbroken = re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", title)  # intervals
-        heading = fig.text(0, 0, unbroken, size=11, va="top", linespacing=1.3, parse_math=False)
+        heading = fig.text(0, 0, title, size=11, va="top", linespacing=1.3, parse_math=False)
         _wrap(heading, width - 2 * pad)
         above = heading.get_window_extent().height + 0.8 * pad if title else 0
         height = bottom + math.ceil(needed.y1 + above) + pad
@@ -296,8 +295,11 @@ def _page(
 
 
 def _wrap(text: Text, width: float) -> None:
-    """Break ``text`` into lines no wider than ``width`` pixels, by measuring them."""
-    paragraphs = text.get_text().splitlines()
+    """Break ``text`` into lines no wider than ``width`` pixels, by measuring them.
+
+    An interval, [0, 1], stays in one line.
+    """
+    paragraphs = re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text.get_text()).splitlines()
     characters = max(map(len, paragraphs), default=0)
     while text.get_window_extent().width > width and characters > 1:
         characters -= 1
