@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import itertools
 import math
 import threading
@@ -571,9 +572,9 @@ def test_one_draw_of_an_iwae_is_a_vae():
 def test_arguments_have_help():
     """The command line takes its help from docstrings: every argument is in its recipe's."""
     for name, make in zoo.RECIPES.items():
-        documented = (make.__doc__ or "").partition("Args:")[2]
+        documented = (inspect.getdoc(make) or "").partition("Args:")[2]
         for argument in zoo.own(name):
-            assert f"\n        {argument}: " in documented, (name, argument)
+            assert f"\n    {argument}: " in documented, (name, argument)
 
 
 def test_flat_arguments_reach_their_records():

@@ -52,6 +52,9 @@ class Member(NamedTuple):
     terms: template.Outline | None  # of the validation images
     measure: template.Outline  # of the test images
 
+    def outlines(self) -> list[template.Outline]:
+        return [x for x in (self.init, self.step, self.terms, self.measure) if x is not None]
+
 
 Group = list[Member]
 
@@ -75,9 +78,18 @@ def groups(plans: Sequence[Plan], data: Data, measure: Measure) -> list[Group]:
         if settings not in outlined:
             outlined[settings] = _outline(plan, data, measure)
         member = outlined[settings]._replace(plan=plan)
-        outlines = (member.init, member.step, member.terms, member.measure)
-        structure = tuple(outline.structure for outline in outlines if outline)
+        structure = tuple(outline.structure for outline in member.outlines())
         found.setdefault(structure, []).append(member)
+    return [part for group in found.values() for part in _parts(group)]
+
+
+def _parts(group: Group) -> list[Group]:
+    """A group of one structure, or one for each of its settings if they cannot share."""
+    if all(map(template.alike, zip(*map(Member.outlines, group)))):
+        return [group]
+    found: dict[int, Group] = {}
+    for member in group:
+        found.setdefault(id(member.step), []).append(member)
     return list(found.values())
 
 
