@@ -31,6 +31,10 @@ class Run:
     Arrays go in and come out as NumPy. Images may be [N, *shape] or, with one channel, [N, H, W]:
     uint8 as the dataset stores them, or floats in [0, 1]. They are binarized as the evaluation
     images were, where the model was trained on binary ones.
+
+    The same images on as many devices give the same bits. One device may add up a product of few
+    rows in another order than one of many: other company, or another number of devices (``load``
+    takes all there are), changes results by rounding, 1e-7 of their size.
     """
 
     folder: RunFolder
