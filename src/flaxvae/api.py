@@ -22,6 +22,7 @@ from flaxvae import zoo
 from flaxvae.analysis import bounds
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
+from flaxvae.declared import hints, typed
 from flaxvae.errors import UsageError, did_you_mean
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
@@ -33,15 +34,20 @@ from flaxvae.training.runs import Plan, RunFolder, new_path, write_json
 from flaxvae.training.trained import Run, check_same_data, example, load, prior_folder
 
 
+def kinds(model: str) -> dict[str, Any]:
+    """What is declared of each setting that ``make_plan`` takes, {name: type}."""
+    return hints(DataSettings) | hints(TrainSettings) | zoo.hints(model)
+
+
+@typed
 def make_plan(model: str = "vae", **choices: Any) -> Plan:
     """A plan from keyword arguments: fields of DataSettings, TrainSettings, and the recipe's own.
 
     Raises:
-        UsageError: an unknown model or argument (with the nearest name), or a value out of range.
+        UsageError: an unknown model or argument (with the nearest name), or a value that does not
+            fit what is declared of it.
     """
-    arguments = zoo.arguments(model)
-    fields = [{f.name for f in dataclasses.fields(kind)} for kind in (DataSettings, TrainSettings)]
-    known = {*arguments, *fields[0], *fields[1]}
+    known, fields = kinds(model), (hints(DataSettings), hints(TrainSettings))
     for name in choices:
         if name not in known:
             hint = did_you_mean(name, known)
@@ -51,9 +57,8 @@ def make_plan(model: str = "vae", **choices: Any) -> Plan:
     if training.epochs is None:
         source = sources.SOURCES.get(data.dataset)
         training = dataclasses.replace(training, epochs=source.epochs if source else 20)
-    own = {k: choices.get(k, default) for k, default in arguments.items()}
-    zoo.chosen(model, own)  # its options; ranges are the recipe's to check
-    return Plan(model, own, data, training)
+    own = {k: v for k, v in choices.items() if k not in {*fields[0], *fields[1]}}
+    return Plan(model, zoo.arguments(model, own), data, training)  # ranges are the recipe's
 
 
 def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
@@ -147,6 +152,7 @@ def check_changes(old: Plan, new: Plan, spec: zoo.DataSpec) -> dict[str, tuple[A
     return changes
 
 
+@typed
 def train(model: str = "vae", *, run: str | None = None, **choices: Any) -> Run:
     """Train a new model, evaluate it and draw its figures, in a new run folder.
 
@@ -165,6 +171,7 @@ def train(model: str = "vae", *, run: str | None = None, **choices: Any) -> Run:
     return execute(make_plan(model, **choices), run=run)
 
 
+@typed
 def execute(
     plan: Plan,
     *,

@@ -240,14 +240,17 @@ def sample(
 
 
 def reconstruct(
-    run: RunArgument = LATEST, images: str | None = None, n: int = 20, out: str | None = None
+    run: RunArgument = LATEST,
+    images: str | None = None,
+    n: int | None = None,
+    out: str | None = None,
 ) -> None:
     """Show images over their reconstructions.
 
     Args:
         run: Run folder.
         images: An .npz or .npy file; by default the test images.
-        n: How many, from the first.
+        n: How many, from the first; by default 20, or all there are.
         out: PNG to write; by default figures/reconstructions.png in the run.
     """
     from flaxvae import commands
@@ -256,13 +259,13 @@ def reconstruct(
 
 
 def interpolate(
-    run: RunArgument = LATEST, rows: int = 8, steps: int = 10, out: str | None = None
+    run: RunArgument = LATEST, rows: int | None = None, steps: int = 10, out: str | None = None
 ) -> None:
     """Walk along straight lines between the codes of pairs of test images.
 
     Args:
         run: Run folder.
-        rows: Pairs of images.
+        rows: Pairs of images; by default 8, or as many as there are.
         steps: Images a row, both ends included.
         out: PNG to write; by default figures/interpolations.png in the run.
     """
@@ -275,7 +278,7 @@ def traverse(
     run: RunArgument = LATEST,
     image: int | None = None,
     label: int | None = None,
-    units: int = 10,
+    units: int | None = None,
     steps: int = 11,
     span: float = 3.0,
     out: str | None = None,
@@ -285,8 +288,9 @@ def traverse(
     Args:
         run: Run folder.
         image: Test image to walk through, by its number; by default the prior's mean.
-        label: Class, of a conditional model; by default that of the image.
-        units: How many dimensions, from the most used.
+        label: Class, of a conditional model; by default that of the image, or the one
+            in the middle.
+        units: How many dimensions, from the most used; by default those in use, 2 to 10.
         steps: Images a row.
         span: How far to either side, in standard deviations.
         out: PNG to write; by default figures/traversals.png in the run.
@@ -431,7 +435,7 @@ def _own_arguments(model: str) -> Any:
     doc = inspect.cleandoc(recipe.__doc__ or "")
     entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("\nArgs:")[2], re.M)
     helps = {name: " ".join(text.split()) for name, text in entries}
-    hints = get_type_hints(recipe, localns={"Recipe": zoo.Recipe})
+    hints = zoo.hints(model)
     fields = [
         (
             name,

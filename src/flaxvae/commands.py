@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from flaxvae import api, doctor
 from flaxvae.analysis import bounds
 from flaxvae.data import sources
 from flaxvae.data.pipeline import Split
+from flaxvae.declared import AboveZero, Count, NotNegative, Positive, Seed, Steps, typed
 from flaxvae.errors import DataError, Finding, UsageError
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
@@ -22,14 +23,15 @@ from flaxvae.training.runs import RunFolder, write_json
 from flaxvae.training.trained import Run, load
 
 
+@typed
 def evaluate(
     run: str,
     *,
-    k: int = 0,
-    samples: int = 1,
-    split: str = "test",
-    images: int | None = None,
-    seed: int = 0,
+    k: Count = 0,
+    samples: Positive = 1,
+    split: Literal["test", "validation"] = "test",
+    images: Positive | None = None,
+    seed: Seed = 0,
 ) -> dict[str, Any]:
     """Measure a run on held-out images, print the numbers, write them to evaluation.json.
 
@@ -41,7 +43,7 @@ def evaluate(
     if chosen is None:
         raise UsageError("--split validation: the run has no validation images; use test")
     if images is not None:
-        if not 1 <= images <= len(chosen.x):
+        if images > len(chosen.x):
             raise UsageError(f"--images {images}: expected 1 to {len(chosen.x)}")
         y = None if chosen.y is None else chosen.y[:images]
         chosen = chosen._replace(x=chosen.x[:images], y=y)
@@ -61,8 +63,15 @@ def evaluate(
     return found
 
 
+@typed
 def sample(
-    run: str, *, n: int, seed: int, temperature: float, label: int | None, out: str | None
+    run: str,
+    *,
+    n: Positive = 100,
+    seed: Seed = 0,
+    temperature: NotNegative = 1.0,
+    label: Count | None = None,
+    out: str | None = None,
 ) -> str:
     """Draw a mosaic of samples; returns the file's path."""
     loaded = load(run)
@@ -72,38 +81,43 @@ def sample(
     return relative(drawn)
 
 
-def reconstruct(run: str, *, images: str | None, n: int, out: str | None) -> str:
+@typed
+def reconstruct(
+    run: str, *, images: str | None = None, n: Positive | None = None, out: str | None = None
+) -> str:
     """Draw images over their reconstructions; returns the file's path."""
-    if n < 1:
-        raise UsageError(f"--n {n}: expected 1 or more")
     loaded = load(run)
     path = _target(out, loaded.folder.figures / "reconstructions.png", ".png")
     shown = _images(loaded, images)
-    shown = figures.rows(shown, np.arange(min(n, len(shown.x))))
+    count = _upto("n", n, 20, len(shown.x))
+    shown = figures.rows(shown, np.arange(count))
     which = "test images" if images is None else Path(images).name
     return relative(figures.reconstructions(path, loaded, shown, which))
 
 
-def interpolate(run: str, *, rows: int, steps: int, out: str | None) -> str:
+@typed
+def interpolate(
+    run: str, *, rows: Positive | None = None, steps: Steps = 10, out: str | None = None
+) -> str:
     """Draw walks between pairs of test images; returns the file's path."""
     loaded = load(run)
     test = loaded.data().test
-    if not 1 <= rows <= len(test.x) // 2:
-        raise UsageError(f"--rows {rows}: expected 1 to {len(test.x) // 2}")
+    count = _upto("rows", rows, 8, len(test.x) // 2, "pairs of test images")
     path = _target(out, loaded.folder.figures / "interpolations.png", ".png")
-    ends = figures.pairs(test, rows, same_class=loaded.recipe.classes is not None)
+    ends = figures.pairs(test, count, same_class=loaded.recipe.classes is not None)
     return relative(figures.interpolations(path, loaded, ends, steps))
 
 
+@typed
 def traverse(
     run: str,
     *,
-    image: int | None,
-    label: int | None,
-    units: int,
-    steps: int,
-    span: float,
-    out: str | None,
+    image: Count | None = None,
+    label: Count | None = None,
+    units: Positive | None = None,
+    steps: Steps = 11,
+    span: AboveZero = 3.0,
+    out: str | None = None,
 ) -> str:
     """Draw walks along single latent dimensions; returns the file's path."""
     loaded = load(run)
@@ -118,7 +132,7 @@ def traverse(
     options: dict[str, Any] = {
         "image": image,
         "label": label,
-        "units": units,
+        "units": None if units is None else _upto("units", units, 0, loaded.latent_size, "latents"),
         "steps": steps,
         "span": span,
     }
@@ -187,6 +201,15 @@ def _images(run: Run, file: str | None) -> Split:
         return run.data().test
     x, y = sources.read_images(Path(file))
     return run.split(x, y)._replace(y=y)
+
+
+def _upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:
+    """How many to show: as asked, or as usual if there are that many."""
+    if not most:
+        raise UsageError(f"no {what} to show: expected 1 or more")
+    if asked is not None and asked > most:
+        raise UsageError(f"--{name} {asked}: expected 1 to {most}, the {what} there are")
+    return min(usual, most) if asked is None else asked
 
 
 def _check_label(run: Run, label: int | None) -> None:

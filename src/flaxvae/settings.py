@@ -9,10 +9,11 @@ run folder stores them in ``run.json``. Nothing here imports JAX, so ``--help`` 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
+from flaxvae import declared
+from flaxvae.declared import AboveZero, Count, NotNegative, Part, Positive, Seed, Within
 from flaxvae.errors import UsageError
 
 Binarization = Literal["none", "dynamic", "fixed", "threshold"]
@@ -34,24 +35,15 @@ Kl = Literal["closed_form", "monte_carlo"]
 Annealing = Literal["none", "linear", "cyclical"]
 FreeBitsPer = Literal["dimension", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
+# Far below float32's largest number: steps of any finite gradient are finite, too.
+Rate = Annotated[float, Within(lambda x: 0 < x <= 1e30, "above 0, at most 1e30")]
 
 
 def check(settings: Any, name: str, ok: bool, expected: str) -> None:
     """Raises UsageError, with the flag and the value seen, unless ``ok``."""
     if not ok:
-        value = getattr(settings, name)
-        seen = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise UsageError(f"--{name.replace('_', '-')} {seen}: expected {expected}")
-
-
-def check_options(settings: Any) -> None:
-    """Raises UsageError if a field of Literal type has none of its values."""
-    for name, kind in get_type_hints(type(settings)).items():
-        if get_origin(kind) is Literal:
-            options = get_args(kind)
-            check(
-                settings, name, getattr(settings, name) in options, f"one of {', '.join(options)}"
-            )
+        value = declared.seen(getattr(settings, name))
+        raise UsageError(f"{declared.flag(name)} {value}: expected {expected}")
 
 
 def interval(text: str) -> tuple[float, str] | None:
@@ -86,26 +78,25 @@ class DataSettings:
     """none: pixels in [0, 1]; dynamic: Bernoulli(pixel) drawn anew at every visit;
     fixed: one such draw, the same in every run; threshold: pixel >= 0.5."""
 
-    validation: float = 1 / 12
+    validation: Part = 1 / 12
     """Part of the training images held out for the validation ELBO; 0 trains on all."""
 
     def __post_init__(self):
-        check_options(self)
-        check(self, "validation", 0 <= self.validation < 1, "at least 0 and below 1")
+        declared.conform_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """How a model learns: descent on the recipe's loss."""
 
-    epochs: int | None = None
+    epochs: Count | None = None
     """Passes over the training images; by default what the dataset suggests
     (digits 500, mnist 20)."""
 
-    batch_size: int = 128
+    batch_size: Positive = 128
     """Images a step, over all devices together."""
 
-    accumulate: int = 1
+    accumulate: Positive = 1
     """Compute a batch in so many parts, one after another, and average their gradients: for batches
     that memory does not hold at once."""
 
@@ -113,28 +104,28 @@ class TrainSettings:
     """adam, or muon: orthogonalised steps for the layers' weights (mlp nets learn in far fewer
     epochs, each of which costs more), adam for the rest."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Rate = 1e-3
     """The optimizer's step size (its peak, with a warm-up or a decay)."""
 
     schedule: Schedule = "constant"
     """constant, or cosine decay to zero at the last step."""
 
-    warmup_steps: int = 0
+    warmup_steps: Count = 0
     """Steps over which the learning rate rises linearly from zero."""
 
-    clip_norm: float | None = None
+    clip_norm: AboveZero | None = None
     """Clip the gradient's global norm to this."""
 
-    ema: float | None = None
+    ema: Part | None = None
     """Decay of an exponential moving average of the weights (e.g. 0.999), used in evaluation."""
 
-    patience: int | None = None
+    patience: Positive | None = None
     """Stop after this many epochs without a better validation ELBO; the best weights are kept."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Decides initial weights, order of images and all noise."""
 
-    devices: int | None = None
+    devices: Positive | None = None
     """Devices to use; by default all."""
 
     shard_params: bool = False
@@ -150,19 +141,7 @@ class TrainSettings:
     newest are kept, and of those at an epoch's end the best by validation."""
 
     def __post_init__(self):
-        check_options(self)
-        check(self, "epochs", self.epochs is None or self.epochs >= 0, "0 or more")
-        check(self, "batch_size", self.batch_size >= 1, "1 or more")
-        check(self, "accumulate", self.accumulate >= 1, "1 or more")
-        # Far below float32's largest number: steps of any finite gradient are finite, too.
-        check(self, "learning_rate", 0 < self.learning_rate <= 1e30, "above 0, at most 1e30")
-        check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
-        clip = self.clip_norm
-        check(self, "clip_norm", clip is None or clip > 0, "a number above 0")
-        check(self, "ema", self.ema is None or 0 <= self.ema < 1, "at least 0 and below 1")
-        check(self, "patience", self.patience is None or self.patience >= 1, "1 or more")
-        check(self, "seed", 0 <= self.seed < 2**32, "0 to 4294967295")
-        check(self, "devices", self.devices is None or self.devices >= 1, "1 or more")
+        declared.conform_fields(self)
         known = interval(self.checkpoint_every) is not None
         check(self, "checkpoint_every", known, "such as 15s, 5min, 500steps or 1epoch")
 
@@ -182,6 +161,7 @@ class Hosts:
     """Which one this is, from 0."""
 
     def __post_init__(self):
+        declared.conform_fields(self)
         where, count, this = self.coordinator, self.num_processes, self.process_id
         if where is None:
             for name in ("num_processes", "process_id"):
@@ -206,16 +186,16 @@ class Body:
     net: Net = "conv"
     """conv (the tutorials' Conv 32, Conv 64, Dense 256), resnet, or mlp."""
 
-    widths: tuple[int, ...] = (512, 256)
+    widths: tuple[Positive, ...] = (512, 256)
     """Hidden layers of an mlp encoder; the decoder mirrors them."""
 
     activation: Activation = "relu"
     """Of an mlp."""
 
-    channels: tuple[int, ...] = (32, 64)
+    channels: Annotated[tuple[Positive, ...], Within(bool, "1 or more each")] = (32, 64)
     """Feature maps of a resnet, one number for each halving of the image."""
 
-    blocks: int = 1
+    blocks: Count = 1
     """Residual blocks of a resnet after each halving."""
 
     likelihood: Likelihood = "bernoulli"
@@ -223,10 +203,10 @@ class Body:
     one sigma learned (gaussian_shared) or one a pixel (gaussian_pixel); for 8-bit values
     discretized_logistic or logistic_mixture."""
 
-    sigma: float = 1.0
+    sigma: AboveZero = 1.0
     """Standard deviation of the fixed gaussian."""
 
-    components: int = 10
+    components: Positive = 10
     """Of a logistic mixture."""
 
     precision: Precision = "float32"
@@ -238,32 +218,27 @@ class Body:
     computed: less memory, more time."""
 
     def __post_init__(self):
-        check_options(self)
-        check(self, "widths", min(self.widths, default=1) >= 1, "1 or more each")
-        check(self, "channels", min(self.channels, default=0) >= 1, "1 or more each")
-        check(self, "blocks", self.blocks >= 0, "0 or more")
-        check(self, "sigma", 0 < self.sigma < math.inf, "a number above 0")
-        check(self, "components", self.components >= 1, "1 or more")
+        declared.conform_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
     """How the evidence lower bound is made a loss."""
 
-    beta: float = 1.0
+    beta: NotNegative = 1.0
     """Weight of the KL: 1 is the ELBO; above 1 presses for independent latents."""
 
     anneal: Annealing = "none"
     """Raise the KL's weight from 0 to beta: linear, once, or cyclical, in cycles that rise for
     their first half and rest in the second."""
 
-    anneal_steps: int = 10_000
+    anneal_steps: Positive = 10_000
     """Steps of the linear rise, or of one cycle."""
 
-    cycles: int = 4
+    cycles: Positive = 4
     """Cycles, after which the weight stays at beta."""
 
-    free_bits: float = 0.0
+    free_bits: NotNegative = 0.0
     """KL in nats that is not penalised: the loss takes max(KL, free bits), of the batch's mean."""
 
     free_bits_per: FreeBitsPer = "dimension"
@@ -272,16 +247,11 @@ class Bound:
     kl: Kl = "closed_form"
     """The KL in closed form where there is one, or by Monte Carlo from the same draws."""
 
-    samples: int = 1
+    samples: Positive = 1
     """Draws of z for each image and step."""
 
     def __post_init__(self):
-        check_options(self)
-        check(self, "beta", 0 <= self.beta < math.inf, "0 or more")
-        check(self, "anneal_steps", self.anneal_steps >= 1, "1 or more")
-        check(self, "cycles", self.cycles >= 1, "1 or more")
-        check(self, "free_bits", 0 <= self.free_bits < math.inf, "0 or more")
-        check(self, "samples", self.samples >= 1, "1 or more")
+        declared.conform_fields(self)
         together = self.free_bits > 0 and self.kl == "monte_carlo"
         check(self, "kl", not together, "closed_form with --free-bits")
 

@@ -20,15 +20,16 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import api, zoo
+from flaxvae import api, declared, zoo
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
+from flaxvae.declared import Positive, Seed, typed
 from flaxvae.errors import DataError, DivergedError, Stopped, UsageError
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
@@ -84,8 +85,9 @@ class Sweep:
         return [load(self.path / name) for name in self.names]
 
 
+@typed
 def sweep(
-    model: str = "vae", *, seeds: int = SEEDS, run: str | None = None, **choices: Any
+    model: str = "vae", *, seeds: Positive = SEEDS, run: str | None = None, **choices: Any
 ) -> Sweep:
     """Train every combination of settings with every seed, those of one program side by side.
 
@@ -106,25 +108,30 @@ def sweep(
     return execute(make_grid(model, seeds, **choices), run=run)
 
 
-def make_grid(model: str = "vae", seeds: int = SEEDS, **choices: Any) -> Grid:
+@typed
+def make_grid(model: str = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
     """A grid from keyword arguments, lists being several values.
+
+    Of a setting that is one number or word, any row of them is: a tuple, a range, a 1-D array.
 
     Raises:
         UsageError: as ``make_plan`` of any member; no value or the same twice; several values of
             what all members share.
     """
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}: expected 1 or more")
-    varied = {name: list(x) for name, x in choices.items() if isinstance(x, list)}
+    kinds = api.kinds(model)
+    varied = {
+        name: [declared.conform(name, kinds[name], x) for x in values]
+        for name, values in ((name, _row(kinds.get(name), x)) for name, x in choices.items())
+        if values is not None
+    }
     can_vary = (zoo.arguments(model).keys() | vars(TrainSettings()).keys()) - _SINGLE
     for name, values in varied.items():
-        seen = f"--{name.replace('_', '-')} {' '.join(map(words.value, values))}".rstrip()
+        seen = f"{declared.flag(name)} {' '.join(map(words.value, values))}".rstrip()
         if not values:
             raise UsageError(f"{seen}: expected at least one value")
         if any(values.index(x) != i for i, x in enumerate(values)):
             raise UsageError(f"{seen}: expected each value once")
-        shared = name not in can_vary and name in vars(api.DataSettings()).keys() | _SINGLE
-        if shared and len(values) > 1:
+        if name not in can_vary and len(values) > 1:
             hint = (
                 "use --seed for the first and --seeds for how many"
                 if name == "seed"
@@ -132,7 +139,8 @@ def make_grid(model: str = "vae", seeds: int = SEEDS, **choices: Any) -> Grid:
             )
             raise UsageError(f"{seen}: expected one value; {hint}")
     fixed = {name: x for name, x in choices.items() if name not in varied}
-    first = fixed.pop("seed", 0)
+    fixed |= {name: varied.pop(name)[0] for name in [*varied] if name not in can_vary}
+    first = declared.conform("seed", Seed, fixed.pop("seed", 0))
     grid = Grid(model, fixed, varied, list(range(first, first + seeds)))
     for plan in grid.plans().values():
         if plan.training.patience is not None:
@@ -141,6 +149,15 @@ def make_grid(model: str = "vae", seeds: int = SEEDS, **choices: Any) -> Grid:
                 "train side by side, all for --epochs; leave it out"
             )
     return grid
+
+
+def _row(kind: Any, given: Any) -> list[Any] | None:
+    """The several values that ``given`` is for a setting; None if it is one value, or unknown."""
+    several = get_origin(declared.plain(kind)) is tuple
+    if kind is None:
+        return None
+    row = isinstance(given, tuple | range) or getattr(given, "ndim", 0) == 1
+    return list(given) if isinstance(given, list) or (row and not several) else None
 
 
 def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = None) -> Sweep:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
 
-from flaxvae import parts
+from flaxvae import declared, parts
 from flaxvae.errors import UsageError, did_you_mean
 from flaxvae.settings import Annealing, Body, Bound
 
@@ -713,37 +713,43 @@ def own(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def arguments(name: str) -> dict[str, Any]:
-    """All of a recipe's arguments in one flat dictionary of defaults, as run.json keeps them."""
+def arguments(name: str, choices: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All of a recipe's arguments in one flat dictionary, as run.json keeps them.
+
+    They are its defaults, but for ``choices``, which are checked as ``chosen`` does.
+    """
     found: dict[str, Any] = {}
-    for record in shared(name).values():
-        found |= vars(record)
-    return found | own(name)
+    for argument, value in chosen(name, choices or {}).items():
+        found |= vars(value) if dataclasses.is_dataclass(value) else {argument: value}
+    return found
 
 
-def chosen(name: str, choices: dict[str, Any]) -> dict[str, Any]:
+def hints(name: str) -> dict[str, Any]:
+    """What is declared of each of a recipe's arguments, {argument: type}."""
+    found = get_type_hints(recipe(name), localns={"Recipe": Recipe}, include_extras=True)
+    shared_ones = [declared.hints(type(record)) for record in shared(name).values()]
+    return {k: v for hints in shared_ones for k, v in hints.items()} | {
+        k: found[k] for k in own(name)
+    }
+
+
+def chosen(name: str, choices: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a recipe, from a flat dictionary of choices.
 
-    Raises UsageError for an unknown recipe, an argument it does not take, or a value that is no
-    option of its argument's.
+    Raises UsageError for an unknown recipe, an argument it does not take, or a value that does not
+    fit what is declared of its argument.
     """
-    unknown = sorted(choices.keys() - arguments(name).keys())
+    records, rest = shared(name), own(name)
+    known = [*(field for record in records.values() for field in vars(record)), *rest]
+    unknown = sorted(choices.keys() - set(known))
     if unknown:
-        hint = did_you_mean(unknown[0], arguments(name))
+        hint = did_you_mean(unknown[0], known)
         raise UsageError(f"unknown argument {unknown[0]!r} for model {name!r}{hint}")
-    records = {
-        parameter: dataclasses.replace(
-            default, **{k: v for k, v in choices.items() if k in vars(default)}
-        )
-        for parameter, default in shared(name).items()
-    }
-    rest = {k: v for k, v in choices.items() if k in own(name)}
-    hints = get_type_hints(recipe(name), localns={"Recipe": Recipe})
-    for argument, value in rest.items():
-        if get_origin(hints[argument]) is Literal:
-            options = get_args(hints[argument])
-            flag = f"--{argument.replace('_', '-')} {value}"
-            _check(value in options, flag, f"one of {', '.join(options)}")
+    for parameter, default in records.items():
+        own_choices = {k: v for k, v in choices.items() if k in vars(default)}
+        records[parameter] = dataclasses.replace(default, **own_choices)
+    kinds = hints(name)
+    rest |= {k: declared.conform(k, kinds[k], choices[k]) for k in rest if k in choices}
     return records | rest
 
 

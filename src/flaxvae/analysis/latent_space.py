@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxvae.declared import AboveZero, Positive, Steps, typed
 from flaxvae.errors import UsageError
 from flaxvae.training.trained import Run
 
 
-def interpolate(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
+@typed
+def interpolate(start: np.ndarray, end: np.ndarray, steps: Steps) -> np.ndarray:
     """Straight lines between codes: [N, D], [N, D] -> [N, steps, D], both ends included."""
-    if steps < 2:
-        raise UsageError(f"{steps} steps: expected 2 or more")
     weight = np.linspace(0.0, 1.0, steps, dtype=np.float32)[None, :, None]
     return (1 - weight) * start[:, None] + weight * end[:, None]
 
@@ -42,6 +42,7 @@ class Traversal(NamedTuple):
     units: np.ndarray  # [U] latent dimensions, most used first
 
 
+@typed
 def traversal(
     run: Run,
     usage: np.ndarray,
@@ -49,9 +50,9 @@ def traversal(
     codes: np.ndarray | None = None,
     start: np.ndarray | None = None,
     label: int | None = None,
-    units: int = 10,
-    steps: int = 11,
-    span: float = 3.0,
+    units: Positive = 10,
+    steps: Steps = 11,
+    span: AboveZero = 3.0,
 ) -> Traversal:
     """Decode walks along one latent dimension at a time, the others held (Higgins et al. 2017).
 
@@ -71,10 +72,6 @@ def traversal(
     """
     if run.recipe.codes is not None:
         raise UsageError(f"model {run.plan.model} has discrete latents: expected continuous ones")
-    if units < 1 or steps < 2 or not 0 < span < np.inf:
-        raise UsageError(
-            f"{units} units, {steps} steps, span {span}: expected 1, 2 or more, and above 0"
-        )
     size = run.latent_size
     mean = np.zeros(size) if codes is None else codes.mean(0)
     scale = np.ones(size) if codes is None else codes.std(0)

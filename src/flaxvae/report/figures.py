@@ -84,11 +84,15 @@ def traversals(
     *,
     image: int | None = None,
     label: int | None = None,
-    units: int = 10,
+    units: int | None = None,
     steps: int = 11,
     span: float = 3.0,
 ):
-    """One row a unit, which alone moves from -span to span; those most used first."""
+    """One row a unit, which alone moves from -span to span; those most used first.
+
+    By default those in use, 2 to 10 of them, of a conditional model for the class in the middle.
+    """
+    units = units or min(max(evaluation["active_units"], 2), 10)
     start, codes, through = None, None, "through the prior's mean"
     if image is not None:
         one = rows(test, np.array([image]))
@@ -100,6 +104,7 @@ def traversals(
         codes = run.encode(pixels(test, slice(None)), test.y)
         through = through if image is not None else "through the mean code of the test images"
     if run.recipe.classes is not None:
+        label = run.recipe.classes // 2 if label is None else label
         through += f", class {label}"
     usage = used(run, evaluation)
     found = latent_space.traversal(
@@ -170,10 +175,7 @@ def write(run: Run, evaluation: dict[str, Any], test: Split, folder: Path) -> li
         shown = rows(test, np.arange(min(10, count)))
         written.append(denoising(folder / "denoising.png", run, shown))
     if recipe.has_bound and recipe.codes is None:
-        label = None if recipe.classes is None else recipe.classes // 2
-        units = min(max(evaluation["active_units"], 2), 10)  # the others would show nothing
-        path = folder / "traversals.png"
-        written.append(traversals(path, run, evaluation, test, label=label, units=units))
+        written.append(traversals(folder / "traversals.png", run, evaluation, test))
     if recipe.has_bound and recipe.standard_prior and not recipe.classes and run.latent_size > 1:
         written.append(manifold(folder / "manifold.png", run, used(run, evaluation)))
     history = run.folder.history()

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from flaxvae.core import Batch, Variables
 from flaxvae.data import pipeline
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.declared import NotNegative, Positive, Seed, typed
 from flaxvae.errors import DataError, UsageError
 from flaxvae.training import batches
 from flaxvae.training import mesh as meshes
@@ -77,18 +78,18 @@ class Run:
         ]
         return np.concatenate(parts)
 
-    def sample(self, n: int, *, seed: int = 0, temperature: float = 1.0, y: Any = None):
+    @typed
+    def sample(
+        self, n: Positive, *, seed: Seed = 0, temperature: NotNegative = 1.0, y: Any = None
+    ) -> np.ndarray:
         """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
 
         ``temperature`` scales the prior's standard deviation. A conditional model takes one label
         ``y`` or n of them; by default all its classes, in order.
 
-        Raises UsageError for numbers or labels out of range, or a prior that is not fitted yet.
+        Raises UsageError for numbers or labels out of range, a temperature where the prior has
+        none, or a prior that is not fitted yet.
         """
-        if n < 1:
-            raise UsageError(f"{n} samples: expected 1 or more")
-        if not 0 <= temperature < float("inf"):
-            raise UsageError(f"temperature {temperature}: expected 0 or more")
         if not self.generates:
             raise UsageError(
                 f"{self.path} has no prior yet: expected one over its codes; run "
@@ -104,13 +105,12 @@ class Run:
         """The mean of p(x|z) at each image's posterior mean, [N, *shape]."""
         return self._reconstruct(self.split(x, y), self.variables, jax.random.key(0))
 
-    def score(self, x: Any, y: Any = None, *, samples: int = 16, seed: int = 0) -> np.ndarray:
+    @typed
+    def score(self, x: Any, y: Any = None, *, samples: Positive = 16, seed: Seed = 0) -> np.ndarray:
         """-ELBO of each image in nats, averaged over draws of z, [N]: high where it is unusual.
 
         A plain autoencoder, which has no bound, gives -log p(x | z = f(x)).
         """
-        if samples < 1:
-            raise UsageError(f"{samples} samples: expected 1 or more")
         split, key = self.split(x, y), jax.random.key(seed)
         draws = [self._elbo(split, self.variables, k) for k in jax.random.split(key, samples)]
         return -np.mean(draws, axis=0)
@@ -227,6 +227,7 @@ def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct 
     return jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32), label
 
 
+@typed
 def load(path: str | Path) -> Run:
     """The model of a run folder, ready for use on this machine's devices.
 

@@ -1,0 +1,210 @@
+"""Declared types: what a setting may be, and values made to fit.
+
+    batch_size: Annotated[int, Within(lambda n: n >= 1, "1 or more")] = 128
+
+What enters, from the command line or from Python, is made a plain Python value of its declared
+type here and nowhere else: a NumPy scalar or a 0-d array becomes a number, 2.0 an int, a path a
+string, a list a tuple. What does not fit is refused, so that a plan is the same, and can be
+written down, whoever made it. Nothing here imports JAX or NumPy.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+import os
+from collections.abc import Callable, Sequence
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from flaxvae.errors import UsageError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Within(NamedTuple):
+    """A range: a part of an ``Annotated`` type."""
+
+    ok: Callable[[Any], bool]
+    words: str  # what is expected, for people
+
+
+Count = Annotated[int, Within(lambda n: n >= 0, "0 or more")]
+Positive = Annotated[int, Within(lambda n: n >= 1, "1 or more")]
+Seed = Annotated[int, Within(lambda n: 0 <= n < 2**32, "0 to 4294967295")]
+NotNegative = Annotated[float, Within(lambda x: x >= 0, "0 or more")]
+Steps = Annotated[int, Within(lambda n: n >= 2, "2 or more, both ends")]
+AboveZero = Annotated[float, Within(lambda x: x > 0, "a number above 0")]
+Part = Annotated[float, Within(lambda x: 0 <= x < 1, "at least 0 and below 1")]
+
+
+class _Unfit(Exception):
+    """A value that its type cannot hold; the text is what was expected."""
+
+
+def flag(name: str) -> str:
+    """A setting's name as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def conform(name: str, kind: Any, value: Any) -> Any:
+    """``value`` as a plain Python value of type ``kind``.
+
+    ``kind`` is built from int, float, bool, str, Literal, tuple[..., ...], None and Annotated;
+    values of other types pass as they are.
+
+    Raises:
+        UsageError: no value of that type, or out of its range: ``name``, what was seen, what was
+            expected.
+    """
+    try:
+        return _fit(kind, value)
+    except _Unfit as unfit:
+        raise UsageError(f"{flag(name)} {seen(value)}: expected {unfit}") from None
+
+
+def seen(value: Any) -> str:
+    """A value in a message of one line: a tuple as it is typed, anything long shortened."""
+    many = isinstance(value, tuple | list)
+    text = " ".join((" ".join(map(str, value)) if many else str(value)).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def hints(declared: Any) -> dict[str, Any]:
+    """The types of a record's fields, or of a function's parameters, with their notes."""
+    return _hints(declared)
+
+
+_hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
+
+
+def plain(kind: Any) -> Any:
+    """A declared type without its notes."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def conform_fields(record: Any) -> None:
+    """Conform all fields of a frozen dataclass: the first line of its ``__post_init__``."""
+    for name, kind in hints(type(record)).items():
+        object.__setattr__(record, name, conform(name, kind, getattr(record, name)))
+
+
+def typed(function: Function) -> Function:
+    """The function, called with arguments that conform to what it declares."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def conforming(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        for name, kind in hints(function).items():
+            if name in bound.arguments:
+                bound.arguments[name] = conform(name, kind, bound.arguments[name])
+        return function(*bound.args, **bound.kwargs)
+
+    return conforming  # type: ignore[return-value]
+
+
+# --- one function a type ------------------------------------------------------------------------
+
+
+def _fit(kind: Any, value: Any) -> Any:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        found = _fit(parts[0], value)
+        for note in parts[1:]:
+            if isinstance(note, Within) and not note.ok(found):
+                raise _Unfit(note.words)
+        return found
+    if origin in (Union, UnionType):
+        some = [part for part in parts if part is not type(None)]
+        return None if value is None and len(some) < len(parts) else _fit(some[0], value)
+    if origin is Literal:
+        return _option(parts, value)
+    if origin is tuple:
+        return _several(parts[0], value)
+    return _PLAIN[kind](value) if kind in _PLAIN else value
+
+
+def _dtype(value: Any) -> str:
+    """The kind of an array's or a NumPy scalar's type: "i", "u", "f", "b"...; "" of others."""
+    return getattr(getattr(value, "dtype", None), "kind", "")
+
+
+def _axes(value: Any) -> int:
+    """How many axes an array has; 0 of anything else."""
+    return getattr(value, "ndim", 0)
+
+
+def _real(value: Any, words: str = "a number") -> float:
+    text = isinstance(value, str | bytes | bytearray) or _dtype(value) in tuple("SUOMm")
+    if text or isinstance(value, bool) or _dtype(value) == "b" or _axes(value):
+        raise _Unfit(f"{words}, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise _Unfit(words) from None
+    if not math.isfinite(number):
+        raise _Unfit(f"{words}, finite")
+    return number
+
+
+def _whole(value: Any) -> int:
+    words = "a whole number"
+    number = _real(value, words)
+    try:
+        return operator.index(value)
+    except TypeError:
+        if not number.is_integer():
+            raise _Unfit(words) from None
+    return int(number)
+
+
+def _bool(value: Any) -> bool:
+    scalar = _dtype(value) == "b" and not _axes(value)
+    if not (isinstance(value, bool) or scalar):
+        raise _Unfit("True or False")
+    return bool(value)
+
+
+def _text(value: Any) -> str:
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or "\0" in text:
+        raise _Unfit("text, or a path")
+    if not text:
+        raise _Unfit("a name, not nothing")
+    return str(text)
+
+
+def _option(options: Sequence[str], value: Any) -> str:
+    for option in options:
+        if isinstance(value, str) and value == option:
+            return option
+    raise _Unfit(f"one of {', '.join(options)}")
+
+
+def _several(kind: Any, values: Any) -> tuple[Any, ...]:
+    try:
+        found = None if isinstance(values, str | bytes) else list(values)
+    except TypeError:
+        found = None
+    if found is None:
+        raise _Unfit("several numbers, such as (64, 32)")
+    try:
+        return tuple(_fit(kind, value) for value in found)
+    except _Unfit as unfit:
+        raise _Unfit(f"{unfit} each") from None
+
+
+_PLAIN: dict[Any, Callable[[Any], Any]] = {int: _whole, float: _real, bool: _bool, str: _text}

@@ -1,0 +1,211 @@
+"""What enters: a value is made the plain one of its declared type, or refused in one line."""
+
+import dataclasses
+import fractions
+import json
+import pathlib
+import types
+from typing import Annotated, Literal, Union, get_args, get_origin
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flaxvae
+from conftest import TINY
+from flaxvae import api, commands, declared, sweeps, zoo
+from flaxvae.errors import UsageError
+from flaxvae.settings import Hosts, TrainSettings
+
+MODELS = ["vae", *(name for name in zoo.RECIPES if name != "vae")]
+# Every setting that there is, with a model that takes it.
+SETTINGS = {
+    name: (model, kind) for model in reversed(MODELS) for name, kind in api.kinds(model).items()
+}
+NAN, INF = float("nan"), float("inf")
+
+
+def bare(kind):
+    """A declared type without its notes and None."""
+    while get_origin(kind) in (Annotated, Union, types.UnionType):
+        kind = get_args(kind)[0]
+    return kind
+
+
+def plan(name, value):
+    return flaxvae.make_plan(SETTINGS[name][0], **{name: value})
+
+
+def good(name):
+    """A value that the setting may have, not its default."""
+    default, kind = stored(plan_of(name))[name], bare(SETTINGS[name][1])
+    if kind is bool:
+        return not default
+    if kind is int:
+        return (default or 3) + 1
+    if kind is float:
+        return 0.5 if default != 0.5 else 0.25
+    if get_origin(kind) is tuple:
+        return (7, 5)
+    if get_origin(kind) is Literal:
+        return next(option for option in get_args(kind) if option != default)
+    return {"checkpoint_every": "7steps"}.get(name, "other/name.npz")
+
+
+def plan_of(name):
+    return flaxvae.make_plan(SETTINGS[name][0])
+
+
+def stored(found):
+    """All settings of a plan, as run.json has them."""
+    return vars(found.data) | vars(found.training) | dict(found.arguments)
+
+
+def same(name, kind, value):
+    """Other ways to say ``value``."""
+    if kind is bool:
+        return [np.bool_(value), np.array(value), jnp.array(value)]
+    if kind is int:
+        others = [np.int64(value), np.uint32(value), np.array(value), jnp.array(value)]
+        return [*others, float(value), np.float32(value), np.array(float(value))]
+    if kind is float:
+        others = [np.float64(value), np.float32(value), np.array(value), jnp.array(value)]
+        return [*others, fractions.Fraction(value)]
+    if get_origin(kind) is tuple:
+        return [list(value), np.array(value), jnp.array(value), [np.int32(x) for x in value]]
+    if get_origin(kind) is Literal:
+        return [np.str_(value)]
+    return [np.str_(value), *([pathlib.Path(value)] if "/" in value else [])]
+
+
+BAD = {
+    int: [True, np.True_, "1", b"1", 1.5, NAN, INF, [1], np.array([1]), np.array("1"), 1j, {}],
+    float: [True, np.True_, "1", NAN, INF, np.float32(NAN), [1.0], np.array([1.0]), 1j, 10**400],
+    bool: [0, 1, np.int64(1), "True", [True], np.array([True]), "", 1.0],
+    str: [0, b"x", ["x"], np.array(["x"]), True, "", "a\0b"],
+    tuple: ["64", 8, [True], [1.5], ["8"], [[8]], np.array(8), [NAN], b"8"],
+    Literal: [0, True, b"none", ["none"], "nonsense", np.array(["none"]), ""],
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_the_plain_value_or_refused(name):
+    kind = bare(SETTINGS[name][1])
+    value = good(name)
+    expected = plan(name, value)
+    for other in same(name, kind, value):
+        found = plan(name, other)
+        assert found == expected, other
+        assert type(stored(found)[name]) is type(value)
+        assert json.dumps(stored(found)) == json.dumps(stored(expected))
+    for wrong in BAD[get_origin(kind) or kind]:
+        with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} .*: expected ") as error:
+            plan(name, wrong)
+        assert "\n" not in str(error.value)
+    if type(None) not in get_args(SETTINGS[name][1]):
+        with pytest.raises(UsageError, match=r" None: expected "):
+            plan(name, None)
+
+
+def test_records_are_checked_wherever_they_are_made():
+    assert TrainSettings(seed=np.int64(3)) == TrainSettings(seed=3)
+    assert type(TrainSettings(seed=np.int64(3)).seed) is int
+    with pytest.raises(UsageError, match=r"--process-id 0.5: expected a whole number"):
+        Hosts("auto", process_id=0.5)
+    with pytest.raises(UsageError, match=r"--seed 4294967301: expected 0 to 4294967295"):
+        dataclasses.replace(TrainSettings(), seed=2**32 + 5)
+
+
+def test_a_model_is_a_name():
+    assert flaxvae.make_plan(np.str_("vae")) == flaxvae.make_plan()
+    for wrong in (3, ["vae"], None):
+        with pytest.raises(UsageError, match=r"--model .*: expected text"):
+            flaxvae.make_plan(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": True}, {"epochs": "2"}, {"seed": np.array([[1]])}])
+def test_nothing_is_written_for_a_setting_that_cannot_be(tmp_path, monkeypatch, wrong):
+    monkeypatch.chdir(tmp_path)
+    for train in (flaxvae.train, lambda **choices: flaxvae.sweep(seeds=1, **choices)):
+        with pytest.raises(UsageError):
+            train(**{**TINY, "epochs": 1, **wrong})
+    with pytest.raises(UsageError, match=r"--run 5: expected text"):
+        flaxvae.train(run=5, **TINY, epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_numpy_settings_is_that_of_plain_ones(tmp_path, no_figures):
+    plain = flaxvae.train(run=str(tmp_path / "a"), **TINY, epochs=1, seed=3)
+    settings = {**TINY, "widths": [32], "epochs": np.int64(1), "seed": np.array(3)}
+    other = flaxvae.train(run=tmp_path / "b", **settings)
+    again = flaxvae.load(other.path).plan
+    assert again == flaxvae.load(plain.path).plan == plain.plan == other.plan
+    sums = [json.loads((run.path / "summary.json").read_text()) for run in (plain, other)]
+    assert sums[0]["parameters_sha256"] == sums[1]["parameters_sha256"]
+
+
+def test_values_of_a_grid():
+    def varied(**choices):
+        return sweeps.make_grid("vae", seeds=np.int64(2), **choices).varied
+
+    expected = varied(beta=[1.0, 2.0])
+    assert expected == {"beta": [1.0, 2.0]}
+    for several in ((1, 2), range(1, 3), np.array([1, 2]), jnp.array([1.0, 2.0])):
+        assert varied(beta=several) == expected
+        assert all(type(x) is float for x in varied(beta=several)["beta"])
+    assert varied(widths=[[32], (16, 8)], net="mlp") == {"widths": [(32,), (16, 8)]}
+    assert varied(widths=(16, 8), net="mlp") == {}
+    assert sweeps.make_grid("vae", 1, seed=[3], epochs=[2]).seeds == [3]
+    for wrong in ({"widths": [16, 32]}, {"beta": ["1"]}, {"seed": True}, {"seed": 2**32}):
+        with pytest.raises(UsageError, match=r"expected"):
+            varied(**wrong)
+
+
+SEEDS = [-1, 2**32, 2**32 + 5, True, "0", 0.5, NAN]
+
+
+def test_seeds_of_every_reader_are_those_of_train(trained):
+    run = flaxvae.load(trained)
+    x = np.zeros((2, 8, 8), np.uint8)
+    calls = [
+        lambda seed: run.sample(2, seed=seed),
+        lambda seed: run.score(x, seed=seed),
+        lambda seed: commands.evaluate(str(trained), seed=seed),
+        lambda seed: commands.sample(str(trained), seed=seed),
+        lambda seed: api.fit_prior(trained, TrainSettings(seed=seed)),
+    ]
+    for seed in SEEDS:
+        for call in calls:
+            with pytest.raises(UsageError, match=r"--seed .*: expected"):
+                call(seed)
+    np.testing.assert_array_equal(run.sample(2, seed=np.int64(3)), run.sample(np.int8(2), seed=3))
+    np.testing.assert_array_equal(run.score(x, seed=np.array(3)), run.score(x, seed=3.0))
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "1", 1.5, NAN, None])
+def test_counts_of_readers(trained, wrong):
+    run, path = flaxvae.load(trained), str(trained)
+    calls = [
+        lambda: run.sample(wrong),
+        lambda: run.score(np.zeros((2, 8, 8)), samples=wrong),
+        lambda: commands.evaluate(path, samples=wrong),
+        lambda: commands.sample(path, n=wrong),
+        lambda: commands.interpolate(path, steps=wrong),
+        lambda: commands.traverse(path, span=0 if wrong == 1.5 else wrong if wrong != "1" else NAN),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match=r"^--[a-z]+ .*: expected "):
+            call()
+
+
+def test_typed_conforms_what_is_declared_and_nothing_else():
+    @declared.typed
+    def function(n: declared.Positive, x, *rest, path: str | None = None, other: dict = {}):  # noqa: B006
+        return n, x, rest, path, other
+
+    x = np.arange(3)
+    assert function(np.int8(2), x, 1, path=pathlib.Path("a")) == (2, x, (1,), "a", {})
+    with pytest.raises(UsageError, match=r"--n 0: expected 1 or more"):
+        function(0, x)
+    with pytest.raises(TypeError):
+        function()
