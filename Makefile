@@ -1,8 +1,8 @@
 # Each target is one `flaxvae …` command, in a virtual environment made on first use.
 #   make train DATASET=mnist MODEL=vae EPOCHS=20 SEED=0 ARGS="--latent-dim 2"
 
-DATASET    ?= digits
-MODEL      ?= vae
+DATASET    ?=
+MODEL      ?=
 EPOCHS     ?=
 SEED       ?=
 DATA_DIR   ?=
@@ -24,6 +24,10 @@ flaxvae := PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(python) -m flaxvae
 # Tests run in several processes where pytest-xdist is installed.
 parallel := -n auto --maxprocesses 4 --dist loadfile
 run     := $(or $(RUN),runs/latest)
+# What is not given is left to flaxvae: digits, vae, as many epochs as suit the dataset.
+settings := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)) \
+            $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
+            $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(RUN),--run $(RUN))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
@@ -38,15 +42,11 @@ help: ## list the targets
 
 setup: $(ready) ## make .venv and install
 
-train: $(ready) ## train, evaluate, draw figures (DATASET=digits needs no download)
-	@$(flaxvae) train --dataset $(DATASET) --model $(MODEL) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	  $(if $(SEED),--seed $(SEED)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
-	  $(if $(RUN),--run $(RUN)) $(ARGS)
+train: $(ready) ## train, evaluate, draw figures (digits need no download, DATASET=mnist one)
+	@$(flaxvae) train $(settings) $(ARGS)
 
 sweep: $(ready) ## a grid side by side: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
-	@$(flaxvae) sweep $(if $(filter --resume,$(ARGS)),,--dataset $(DATASET) --model $(MODEL) \
-	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
-	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(RUN),--run $(RUN))) $(ARGS)
+	@$(flaxvae) sweep $(settings) $(ARGS)
 
 eval sample reconstruct interpolate traverse fit-prior encode figures verify: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)

@@ -13,7 +13,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import api, commands, declared, sweeps, zoo
+from flaxvae import api, cli, commands, declared, settings, sweeps, zoo
 from flaxvae.errors import UsageError
 from flaxvae.settings import Hosts, TrainSettings
 
@@ -33,7 +33,7 @@ def bare(kind):
 
 
 def plan(name, value):
-    return flaxvae.make_plan(SETTINGS[name][0], **{name: value})
+    return api.plan_of(SETTINGS[name][0], **{name: value})
 
 
 def good(name):
@@ -102,7 +102,7 @@ def test_a_setting_is_the_plain_value_or_refused(name):
         with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} .*: expected ") as error:
             plan(name, wrong)
         assert "\n" not in str(error.value)
-    if type(None) not in get_args(SETTINGS[name][1]):
+    if type(None) not in get_args(declared.plain(SETTINGS[name][1])):
         with pytest.raises(UsageError, match=r" None: expected "):
             plan(name, None)
 
@@ -209,3 +209,100 @@ def test_typed_conforms_what_is_declared_and_nothing_else():
         function(0, x)
     with pytest.raises(TypeError):
         function()
+
+
+# ---- settings that would have no effect
+
+
+def test_only_of_a_declared_type():
+    kinds = {
+        "width": Annotated[int, declared.Only("net", "mlp", "resnet")],
+        "net": str,
+        "cycles": Annotated[int, declared.Only("anneal")],
+        "anneal": str,
+    }
+    usual = {"width": 8, "net": "conv", "cycles": 4, "anneal": "none"}
+
+    def said(*changes, also=()):
+        return declared.idle(kinds, [usual | change for change in changes], [usual, *also])
+
+    assert said({}) is None
+    assert said({"width": 9, "net": "mlp"}) is None
+    assert said({"width": 9}) == (
+        "--width 9 has no effect with --net conv: expected --net mlp or resnet, or leave it out"
+    )
+    assert said({"width": 9}, also=[usual | {"width": 9}]) is None
+    assert said({"cycles": 2, "anneal": "linear"}) is None
+    assert "--cycles 2 has no effect with --anneal none: expected another" in said({"cycles": 2})
+    assert said({"width": 9}, {"width": 9, "net": "mlp"}) is None  # in one of two it has
+
+
+def notes(kind):
+    """What a declared type says that a setting depends on."""
+    found = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    return [note for note in found if isinstance(note, declared.Only)]
+
+
+DEPENDENT = [
+    (model, name) for model in MODELS for name, kind in api.kinds(model).items() if notes(kind)
+]
+
+
+@pytest.mark.parametrize(("model", "name"), DEPENDENT)
+def test_a_setting_without_effect_is_refused(model, name):
+    """There are values of what it depends on with which it is taken, and others with which not."""
+    kinds = api.kinds(model)
+    for note in notes(kinds[name]):
+        kind, taken = bare(kinds[note.name]), set()
+        options = get_args(kind) or (0.0, 2.0)
+        for option in ("digits", *note.values) if kind is str else options:
+            choices = {note.name: option, name: good(name)}
+            found = [api.flat(api.plan_of(model, **chosen)) for chosen in (choices, {})]
+            # What the other one depends on in its turn does not matter here.
+            idle = declared.idle({name: kinds[name]}, found[:1], found[1:])
+            assert (idle is None) == note.holds(choices)
+            taken.add(idle is None)
+            if idle:
+                with pytest.raises(UsageError, match=r"has no effect with .* or leave it out"):
+                    flaxvae.make_plan(model, **choices)
+        assert taken == {True, False}
+
+
+def test_a_folder_is_read_of_the_datasets_that_can_be_in_one():
+    from flaxvae.data import sources
+
+    assert set(settings.IN_FOLDERS) == set(sources.SOURCES) - {"digits"}
+
+
+def test_stored_settings_without_effect_are_no_fault(tmp_path, no_figures, capsys):
+    """What an older flaxvae took is read, goes on, and is swept."""
+    path = str(tmp_path / "run")
+    plan = api.plan_of("vae", **TINY, epochs=1, sigma=2.0)
+    with pytest.raises(UsageError, match=r"--sigma 2.0 has no effect"):
+        api.check_effects([plan])
+    api.execute(plan, run=path)
+    cli.main(["train", "--resume", path, "--epochs", "2"])
+    assert flaxvae.load(path).plan.arguments["sigma"] == 2.0
+    assert flaxvae.load(path).plan.training.epochs == 2
+
+
+def test_a_grid_may_vary_what_a_setting_depends_on():
+    grid = sweeps.make_grid("vae", 1, net=["conv", "mlp"], widths=(8,))
+    assert [plan.arguments["widths"] for plan in grid.plans().values()] == [(8,), (8,)]
+    with pytest.raises(UsageError, match="--widths 8 has no effect with --net conv"):
+        sweeps.make_grid("vae", 1, net=["conv", "resnet"], widths=[(8,), (16,)])
+
+
+def test_a_prior_without_a_temperature(tmp_path, no_figures):
+    run = flaxvae.train(
+        "gumbel_vae",
+        run=str(tmp_path / "run"),
+        dataset="digits",
+        net="mlp",
+        widths=(8,),
+        epochs=0,
+        devices=1,
+    )
+    with pytest.raises(UsageError, match=r"--temperature 0.5 has no effect on the uniform prior"):
+        run.sample(2, temperature=0.5)
+    assert run.sample(2).shape == (2, 8, 8, 1)

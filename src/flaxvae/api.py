@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxvae import zoo
+from flaxvae import declared, zoo
 from flaxvae.analysis import bounds
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
@@ -39,14 +39,21 @@ def kinds(model: str) -> dict[str, Any]:
     return hints(DataSettings) | hints(TrainSettings) | zoo.hints(model)
 
 
-@typed
 def make_plan(model: str = "vae", **choices: Any) -> Plan:
     """A plan from keyword arguments: fields of DataSettings, TrainSettings, and the recipe's own.
 
     Raises:
-        UsageError: an unknown model or argument (with the nearest name), or a value that does not
-            fit what is declared of it.
+        UsageError: an unknown model or argument (with the nearest name), a value that does not
+            fit what is declared of it, or one that has no effect beside the others.
     """
+    plan = plan_of(model, **choices)
+    check_effects([plan])
+    return plan
+
+
+@typed
+def plan_of(model: str, **choices: Any) -> Plan:
+    """``make_plan``, whether or not all that was chosen has an effect."""
     known, fields = kinds(model), (hints(DataSettings), hints(TrainSettings))
     for name in choices:
         if name not in known:
@@ -61,13 +68,26 @@ def make_plan(model: str = "vae", **choices: Any) -> Plan:
     return Plan(model, zoo.arguments(model, own), data, training)  # ranges are the recipe's
 
 
+def flat(plan: Plan) -> dict[str, Any]:
+    """All settings of a plan by name."""
+    return {"model": plan.model, **asdict(plan.data), **asdict(plan.training), **plan.arguments}
+
+
+def check_effects(plans: Sequence[Plan], before: Plan | None = None) -> None:
+    """Raises UsageError for a setting that was chosen and has no effect in any of the plans.
+
+    All are of one model; ``before`` is what they go on from, whose settings nobody chose now.
+    """
+    model = plans[0].model
+    usual = [flat(Plan(model, zoo.arguments(model), DataSettings(), TrainSettings()))]
+    usual += [flat(before)] if before is not None else []
+    found = declared.idle(kinds(model), [flat(plan) for plan in plans], usual)
+    if found is not None:
+        raise UsageError(found)
+
+
 def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     """The settings in which two plans differ: {name: (old, new)}."""
-
-    def flat(plan: Plan) -> dict[str, Any]:
-        settings = asdict(plan.data) | asdict(plan.training)
-        return {"model": plan.model, **settings, **plan.arguments}
-
     before, after = flat(old), flat(new)
     names = [*before, *(name for name in after if name not in before)]
     return {

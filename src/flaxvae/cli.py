@@ -42,17 +42,18 @@ LATEST = "runs/latest"
 def train(argv: list[str]) -> None:
     """Train a model, evaluate it on held-out images, draw its figures."""
     resume = _value_of("--resume", argv)
+    before = None
     if resume is None:
-        model = _value_of("--model", argv) or "vae"
+        model = _value_of("--model", argv, "vae")
         data, training = DataSettings(), TrainSettings()
         chosen: dict[str, Any] = {}
     else:  # the run's own settings are the defaults, so that any other is seen to differ
         from flaxvae.training.runs import RunFolder
 
-        plan = RunFolder.open(resume).plan()
-        model = _value_of("--model", argv) or plan.model
-        data, training = plan.data, plan.training
-        chosen = dict(plan.arguments) if model == plan.model else {}
+        before = RunFolder.open(resume).plan()
+        model = _value_of("--model", argv, before.model)
+        data, training = before.data, before.training
+        chosen = dict(before.arguments) if model == before.model else {}
     groups = _groups(model, chosen)
 
     def command(
@@ -82,7 +83,8 @@ def train(argv: list[str]) -> None:
     from flaxvae.report.terminal import Terminal
     from flaxvae.training.hosts import joined
 
-    plan = api.make_plan(model, **{k: v for s in settings for k, v in vars(s).items()})
+    plan = api.plan_of(model, **{k: v for s in settings for k, v in vars(s).items()})
+    api.check_effects([plan], before)
     with joined(hosts), Terminal() as terminal:
         api.execute(plan, run=run, resume=resume, allow_changes=allow_changes, terminal=terminal)
 
@@ -101,7 +103,7 @@ def sweep(argv: list[str]) -> None:
         with Terminal() as terminal:
             sweeps.resume(resume, terminal=terminal)
         return
-    model = _value_of("--model", argv) or "vae"
+    model = _value_of("--model", argv, "vae")
     data, training, groups = DataSettings(), TrainSettings(), _groups(model, {})
 
     def command(
@@ -406,14 +408,14 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-def _value_of(flag: str, argv: list[str]) -> str | None:
+def _value_of(flag: str, argv: list[str], default: Any = None) -> Any:
     """The value of a flag that decides which other flags there are."""
     for i, word in enumerate(argv):
         if word.startswith(flag + "="):
             return word.partition("=")[2]
         if word == flag and i + 1 < len(argv):
             return argv[i + 1]
-    return None
+    return default
 
 
 def _groups(model: str, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -489,13 +491,20 @@ def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
 
     _declare(understood, {"process": Process()})
     known = {*_flags(understood), "--help"}
+    named: list[str] = []
     for word in argv:
         flag = word.partition("=")[0].replace("_", "-")
-        if word.startswith("--") and flag not in known:
+        if not word.startswith("--"):
+            continue
+        if flag not in known:
             raise UsageError(
                 f"unknown option {flag}{did_you_mean(flag, known)} "
                 f"(flaxvae {name} --help lists all)"
             )
+        yes = flag.replace("--no-", "--", 1)
+        named.append(yes if yes in known else flag)
+        if named.count(named[-1]) > 1:
+            raise UsageError(f"{named[-1]} twice: expected once")
 
     said = io.StringIO()
     try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flaxvae import api, doctor
+from flaxvae import api, declared, doctor
 from flaxvae.analysis import bounds
 from flaxvae.data import sources
 from flaxvae.data.pipeline import Split
@@ -38,6 +38,12 @@ def evaluate(
     Raises UsageError for numbers out of range, or a validation split that the run has not.
     """
     loaded = load(run)
+    drawn = {"samples": samples != 1, "seed": seed != 0}
+    if any(drawn.values()) and not loaded.recipe.has_bound:
+        flags = " and ".join(declared.flag(name) for name in drawn if drawn[name])
+        raise UsageError(
+            f"{flags} without effect: model {loaded.plan.model} draws nothing; leave it out"
+        )
     data = loaded.data()
     chosen = data.test if split == "test" else data.validation
     if chosen is None:

@@ -1,11 +1,13 @@
-"""Declared types: what a setting may be, and values made to fit.
+"""Declared types: what a setting may be, what it depends on, and values made to fit.
 
     batch_size: Annotated[int, Within(lambda n: n >= 1, "1 or more")] = 128
+    sigma: Annotated[float, Only("likelihood", "gaussian")] = 1.0
 
 What enters, from the command line or from Python, is made a plain Python value of its declared
 type here and nowhere else: a NumPy scalar or a 0-d array becomes a number, 2.0 an int, a path a
 string, a list a tuple. What does not fit is refused, so that a plan is the same, and can be
-written down, whoever made it. Nothing here imports JAX or NumPy.
+written down, whoever made it. A setting that would have no effect beside the others is refused,
+too. Nothing here imports JAX or NumPy.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import inspect
 import math
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import (
     Annotated,
@@ -31,6 +33,7 @@ from typing import (
 
 from flaxvae.errors import UsageError
 
+Settings = Mapping[str, Any]  # by name
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -39,6 +42,20 @@ class Within(NamedTuple):
 
     ok: Callable[[Any], bool]
     words: str  # what is expected, for people
+
+
+class Only:
+    """A setting has an effect only where another has one of some values: a part of a type.
+
+    Without values: where the other is anything but None, 0 and "none".
+    """
+
+    def __init__(self, name: str, *values: str):
+        self.name, self.values = name, values
+
+    def holds(self, settings: Settings) -> bool:
+        found = settings[self.name]
+        return found in self.values if self.values else found not in (None, 0, "none")
 
 
 Count = Annotated[int, Within(lambda n: n >= 0, "0 or more")]
@@ -93,6 +110,29 @@ _hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
 def plain(kind: Any) -> Any:
     """A declared type without its notes."""
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def idle(kinds: Settings, settings: Sequence[Settings], usual: Sequence[Settings]) -> str | None:
+    """What to say of a setting that has no effect beside the others, if there is one.
+
+    Args:
+        kinds: the declared type of each setting.
+        settings: one or several choices of them: an effect in one of those is enough.
+        usual: choices to take from without a word: defaults.
+    """
+    for name, kind in kinds.items():
+        for note in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
+            chosen = [s for s in settings if all(s[name] != other.get(name) for other in usual)]
+            if isinstance(note, Only) and chosen and not any(map(note.holds, chosen)):
+                found, other = chosen[0][note.name], flag(note.name)
+                beside = f"without {other}" if found is None else f"with {other} {seen(found)}"
+                values = " or ".join(note.values)
+                wanted = f"{other} {values}" if values else f"another {other}"
+                return (
+                    f"{flag(name)} {seen(chosen[0][name])} has no effect {beside}: expected "
+                    f"{wanted}, or leave it out"
+                )
+    return None
 
 
 def conform_fields(record: Any) -> None:

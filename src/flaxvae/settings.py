@@ -13,7 +13,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from flaxvae import declared
-from flaxvae.declared import AboveZero, Count, NotNegative, Part, Positive, Seed, Within
+from flaxvae.declared import AboveZero, Count, NotNegative, Only, Part, Positive, Seed, Within
 from flaxvae.errors import UsageError
 
 Binarization = Literal["none", "dynamic", "fixed", "threshold"]
@@ -35,6 +35,7 @@ Kl = Literal["closed_form", "monte_carlo"]
 Annealing = Literal["none", "linear", "cyclical"]
 FreeBitsPer = Literal["dimension", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
+IN_FOLDERS = ("mnist", "fashion_mnist", "kmnist")  # datasets that a folder of IDX files may hold
 # Far below float32's largest number: steps of any finite gradient are finite, too.
 Rate = Annotated[float, Within(lambda x: 0 < x <= 1e30, "above 0, at most 1e30")]
 
@@ -70,7 +71,7 @@ class DataSettings:
     dataset: str = "digits"
     """digits (built in), mnist, fashion_mnist, kmnist, or the path of an .npz or .npy file."""
 
-    data_dir: str | None = None
+    data_dir: Annotated[str | None, Only("dataset", *IN_FOLDERS)] = None
     """Folder with IDX files (.gz or not), in it or in a sub-folder named after the dataset;
     else the FLAXVAE_DATA_DIR variable, else tensorflow-datasets."""
 
@@ -186,16 +187,18 @@ class Body:
     net: Net = "conv"
     """conv (the tutorials' Conv 32, Conv 64, Dense 256), resnet, or mlp."""
 
-    widths: tuple[Positive, ...] = (512, 256)
+    widths: Annotated[tuple[Positive, ...], Only("net", "mlp")] = (512, 256)
     """Hidden layers of an mlp encoder; the decoder mirrors them."""
 
-    activation: Activation = "relu"
+    activation: Annotated[Activation, Only("net", "mlp")] = "relu"
     """Of an mlp."""
 
-    channels: Annotated[tuple[Positive, ...], Within(bool, "1 or more each")] = (32, 64)
+    channels: Annotated[
+        tuple[Positive, ...], Within(bool, "1 or more each"), Only("net", "resnet")
+    ] = (32, 64)
     """Feature maps of a resnet, one number for each halving of the image."""
 
-    blocks: Count = 1
+    blocks: Annotated[Count, Only("net", "resnet")] = 1
     """Residual blocks of a resnet after each halving."""
 
     likelihood: Likelihood = "bernoulli"
@@ -203,17 +206,17 @@ class Body:
     one sigma learned (gaussian_shared) or one a pixel (gaussian_pixel); for 8-bit values
     discretized_logistic or logistic_mixture."""
 
-    sigma: AboveZero = 1.0
+    sigma: Annotated[AboveZero, Only("likelihood", "gaussian")] = 1.0
     """Standard deviation of the fixed gaussian."""
 
-    components: Positive = 10
+    components: Annotated[Positive, Only("likelihood", "logistic_mixture")] = 10
     """Of a logistic mixture."""
 
     precision: Precision = "float32"
     """What encoder and decoder compute in; parameters, KL and likelihood stay float32. bf16 is for
     GPU and TPU, on CPU it is slower."""
 
-    remat: bool = False
+    remat: Annotated[bool, Only("net", "resnet")] = False
     """Compute a resnet's blocks a second time for their gradient instead of keeping what they
     computed: less memory, more time."""
 
@@ -228,20 +231,20 @@ class Bound:
     beta: NotNegative = 1.0
     """Weight of the KL: 1 is the ELBO; above 1 presses for independent latents."""
 
-    anneal: Annealing = "none"
+    anneal: Annotated[Annealing, Only("beta")] = "none"
     """Raise the KL's weight from 0 to beta: linear, once, or cyclical, in cycles that rise for
     their first half and rest in the second."""
 
-    anneal_steps: Positive = 10_000
+    anneal_steps: Annotated[Positive, Only("anneal")] = 10_000
     """Steps of the linear rise, or of one cycle."""
 
-    cycles: Positive = 4
+    cycles: Annotated[Positive, Only("anneal", "cyclical")] = 4
     """Cycles, after which the weight stays at beta."""
 
-    free_bits: NotNegative = 0.0
+    free_bits: Annotated[NotNegative, Only("beta")] = 0.0
     """KL in nats that is not penalised: the loss takes max(KL, free bits), of the batch's mean."""
 
-    free_bits_per: FreeBitsPer = "dimension"
+    free_bits_per: Annotated[FreeBitsPer, Only("free_bits")] = "dimension"
     """Free bits for every latent dimension (or level), or in total."""
 
     kl: Kl = "closed_form"

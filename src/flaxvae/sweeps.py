@@ -66,7 +66,7 @@ class Grid:
         found = {}
         for settings, seed in itertools.product(self.settings(), self.seeds):
             named = [f"{name}={words.value(x)}" for name, x in settings.items()]
-            plan = api.make_plan(self.model, **self.choices, **settings, seed=seed)
+            plan = api.plan_of(self.model, **self.choices, **settings, seed=seed)
             found[",".join([*named, f"seed={seed}"])] = plan
         return found
 
@@ -142,7 +142,9 @@ def make_grid(model: str = "vae", seeds: Positive = SEEDS, **choices: Any) -> Gr
     fixed |= {name: varied.pop(name)[0] for name in [*varied] if name not in can_vary}
     first = declared.conform("seed", Seed, fixed.pop("seed", 0))
     grid = Grid(model, fixed, varied, list(range(first, first + seeds)))
-    for plan in grid.plans().values():
+    plans = list(grid.plans().values())
+    api.check_effects(plans)
+    for plan in plans:
         if plan.training.patience is not None:
             raise UsageError(
                 f"--patience {plan.training.patience} in a sweep: expected none, for its members "

@@ -12,9 +12,10 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from flaxvae import declared, parts
+from flaxvae.declared import Only
 from flaxvae.errors import UsageError, did_you_mean
 from flaxvae.settings import Annealing, Body, Bound
 
@@ -195,7 +196,7 @@ def denoising_ae(
     body: Body = Body(),
     *,
     latent_dim: int = 20,
-    noise: Noise = "mask",
+    noise: Annotated[Noise, Only("level")] = "mask",
     level: float = 0.3,
 ) -> Recipe:
     """Denoising autoencoder (Vincent et al. 2008): encodes a corrupted image, is held to the clean.
@@ -234,8 +235,8 @@ def beta_vae(
     bound: Bound = Bound(beta=4.0),
     *,
     latent_dim: int = 10,
-    capacity: float | None = None,
-    capacity_steps: int = 25_000,
+    capacity: Annotated[float | None, Only("beta")] = None,
+    capacity_steps: Annotated[int, Only("capacity")] = 25_000,
 ) -> Recipe:
     """beta-VAE (Higgins et al. 2017): the ELBO with its KL weighted by beta.
 
@@ -264,7 +265,7 @@ def denoising_vae(
     bound: Bound = Bound(),
     *,
     latent_dim: int = 20,
-    noise: Noise = "mask",
+    noise: Annotated[Noise, Only("level")] = "mask",
     level: float = 0.3,
 ) -> Recipe:
     """Denoising VAE (Im et al. 2017): q(z|x) of a corrupted image, the likelihood of the clean one.
@@ -310,8 +311,8 @@ def iwae(
     k: int = 5,
     gradient: Gradient = "standard",
     anneal: Annealing = "none",
-    anneal_steps: int = 10_000,
-    cycles: int = 4,
+    anneal_steps: Annotated[int, Only("anneal")] = 10_000,
+    cycles: Annotated[int, Only("anneal", "cyclical")] = 4,
 ) -> Recipe:
     """Importance-weighted autoencoder (Burda et al. 2015): maximises log 1/k sum_i w_i.
 
@@ -402,7 +403,7 @@ def flow_vae(
     latent_dim: int = 20,
     flow: FlowKind = "iaf",
     flow_steps: int = 4,
-    flow_width: int = 256,
+    flow_width: Annotated[int, Only("flow", "iaf", "coupling")] = 256,
 ) -> Recipe:
     """Normalizing-flow posterior (Rezende & Mohamed 2015): z = f_T(...f_1(z_0)), z_0 Gaussian.
 
@@ -554,7 +555,7 @@ def gumbel_vae(
     variables: int = 20,
     categories: int = 10,
     temperature: float = 1.0,
-    min_temperature: float = 0.5,
+    min_temperature: Annotated[float, Only("temperature_rate")] = 0.5,
     temperature_rate: float = 3e-5,
     straight_through: bool = False,
 ) -> Recipe:
@@ -613,7 +614,7 @@ def vq_vae(
     code_dim: int = 16,
     codebook: Codebook = "ema",
     commitment: float = 0.25,
-    decay: float = 0.99,
+    decay: Annotated[float, Only("codebook", "ema")] = 0.99,
     prior_width: int = 64,
     prior_layers: int = 4,
 ) -> Recipe:

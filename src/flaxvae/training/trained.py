@@ -90,6 +90,12 @@ class Run:
         Raises UsageError for numbers or labels out of range, a temperature where the prior has
         none, or a prior that is not fitted yet.
         """
+        codes = self.recipe.codes
+        if temperature != 1 and codes is not None and codes.prior is None:
+            raise UsageError(
+                f"--temperature {temperature:g} has no effect on the uniform prior of model "
+                f"{self.plan.model}: expected 1, or leave it out"
+            )
         if not self.generates:
             raise UsageError(
                 f"{self.path} has no prior yet: expected one over its codes; run "
