@@ -105,7 +105,9 @@ def test_latest_is_a_relative_link_to_the_newest(tmp_path, monkeypatch):
 
 
 def test_a_plan_survives_the_folder(tmp_path):
-    plan = flaxvae.make_plan("beta_vae", widths=(5, 3), beta=2, ema=0.5, binarization="fixed")
+    plan = flaxvae.make_plan(
+        "beta_vae", net="mlp", widths=[5, 3], beta=2, ema=0.5, binarization="fixed"
+    )
     assert runs.RunFolder.create(tmp_path / "r", plan, {}).plan() == plan
 
 

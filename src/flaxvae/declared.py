@@ -40,7 +40,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Within(NamedTuple):
     """A range: a part of an ``Annotated`` type."""
 
-    ok: Callable[[Any], bool]
+    ok: Callable[[Any], object]  # true of what is in it
     words: str  # what is expected, for people
 
 

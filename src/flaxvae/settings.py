@@ -62,6 +62,7 @@ def interval(text: str) -> tuple[float, str] | None:
 
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
+Interval = Annotated[str, Within(interval, "such as 15s, 5min, 500steps or 1epoch")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +138,12 @@ class TrainSettings:
     skip that step, ten in a row at most; or rollback to the last checkpoint with half the learning
     rate, three times at most."""
 
-    checkpoint_every: str = "15s"
+    checkpoint_every: Interval = "15s"
     """Save every so many steps, epochs, seconds, minutes or hours: 500steps, 1epoch, 5min. The two
     newest are kept, and of those at an epoch's end the best by validation."""
 
     def __post_init__(self):
         declared.conform_fields(self)
-        known = interval(self.checkpoint_every) is not None
-        check(self, "checkpoint_every", known, "such as 15s, 5min, 500steps or 1epoch")
 
 
 @dataclasses.dataclass(frozen=True)
