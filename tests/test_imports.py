@@ -13,6 +13,7 @@ from flaxvae import zoo
 ROOT = Path(flaxvae.__file__).parent
 FLOORS = [
     "errors",
+    "synonyms",
     "declared",
     "settings",
     "machine",

@@ -23,10 +23,11 @@ from flaxvae.analysis import bounds
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
 from flaxvae.declared import hints, typed
-from flaxvae.errors import UsageError, did_you_mean
+from flaxvae.errors import UsageError
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.synonyms import hint
 from flaxvae.training import batches, contents, hosts, lock, loop
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
@@ -57,8 +58,8 @@ def plan_of(model: str, **choices: Any) -> Plan:
     known, fields = kinds(model), (hints(DataSettings), hints(TrainSettings))
     for name in choices:
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise UsageError(f"unknown argument {name!r} for model {model!r}{hint}")
+            meant = hint(name, known)
+            raise UsageError(f"unknown argument {name!r} for model {model!r}{meant}")
     data = DataSettings(**{k: v for k, v in choices.items() if k in fields[0]})
     training = TrainSettings(**{k: v for k, v in choices.items() if k in fields[1]})
     if training.epochs is None:

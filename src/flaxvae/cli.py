@@ -15,14 +15,15 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 
-from flaxvae import zoo
-from flaxvae.errors import FlaxvaeError, UsageError, did_you_mean
+from flaxvae import declared, zoo
+from flaxvae.errors import FlaxvaeError, UsageError
 from flaxvae.settings import DataSettings, Hosts, TrainSettings
+from flaxvae.synonyms import hint
 
 RunArgument = tyro.conf.Positional[str]
 
@@ -470,16 +471,39 @@ def _declare(command: Callable[..., Any], groups: dict[str, Any]) -> None:
     command.__annotations__ |= hints
 
 
-def _flags(command: Callable[..., Any]) -> Iterable[str]:
-    for name, kind in get_type_hints(command, localns=vars()).items():
+def _flags(command: Callable[..., Any]) -> dict[str, Any]:
+    """What a command takes after dashes, and what is declared of it."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(command, localns=vars(), include_extras=True).items():
         if dataclasses.is_dataclass(kind):
-            for field in dataclasses.fields(kind):
-                flag = field.name.replace("_", "-")
-                yield f"--{flag}"
-                if isinstance(field.default, bool):
-                    yield f"--no-{flag}"
-        elif name != "return":
-            yield "--" + name.replace("_", "-")
+            found |= {declared.flag(field): of for field, of in declared.hints(kind).items()}
+        elif name != "return" and kind is not RunArgument:
+            found[declared.flag(name)] = kind
+    switches = [flag for flag, kind in found.items() if declared.plain(kind) is bool]
+    return found | {f"--no-{flag[2:]}": bool for flag in switches}
+
+
+def _check_flags(argv: list[str], kinds: dict[str, Any], name: str) -> None:
+    """Raises UsageError for a flag that ``name`` has not or that comes twice, or no option."""
+    known, seen = {*kinds, "--help", "-h"}, []
+    for word, after in zip(argv, [*argv[1:], ""]):
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if not re.match(r"--|-[A-Za-z]", word):
+            continue
+        if flag == "--run" and flag not in known:
+            raise UsageError(f"{word}: expected the folder alone, as in flaxvae {name} {LATEST}")
+        if flag not in known:
+            raise UsageError(
+                f"unknown option {flag}{hint(flag, known)} (flaxvae {name} --help lists all)"
+            )
+        positive = flag.replace("--no-", "--", 1)
+        seen.append(positive if positive in known else flag)
+        if seen.count(seen[-1]) > 1:
+            raise UsageError(f"{seen[-1]} twice: expected once")
+        value = value if equals else after
+        if get_origin(declared.plain(kinds.get(flag))) is Literal and re.match(r"[^-]", value):
+            declared.conform(flag.removeprefix("--"), kinds[flag], value)
 
 
 def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
@@ -490,22 +514,7 @@ def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
         return process, args, kwargs
 
     _declare(understood, {"process": Process()})
-    known = {*_flags(understood), "--help"}
-    named: list[str] = []
-    for word in argv:
-        flag = word.partition("=")[0].replace("_", "-")
-        if not word.startswith("--"):
-            continue
-        if flag not in known:
-            raise UsageError(
-                f"unknown option {flag}{did_you_mean(flag, known)} "
-                f"(flaxvae {name} --help lists all)"
-            )
-        yes = flag.replace("--no-", "--", 1)
-        named.append(yes if yes in known else flag)
-        if named.count(named[-1]) > 1:
-            raise UsageError(f"{named[-1]} twice: expected once")
-
+    _check_flags(argv, _flags(understood), name)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -545,8 +554,8 @@ def _run(argv: list[str]) -> None:
 
         print(f"flaxvae {__version__}")
     elif name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
-        raise UsageError(f"unknown command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
+        meant = hint(name, COMMANDS)
+        raise UsageError(f"unknown command {name!r}{meant} (commands: {', '.join(COMMANDS)})")
     elif name in ("train", "sweep"):  # their flags depend on the model
         COMMANDS[name](rest)
     else:

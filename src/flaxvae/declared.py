@@ -32,6 +32,7 @@ from typing import (
 )
 
 from flaxvae.errors import UsageError
+from flaxvae.synonyms import hint
 
 Settings = Mapping[str, Any]  # by name
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -231,7 +232,7 @@ def _option(options: Sequence[str], value: Any) -> str:
     for option in options:
         if isinstance(value, str) and value == option:
             return option
-    raise _Unfit(f"one of {', '.join(options)}")
+    raise _Unfit(f"one of {', '.join(options)}{hint(str(value), options)}")
 
 
 def _several(kind: Any, values: Any) -> tuple[Any, ...]:

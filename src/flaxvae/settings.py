@@ -201,9 +201,10 @@ class Body:
     """Residual blocks of a resnet after each halving."""
 
     likelihood: Likelihood = "bernoulli"
-    """p(x|z). bernoulli; continuous_bernoulli, its density on [0, 1]; gaussian with sigma fixed,
-    one sigma learned (gaussian_shared) or one a pixel (gaussian_pixel); for 8-bit values
-    discretized_logistic or logistic_mixture."""
+    """p(x|z), whose -log is the reconstruction loss. bernoulli: the BCE; continuous_bernoulli, its
+    density on [0, 1]; gaussian with sigma fixed: the MSE, as squared error / 2 sigma^2 plus the
+    constant 1/2 D log 2 pi sigma^2 of D pixels; with one sigma learned (gaussian_shared) or one a
+    pixel (gaussian_pixel); for 8-bit values discretized_logistic or logistic_mixture."""
 
     sigma: Annotated[AboveZero, Only("likelihood", "gaussian")] = 1.0
     """Standard deviation of the fixed gaussian."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_
 
 from flaxvae import declared, parts
 from flaxvae.declared import Only
-from flaxvae.errors import UsageError, did_you_mean
+from flaxvae.errors import UsageError
 from flaxvae.settings import Annealing, Body, Bound
+from flaxvae.synonyms import hint
 
 if TYPE_CHECKING:
     import jax
@@ -697,8 +698,8 @@ def recipe(name: str) -> Callable[..., Recipe]:
     """The recipe of this name. Raises UsageError, with the nearest name, if there is none."""
     if name not in RECIPES:
         known = ", ".join(RECIPES)
-        hint = did_you_mean(name, RECIPES)
-        raise UsageError(f"unknown model {name!r}{hint} (models: {known})")
+        meant = hint(name, RECIPES)
+        raise UsageError(f"unknown model {name!r}{meant} (models: {known})")
     return RECIPES[name]
 
 
@@ -744,8 +745,8 @@ def chosen(name: str, choices: Mapping[str, Any]) -> dict[str, Any]:
     known = [*(field for record in records.values() for field in vars(record)), *rest]
     unknown = sorted(choices.keys() - set(known))
     if unknown:
-        hint = did_you_mean(unknown[0], known)
-        raise UsageError(f"unknown argument {unknown[0]!r} for model {name!r}{hint}")
+        meant = hint(unknown[0], known)
+        raise UsageError(f"unknown argument {unknown[0]!r} for model {name!r}{meant}")
     for parameter, default in records.items():
         own_choices = {k: v for k, v in choices.items() if k in vars(default)}
         records[parameter] = dataclasses.replace(default, **own_choices)
