@@ -1,6 +1,7 @@
 """The command line: what it refuses, in one line and without a trace, and what it writes."""
 
 import dataclasses
+import inspect
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import cli, zoo
+from flaxvae import cli, commands, zoo
 from flaxvae.data import idx
 from flaxvae.errors import UsageError
 from flaxvae.settings import DataSettings, TrainSettings
@@ -345,10 +346,11 @@ def written(line, capsys):
 def test_eval_writes_what_it_prints(trained, capsys):
     line = f"eval {trained} --k 3 --samples 2 --images 20 --split validation --seed 1"
     code, out, err = run(line, capsys)
-    found = json.loads((trained / "evaluation.json").read_text())
+    name = "evaluation-k-3-samples-2-split-validation-images-20-seed-1.json"
+    found = json.loads((trained / name).read_text())
     assert (code, err) == (0, "")
     assert f"{-found['elbo']:.2f}" in out and "nats" in out
-    assert "evaluation.json" in "".join(out.split())  # a long path is broken
+    assert name in "".join(out.split())  # a long path is broken
     expected = {"split": "validation", "seed": 1, "samples": 2, "images": 20}
     assert expected.items() <= found.items()
     assert found["log_likelihood"]["k"] == 3 and len(found["kl_per_unit"]) == 2
@@ -370,20 +372,50 @@ def test_eval_of_an_autoencoder_reports_no_bound(autoencoder, capsys):
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        ("sample {} --n 4", "samples"),
-        ("reconstruct {} --n 4", "reconstructions"),
-        ("interpolate {} --rows 2 --steps 3", "interpolations"),
+        ("sample {} --n 4", "samples-n-4"),
+        ("sample {} --seed 3 --temperature 0.5", "samples-seed-3-temperature-0.5"),
+        ("reconstruct {} --n 4", "reconstructions-n-4"),
+        ("reconstruct {} --images mine.npz", "reconstructions-images-mine"),
+        ("interpolate {} --rows 2 --steps 3", "interpolations-rows-2-steps-3"),
+        ("traverse {} --image 3 --span 2", "traversals-image-3-span-2"),
     ],
 )
 def test_pictures(trained, capsys, tmp_path, command, name):
-    command = command.format(trained)
-    default = trained / "figures" / f"{name}.png"
-    default.unlink(missing_ok=True)
-    assert written(command, capsys) == str(default)
+    np.savez("mine.npz", images=GOOD)
+    command, figures = command.format(trained), trained / "figures"
+    default, before = figures / f"{name}.png", {p: p.read_bytes() for p in figures.iterdir()}
+    assert default not in before and written(command, capsys) == str(default)
+    assert {p: p.read_bytes() for p in before} == before  # those of the training are left
     assert written(f"{command} --out new/picture.PNG", capsys) == "new/picture.PNG"
     for path in (default, tmp_path / "new" / "picture.PNG"):
         assert path.read_bytes().startswith(PNG)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["picture.PNG"]  # nothing partial
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("sample", "samples"),
+        ("reconstruct", "reconstructions"),
+        ("interpolate", "interpolations"),
+        ("traverse", "traversals"),
+    ],
+)
+def test_without_options_a_figure_of_the_training_is_drawn_again(trained, capsys, command, name):
+    drawn = trained / "figures" / f"{name}.png"
+    before = drawn.read_bytes()
+    drawn.unlink()
+    assert written(f"{command} {trained}", capsys) == str(drawn)
+    assert drawn.read_bytes() == before
+
+
+def test_defaults_of_a_command_are_those_of_its_function():
+    for name in ("evaluate", "sample", "reconstruct", "interpolate", "traverse", "encode"):
+        flags, function = (
+            {k: p.default for k, p in inspect.signature(f).parameters.items() if k != "run"}
+            for f in (getattr(cli, name), getattr(commands, name))
+        )
+        assert flags == function
 
 
 def test_sample_depends_on_seed_and_temperature(trained, capsys, tmp_path):
@@ -430,7 +462,7 @@ def test_train_then_latest(capsys, tmp_path, no_figures):
     (path,) = (p for p in (tmp_path / "runs").iterdir() if p.name != "latest")
     assert path.name.startswith("digits-vae-s3-") and f"flaxvae eval runs/{path.name}" in out
     assert "\x1b" not in out
-    assert written("sample --n 1", capsys) == f"runs/{path.name}/figures/samples.png"
+    assert written("sample --n 1", capsys) == f"runs/{path.name}/figures/samples-n-1.png"
 
 
 # ---- plans

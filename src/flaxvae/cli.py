@@ -234,7 +234,8 @@ def sample(
         seed: Decides the draws.
         temperature: Scale of the prior's standard deviation; below 1 is less varied.
         label: Class to draw, of a conditional model; by default all in order.
-        out: PNG to write; by default figures/samples.png in the run.
+        out: PNG to write; by default in the run, figures/samples.png, or with other options a
+            name that says them: samples-n-64-seed-1.png.
     """
     from flaxvae import commands
 
@@ -254,7 +255,8 @@ def reconstruct(
         run: Run folder.
         images: An .npz or .npy file; by default the test images.
         n: How many, from the first; by default 20, or all there are.
-        out: PNG to write; by default figures/reconstructions.png in the run.
+        out: PNG to write; by default in the run, figures/reconstructions.png, or with other
+            options a name that says them.
     """
     from flaxvae import commands
 
@@ -270,7 +272,8 @@ def interpolate(
         run: Run folder.
         rows: Pairs of images; by default 8, or as many as there are.
         steps: Images a row, both ends included.
-        out: PNG to write; by default figures/interpolations.png in the run.
+        out: PNG to write; by default in the run, figures/interpolations.png, or with other
+            options a name that says them.
     """
     from flaxvae import commands
 
@@ -296,7 +299,8 @@ def traverse(
         units: How many dimensions, from the most used; by default those in use, 2 to 10.
         steps: Images a row.
         span: How far to either side, in standard deviations.
-        out: PNG to write; by default figures/traversals.png in the run.
+        out: PNG to write; by default in the run, figures/traversals.png, or with other options
+            a name that says them.
     """
     from flaxvae import commands
 
@@ -348,7 +352,7 @@ def encode(run: RunArgument = LATEST, images: str | None = None, out: str | None
         run: Run folder.
         images: An .npz or .npy file; by default the test images, with their labels.
         out: File to write, with z [N, D], score [N] and labels [N]; by default latents.npz
-            in the run.
+            in the run, or latents-images-NAME.npz.
     """
     from flaxvae import commands
 

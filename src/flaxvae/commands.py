@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from flaxvae.declared import AboveZero, Count, NotNegative, Positive, Seed, Step
 from flaxvae.errors import DataError, Finding, UsageError
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
-from flaxvae.report.words import UNITS, numbers, relative
+from flaxvae.report.words import UNITS, numbers, relative, value
 from flaxvae.settings import TrainSettings
 from flaxvae.training import verify as verification
 from flaxvae.training.runs import RunFolder, write_json
@@ -34,6 +36,8 @@ def evaluate(
     seed: Seed = 0,
 ) -> dict[str, Any]:
     """Measure a run on held-out images, print the numbers, write them to evaluation.json.
+
+    With other options than the usual ones they are in its name: evaluation-k-500.json.
 
     Raises UsageError for numbers out of range, or a validation split that the run has not.
     """
@@ -57,14 +61,17 @@ def evaluate(
         found = bounds.evaluate(
             loaded, chosen, k=k, samples=samples, seed=seed, watch=terminal.watch("log p(x)")
         )
+        options: dict[str, Any] = {"k": k, "samples": samples, "split": split, "images": images}
+        usual = loaded.path / "evaluation.json"
+        path = _target(None, usual, evaluate, **options, seed=seed)
         write_json(
-            loaded.path / "evaluation.json",
+            path,
             {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
             | found
             | {"units": UNITS},
         )
         facts = numbers(loaded, found, split)
-        facts["written"] = relative(loaded.path / "evaluation.json")
+        facts["written"] = relative(path)
         terminal.summary(facts, [])
     return found
 
@@ -82,9 +89,9 @@ def sample(
     """Draw a mosaic of samples; returns the file's path."""
     loaded = load(run)
     _check_label(loaded, label)
-    path = _target(out, loaded.folder.figures / "samples.png", ".png")
-    drawn = figures.samples(path, loaded, n, seed=seed, temperature=temperature, label=label)
-    return relative(drawn)
+    options: dict[str, Any] = {"seed": seed, "temperature": temperature, "label": label}
+    path = _target(out, loaded.folder.figures / "samples.png", sample, n=n, **options)
+    return relative(figures.samples(path, loaded, n, **options))
 
 
 @typed
@@ -93,7 +100,8 @@ def reconstruct(
 ) -> str:
     """Draw images over their reconstructions; returns the file's path."""
     loaded = load(run)
-    path = _target(out, loaded.folder.figures / "reconstructions.png", ".png")
+    usual = loaded.folder.figures / "reconstructions.png"
+    path = _target(out, usual, reconstruct, images=images, n=n)
     shown = _images(loaded, images)
     count = _upto("n", n, 20, len(shown.x))
     shown = figures.rows(shown, np.arange(count))
@@ -109,7 +117,8 @@ def interpolate(
     loaded = load(run)
     test = loaded.data().test
     count = _upto("rows", rows, 8, len(test.x) // 2, "pairs of test images")
-    path = _target(out, loaded.folder.figures / "interpolations.png", ".png")
+    usual = loaded.folder.figures / "interpolations.png"
+    path = _target(out, usual, interpolate, rows=rows, steps=steps)
     ends = figures.pairs(test, count, same_class=loaded.recipe.classes is not None)
     return relative(figures.interpolations(path, loaded, ends, steps))
 
@@ -134,22 +143,24 @@ def traverse(
     test = loaded.data().test
     if image is not None and not 0 <= image < len(test.x):
         raise UsageError(f"--image {image}: expected 0 to {len(test.x) - 1}, a test image")
-    path = _target(out, loaded.folder.figures / "traversals.png", ".png")
+    if units is not None:
+        _upto("units", units, 0, loaded.latent_size, "latents")
     options: dict[str, Any] = {
         "image": image,
         "label": label,
-        "units": None if units is None else _upto("units", units, 0, loaded.latent_size, "latents"),
+        "units": units,
         "steps": steps,
         "span": span,
     }
+    path = _target(out, loaded.folder.figures / "traversals.png", traverse, **options)
     evaluation = bounds.evaluate(loaded, test)
     return relative(figures.traversals(path, loaded, evaluation, test, **options))
 
 
-def encode(run: str, *, images: str | None, out: str | None) -> str:
+def encode(run: str, *, images: str | None = None, out: str | None = None) -> str:
     """Write codes and scores of images to an .npz file; returns its path."""
     loaded = load(run)
-    path = _target(out, loaded.path / "latents.npz", ".npz")
+    path = _target(out, loaded.path / "latents.npz", encode, images=images)
     split = _images(loaded, images)
     x = figures.pixels(split, slice(None))
     labels: dict[str, Any] = {} if split.y is None else {"labels": split.y}
@@ -223,9 +234,18 @@ def _check_label(run: Run, label: int | None) -> None:
         raise UsageError(f"--label {label}: expected none, model {run.plan.model} has no classes")
 
 
-def _target(out: str | None, default: Path, suffix: str) -> Path:
-    """Where a command writes."""
-    path = Path(out) if out else default
-    if path.suffix.lower() != suffix:
-        raise UsageError(f"--out {path}: expected a name that ends in {suffix}")
-    return path
+def _target(out: str | None, usual: Path, command: Callable[..., Any], **options: Any) -> Path:
+    """Where a command writes: ``out``, or as usual, with those options in the name that are not.
+
+    So a figure of the training is drawn again by what drew it, and replaced by nothing else.
+    """
+    if out is not None:
+        if Path(out).suffix.lower() != usual.suffix:
+            raise UsageError(f"--out {out}: expected a name that ends in {usual.suffix}")
+        return Path(out)
+    defaults = inspect.signature(command).parameters
+    chosen = {k: v for k, v in options.items() if v != defaults[k].default}
+    if "images" in chosen and isinstance(chosen["images"], str):
+        chosen["images"] = Path(chosen["images"]).stem
+    words = [re.sub(r"[^\w.+-]+", "_", f"{name}-{value(x)}") for name, x in chosen.items()]
+    return usual.with_name("-".join([usual.stem, *words]) + usual.suffix)

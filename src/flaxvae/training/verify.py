@@ -253,11 +253,9 @@ def _png(path: Path) -> str:
 
 def _others(folder: RunFolder) -> Iterator[Finding]:
     """What commands after the training have written."""
-    evaluation, latents = folder.path / "evaluation.json", folder.path / "latents.npz"
-    if evaluation.exists():
-        yield _finding(evaluation.name, lambda: _evaluation(evaluation))
-    if latents.exists():
-        yield _finding(latents.name, lambda: _arrays(latents))
+    for kind, read in (("evaluation*.json", _evaluation), ("latents*.npz", _arrays)):
+        for path in sorted(folder.path.glob(kind)):
+            yield _finding(path.name, functools.partial(read, path))
 
 
 def _evaluation(path: Path) -> str:
