@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -75,6 +76,101 @@ def test_a_damaged_entry_is_made_anew_without_a_word(tmp_path):
     entry.write_bytes(whole[: len(whole) // 2])  # as of a writer that was killed
     assert process(COMPILE, cache=tmp_path) == (0, 1, "")
     assert process(COMPILE, cache=tmp_path) == (1, 0, "")
+
+
+ADD = """if True:
+    import sys
+    from flaxvae import compilation
+    kept = compilation.enable()
+    import jax
+    print(jax.jit(lambda x: x + int(sys.argv[1]))(1.0), kept is not None)
+"""
+
+
+def add(number, cache):
+    """1 + number, whether its program is kept, and standard error."""
+    command = [sys.executable, "-c", ADD, str(number)]
+    environment = {**os.environ, "FLAXVAE_CACHE_DIR": str(cache)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    total, kept = done.stdout.split()
+    return float(total), kept == "True", done.stderr
+
+
+def swap(tmp_path):
+    """A cache folder in which the program of 1 + 1 was swapped for that of 1 + 5, and the entry."""
+    assert add(5, tmp_path / "other") == (6, True, "")
+    assert add(1, tmp_path / "cache") == (2, True, "")
+    (entry,), (other,) = (
+        compilation.entries(tmp_path / name / machine.processor()) for name in ("cache", "other")
+    )
+    shutil.copyfile(other, entry)
+    return tmp_path / "cache", entry, other
+
+
+def test_what_is_kept_is_executed(tmp_path):
+    """Why it matters who can write there."""
+    cache, _, _ = swap(tmp_path)
+    assert add(1, cache) == (6, True, "")
+
+
+@pytest.mark.parametrize("how", ["a link", "an open mode", "another's"])
+def test_an_entry_that_another_may_have_made_is_not_used(tmp_path, how):
+    cache, entry, other = swap(tmp_path)
+    if how == "a link":
+        entry.unlink()
+        entry.symlink_to(other)
+    elif how == "an open mode":
+        entry.parent.chmod(0o755)
+        entry.chmod(0o666)
+    elif os.geteuid() == 0:
+        os.chown(entry, 12345, 12345)
+    else:
+        pytest.skip("only root can give a file away")
+    assert add(1, cache) == (2, True, "")
+    assert entry.is_file() and not entry.is_symlink() and other.is_file()
+    assert entry.stat().st_uid == os.geteuid()
+    assert add(1, cache) == (2, True, "")
+
+
+@pytest.mark.parametrize(("folder", "mode"), [("", 0o777), ("..", 0o775)])
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, folder, mode):
+    cache, entry, _ = swap(tmp_path)
+    wide = (entry.parent / folder).resolve()
+    wide.chmod(mode)
+    total, kept, said = add(1, cache)
+    assert total == 2 and not kept
+    assert said == (
+        f"flaxvae: compiled programs are not kept: {wide} may be written by others (mode "
+        f"{mode:o}): expected a folder of your own; chmod go-w {wide}, or set FLAXVAE_CACHE_DIR "
+        "to one\n"
+    )
+    wide.chmod(mode & ~0o022)
+    assert add(1, cache)[1:] == (True, "")
+
+
+def test_whose_a_folder_has_to_be(tmp_path, monkeypatch):
+    folder = tmp_path / "a" / "b"
+    assert compilation.writable(folder)
+    assert [p.stat().st_mode & 0o777 for p in (folder, folder.parent)] == [0o700, 0o700]
+    assert compilation.exposed(folder) is None
+    folder.parent.chmod(0o1777)  # sticky, as /tmp is
+    assert compilation.exposed(folder) is None
+    folder.chmod(0o1777)  # which lets anyone add an entry
+    assert str(folder) in compilation.exposed(folder)
+    folder.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert f"{folder} belongs to another user" in compilation.exposed(folder)
+
+
+def test_a_link_to_a_folder_is_followed_before_it_is_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide").chmod(0o777)
+    (tmp_path / "cache").symlink_to(tmp_path / "wide")
+    monkeypatch.setenv("FLAXVAE_CACHE_DIR", str(tmp_path / "cache"))
+    found = compilation.folder()
+    assert found == tmp_path / "wide" / machine.processor() and compilation.writable(found)
+    assert f"{tmp_path / 'wide'} may be written by others" in compilation.exposed(found)
 
 
 @pytest.mark.parametrize("name", ["file/below", ""])

@@ -176,6 +176,8 @@ def test_cache(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "jit_f-0-cache").write_bytes(bytes(3 * 2**20))
         assert doctor._cache() == Finding(True, "cache", f"3 MiB of at most 1 GiB, in {folder}")
+        folder.chmod(0o777)
+        assert doctor._cache().ok is None and "chmod go-w" in doctor._cache().said
         (tmp_path / "file").touch()
         monkeypatch.setenv("FLAXVAE_CACHE_DIR", str(tmp_path / "file"))
         assert doctor._cache().ok is None and "cannot be written" in doctor._cache().said

@@ -9,7 +9,9 @@ The ``flaxvae`` command turns it on; a program that imports the library decides 
 and there in a folder of the processor's own, for a home may be shared between machines. Where
 JAX_COMPILATION_CACHE_DIR is set, JAX's own settings hold and nothing here does anything.
 
-What is loaded are the bytes that were compiled: results do not depend on the cache.
+What is loaded are the bytes that were compiled: results do not depend on the cache. They are
+executed, so whoever could write them could run anything as the user: a folder that others may write
+to is not used.
 """
 
 from __future__ import annotations
@@ -18,14 +20,18 @@ import contextlib
 import glob
 import os
 import re
+import shlex
+import stat
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 from flaxvae import machine
 
 LIMIT = 2**30  # bytes; JAX's own limit needs a package more, and locks at every read
+_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _TROUBLE = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '(.*?)'")
 
 
@@ -38,7 +44,7 @@ def folder() -> Path | None:
         root = Path(chosen).expanduser() if chosen else _user_caches() / "flaxvae"
     except RuntimeError:  # a user without a home
         return None
-    return root.absolute() / machine.processor()
+    return (root / machine.processor()).resolve()
 
 
 def _user_caches() -> Path:
@@ -61,17 +67,50 @@ def size(path: Path) -> int:
 def writable(path: Path) -> bool:
     """Whether files can be made in a folder, which is made first if need be."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it will be executed
+        for folder in reversed([path, *path.parents]):
+            folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return True
     except OSError:
         return False
 
 
+def exposed(path: Path) -> str | None:
+    """How others could change what is in a folder, and what to do; None if they cannot.
+
+    It has to be the user's own, what it lies in that or root's, and no one else may write to them,
+    but where the sticky bit is set (as of /tmp), and nobody removes what is another's.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    for folder in (path, *path.parents):
+        found = folder.stat()
+        owners = {os.geteuid()} if folder == path else {os.geteuid(), 0}
+        sticky = folder != path and found.st_mode & stat.S_ISVTX
+        if found.st_uid not in owners:
+            seen, cure = "belongs to another user", ""
+        elif found.st_mode & _BY_OTHERS and not sticky:
+            seen = f"may be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+            cure = f"chmod go-w {shlex.quote(str(folder))}, or "
+        else:
+            continue
+        return f"{folder} {seen}: expected a folder of your own; {cure}set FLAXVAE_CACHE_DIR to one"
+    return None
+
+
+def jaxs_own() -> str | None:
+    """The folder that JAX's own settings name."""
+    import jax
+
+    config: Any = jax.config  # whose settings some versions declare, and some do not
+    return config.jax_compilation_cache_dir
+
+
 def enable() -> Path | None:
     """Keep what this process compiles; returns where, or None where nothing is kept.
 
-    Never raises: without a folder that can be written there is no cache, and no word of it.
+    Never raises: without a folder that can be written there is no cache, and no word of it. Of one
+    that others can write to there is a line on standard error.
     """
     if not machine.nvidia():
         # XLA logs an error at loads on processors where it avoids certain instructions, though
@@ -79,15 +118,35 @@ def enable() -> Path | None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
-    path, own = folder(), jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if own or path is None or not writable(path):
+    path = folder()
+    if jaxs_own() or path is None or not writable(path):
         return None
+    why = exposed(path)
+    if why is not None:
+        print(f"flaxvae: compiled programs are not kept: {why}", file=sys.stderr)
+        return None
+    _distrust(path)
     _bound(path)
     _mend(path)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the small ones add up
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return path
+
+
+def _distrust(path: Path) -> None:
+    """Remove entries that others wrote or could have written, and links: of a time when they could.
+
+    Where others cannot enter the folder, an entry's own mode does not matter.
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    entered = path.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH)
+    for entry in entries(path):
+        found = entry.lstat()
+        written = entered and found.st_mode & _BY_OTHERS
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or written:
+            _remove(entry)
 
 
 def _bound(path: Path) -> None:

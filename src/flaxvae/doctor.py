@@ -114,8 +114,7 @@ def _machine() -> str:
 
 def _cache() -> Finding:
     """The cache of compiled programs; without it all works, more slowly."""
-    path = compilation.folder()
-    own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    path, own = compilation.folder(), compilation.jaxs_own()
     if own and own != str(path):
         return Finding(True, "cache", f"JAX's own settings: {own}")
     if path is None:
@@ -123,6 +122,9 @@ def _cache() -> Finding:
     if not compilation.writable(path):
         why = f"{path} cannot be written, so nothing is kept; FLAXVAE_CACHE_DIR names another"
         return Finding(None, "cache", why)
+    others = compilation.exposed(path)
+    if others is not None:
+        return Finding(None, "cache", f"nothing is kept: {others}")
     used, limit = _size(compilation.size(path)), _size(compilation.LIMIT)
     return Finding(True, "cache", f"{used} of at most {limit}, in {path}")
 
