@@ -32,7 +32,7 @@ settings := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
         figures verify doctor test test-faults test-slow test-gpu lint format experiments bench \
-        constraints clean
+        oldest constraints clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -90,8 +90,12 @@ experiments: $(ready) ## run every study in experiments/ and rewrite experiments
 bench: $(ready) ## time it against PyTorch and plain flax (ARGS=start: one group; half an hour)
 	@PYTHONPATH=src $(python) -m benchmarks $(ARGS)
 
+oldest: $(ready) ## the oldest JAX, flax, optax and Orbax of pyproject.toml, in .venv
+	@$(python) -m pip install -q --disable-pip-version-check $(shell sed -nE \
+	  's/^  "(jax|jaxlib|flax|optax|orbax-checkpoint)>=([0-9.]+)",$$/\1==\2/p' pyproject.toml)
+
 constraints: ## rewrite constraints.txt with today's versions (needs uv)
-	@{ echo "# Exact versions that the tests passed with. Made by: make constraints"; \
+	@{ echo "# Exact versions that make setup installs, to test with. Made by: make constraints"; \
 	  uv pip compile pyproject.toml --universal --python-version 3.11 --extra tfds \
 	  --extra tensorboard --extra dev --no-header --no-annotate -q; } > constraints.new
 	@mv constraints.new constraints.txt
