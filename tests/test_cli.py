@@ -480,3 +480,12 @@ def test_unknown_argument_of_make_plan():
 def test_make_plan_refuses_a_value_that_is_no_option(name):
     with pytest.raises(UsageError, match=f"--{name} nonsense: expected one of"):
         flaxvae.make_plan(**{name: "nonsense"})
+
+
+def test_one_epoch_is_one(tmp_path, capsys, no_figures):
+    """And after it the training says what goes on."""
+    line = "train --net mlp --widths 8 --epochs 1 --devices 1 --run r"
+    out = run(line, capsys)[1]
+    assert "1 epoch, batch 128" in out and "1 epochs" not in out
+    assert out.index("1/1") < out.index("evaluating 360 test images") < out.index("drawing figures")
+    assert "1 epoch" in run("verify r", capsys)[1]

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from flaxvae.errors import counted
 from flaxvae.report import terminal
 from flaxvae.report.terminal import Terminal
 
@@ -155,3 +156,59 @@ def test_a_stream_that_knows_no_unicode_does_not_stop_a_run() -> None:
     with Terminal(io.TextIOWrapper(raw, encoding="ascii", write_through=True)) as report:
         report.note("β = 4")
     assert raw.getvalue() == b"? = 4\n"
+
+
+def after_training(stream: io.StringIO) -> str:
+    with Terminal(stream, width=80) as report:
+        report.start(8, 4)
+        report.epoch(vae(1))
+        report.stage("evaluating 360 test images")
+        for done in range(7):
+            report.stage("drawing figures", done, 7)
+        report.summary({}, [])
+    return stream.getvalue()
+
+
+def test_after_the_last_epoch_the_bar_says_what_goes_on() -> None:
+    text = after_training(Screen())
+    assert "evaluating 360 test images" in text
+    assert text.index("evaluating") < text.index("drawing figures, 0 of 7")
+    assert all(f"drawing figures, {done} of 7" in text for done in range(7))
+
+
+def test_in_a_log_each_stage_is_a_line_after_the_epochs() -> None:
+    lines = after_training(io.StringIO()).splitlines()
+    at = lines.index("    evaluating 360 test images")
+    assert "1/2" in lines[at - 1] and lines[at + 1 :] == ["    drawing figures", "", ""]
+
+
+def test_an_epoch_held_back_comes_before_what_follows() -> None:
+    stream = io.StringIO()
+    with Terminal(stream) as report:
+        report.start(200, 1)
+        for epoch in range(1, 58):
+            report.epoch(vae(epoch))
+        report.stage("evaluating")
+    lines = stream.getvalue().splitlines()
+    assert lines[-1] == "    evaluating" and "57/200" in lines[-2]
+
+
+def test_one_training_after_another_has_a_bar_of_its_own() -> None:
+    screen = Screen()
+    with Terminal(screen, width=80) as report:
+        for _ in range(2):
+            report.start(4, 4)
+            report.progress(2, {"elbo": -1.0}, 10.0)
+            report.epoch(vae(1))
+            shown = [screen.getvalue().count(f"\x1b[?25{state}") for state in "lh"]
+    assert shown == [2, 1] and screen.getvalue().count("\x1b[?25h") == 2
+
+
+def test_counts() -> None:
+    assert [counted(n, "epoch") for n in (0, 1, 2, 1000)] == [
+        "0 epochs",
+        "1 epoch",
+        "2 epochs",
+        "1,000 epochs",
+    ]
+    assert counted(1, "class", "classes") + counted(2, "class", "classes") == "1 class2 classes"

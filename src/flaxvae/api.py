@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from flaxvae.analysis import bounds
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
 from flaxvae.declared import hints, typed
-from flaxvae.errors import UsageError
+from flaxvae.errors import UsageError, counted
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
@@ -247,9 +248,12 @@ def execute(
         trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh)
         if folder is None:  # the first process does the rest, on its own devices
             return trained
+        stage = (terminal or loop.Quiet()).stage
+        stage(f"evaluating {counted(len(data.test.x), 'test image')}")
         evaluation = bounds.evaluate(trained, data.test)
         write_json(folder.path / "summary.json", run_summary(data, variables, history, evaluation))
-        written = figures.write(trained, evaluation, data.test, folder.figures)
+        drawing = functools.partial(stage, "drawing figures")
+        written = figures.write(trained, evaluation, data.test, folder.figures, drawing)
     if terminal:
         facts = words.numbers(trained, evaluation)
         facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
@@ -352,10 +356,13 @@ def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | N
     if terminal:
         terminal.header(words.prior_header(run, data, folder, plan))
     fitted, history = loop.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)
+    stage = (terminal or loop.Quiet()).stage
+    stage(f"evaluating the codes of {counted(len(data.test.x), 'test image')}")
     test = batches.over_split(batches.bound_terms(codes.prior.model), mesh)
     nats = -test(data.test, fitted, jax.random.key(0))["elbo"].mean(dtype="float64")
     summary = {"epochs": len(history), "test": {"code_nats": float(nats)}}
     write_json(folder.path / "summary.json", summary)
+    stage("drawing samples")
     done = load(path)
     figures.samples(done.folder.figures / "samples.png", done)
     if terminal:

@@ -66,6 +66,11 @@ class Finding(NamedTuple):
     said: str
 
 
+def counted(number: int, what: str, many: str | None = None) -> str:
+    """``"1 epoch"``, ``"2 epochs"``, ``"2,000 epochs"``; ``many`` is a plural without s."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """``"; did you mean 'mnist'?"`` for the nearest option, or ``""`` if none is near."""
     near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)

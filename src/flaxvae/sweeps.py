@@ -30,7 +30,7 @@ from flaxvae import api, declared, zoo
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.declared import Positive, Seed, typed
-from flaxvae.errors import DataError, DivergedError, Stopped, UsageError
+from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, counted
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
 from flaxvae.report.terminal import Terminal
@@ -264,7 +264,8 @@ def _train(
             if group.keys() <= {member["name"] for member in record["members"]}:
                 continue
             if terminal and len(groups) > 1:
-                terminal.note(f"compilation {number + 1} of {len(groups)}: {len(group)} members")
+                which = f"compilation {number + 1} of {len(groups)}"
+                terminal.note(f"{which}: {counted(len(group), 'member')}")
             state = path / "state" / str(number)
             try:
                 for name, epoch in _train_group(group, data, mesh, path, state, terminal, signals):
@@ -280,7 +281,8 @@ def _train(
         terminal.table(report.lines(found.table))
         for text in (f"{report.NOTE}; {words.UNITS}", *report.remarks(found.table)):
             terminal.note(text)
-        written = f"{len(found.names)} runs, sweep.json and sweep.md in {words.relative(path)}"
+        runs, where = counted(len(found.names), "run"), words.relative(path)
+        written = f"{runs}, sweep.json and sweep.md in {where}"
         minutes = f"{(time.monotonic() - started) / 60:.1f} minutes"
         one, program = f"'{words.relative(path / found.names[0])}'", words.program()
         following = [
@@ -321,6 +323,7 @@ def _train_group(
     watch = terminal or loop.Quiet()
     trainer = members.trainer(group, data, mesh)
     state, histories = members.fit(group, trainer, data, mesh, state_folder, watch, signals)
+    watch.stage(f"evaluating {counted(len(group), 'member')}")
     keys = jnp.stack([bounds.evaluation_keys(0)[0]] * len(group))
     measure = members.over_split([member.measure for member in group], mesh)
     found = measure(data.test, state.final(), meshes.put(keys, meshes.split(mesh)))
@@ -330,6 +333,7 @@ def _train_group(
             raise Stopped(f"stopped after training, {i} of {len(group)} runs written", signals[0])
         numbers = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
         evaluation = bounds.numbers(member.recipe, data.test, numbers)
+        watch.stage("writing runs", i, len(group))
         epoch = members.diverged(histories[i])
         if epoch is None and not math.isfinite(evaluation["reconstruction"]):
             epoch = len(histories[i])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,40 +149,61 @@ def latent_scatter(path: Path, run: Run, split: Split):
     )
 
 
-def write(run: Run, evaluation: dict[str, Any], test: Split, folder: Path) -> list[Path]:
-    """Every figure that suits the model.
+def suited(run: Run, evaluation: dict[str, Any], test: Split) -> dict[str, Callable[[Path], Path]]:
+    """Every figure that suits the model, by name: what draws it into a file.
+
+    ``evaluation`` is what ``bounds.evaluate`` found of the images ``test``.
+    """
+    recipe, count = run.recipe, len(test.x)
+    first = rows(test, np.arange(min(20, count)))
+    found: dict[str, Callable[[Path], Path]] = {
+        "reconstructions": lambda path: reconstructions(path, run, first),
+        "latent_scatter": lambda path: latent_scatter(path, run, test),
+    }
+    if run.generates:
+        found["samples"] = lambda path: samples(path, run)
+    ends = pairs(test, same_class=recipe.classes is not None)
+    if len(ends.x):
+        found["interpolations"] = lambda path: interpolations(path, run, ends)
+    if recipe.corrupt is not None:
+        shown = rows(test, np.arange(min(10, count)))
+        found["denoising"] = lambda path: denoising(path, run, shown)
+    if recipe.has_bound and recipe.codes is None:
+        found["traversals"] = lambda path: traversals(path, run, evaluation, test)
+    if recipe.has_bound and recipe.standard_prior and not recipe.classes and run.latent_size > 1:
+        found["manifold"] = lambda path: manifold(path, run, used(run, evaluation))
+    history = run.folder.history()
+    if history:
+        title = f"Training: {heading(run)}"
+        found["curves"] = lambda path: plots.curves(path, history, title=title)
+    return found
+
+
+def write(
+    run: Run,
+    evaluation: dict[str, Any],
+    test: Split,
+    folder: Path,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """Draw every figure that suits the model.
 
     Args:
         run: the model.
         evaluation: what ``bounds.evaluate`` found.
         test: the images to show.
         folder: where the PNG files go.
+        watch: hears how many are drawn, of how many.
 
     Returns:
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recipe, count = run.recipe, len(test.x)
-    ends = pairs(test, same_class=recipe.classes is not None)
-    written = [
-        reconstructions(folder / "reconstructions.png", run, rows(test, np.arange(min(20, count)))),
-        latent_scatter(folder / "latent_scatter.png", run, test),
-    ]
-    if run.generates:
-        written.append(samples(folder / "samples.png", run))
-    if len(ends.x):
-        written.append(interpolations(folder / "interpolations.png", run, ends))
-    if recipe.corrupt is not None:
-        shown = rows(test, np.arange(min(10, count)))
-        written.append(denoising(folder / "denoising.png", run, shown))
-    if recipe.has_bound and recipe.codes is None:
-        written.append(traversals(folder / "traversals.png", run, evaluation, test))
-    if recipe.has_bound and recipe.standard_prior and not recipe.classes and run.latent_size > 1:
-        written.append(manifold(folder / "manifold.png", run, used(run, evaluation)))
-    history = run.folder.history()
-    if history:
-        title = f"Training: {heading(run)}"
-        written.append(plots.curves(folder / "curves.png", history, title=title))
+    written: list[Path] = []
+    drawers = suited(run, evaluation, test)
+    for name, draw in drawers.items():
+        watch(len(written), len(drawers))
+        written.append(draw(folder / f"{name}.png"))
     return written
 
 

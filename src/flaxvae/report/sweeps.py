@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxvae.data.pipeline import Data
+from flaxvae.errors import counted
 from flaxvae.report import words
 from flaxvae.training.members import Group
 from flaxvae.training.runs import Plan
@@ -40,14 +41,14 @@ def header(
 ) -> dict[str, str]:
     """What is about to be trained: ``plan`` is any member's."""
     sizes = [len(group) for group in groups]
-    settings = _count(sum(sizes) // len(seeds), "setting")
+    settings = counted(sum(sizes) // len(seeds), "setting")
     together = "one compilation for all"
     if len(groups) > 1:
         each = ", ".join(map(str, sizes))
         together = f"{len(groups)} compilations, one after another, for {each} members"
     fixed = {k: v for k, v in plan.arguments.items() if k not in varied}
     return {
-        "sweep": f"{_count(sum(sizes), 'member')}: {settings} x {_count(len(seeds), 'seed')}, "
+        "sweep": f"{counted(sum(sizes), 'member')}: {settings} x {counted(len(seeds), 'seed')}, "
         f"from {seeds[0]}",
         "varied": "; ".join(
             f"{name.replace('_', '-')} {', '.join(map(words.value, values))}"
@@ -62,10 +63,6 @@ def header(
         "units": words.UNITS,
         "folder": words.relative(path),
     }
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _cell(row: Row, name: str) -> str:
@@ -84,7 +81,7 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]
     labels = []
     for row in table:
         lost = len(row["diverged"])
-        part = f" ({row['seeds']} of {row['seeds'] + lost} seeds)" if lost else ""
+        part = f" ({row['seeds']} of {counted(row['seeds'] + lost, 'seed')})" if lost else ""
         labels.append((label(row["settings"]) or "all") + part)
     return headings, [[_cell(row, name) for name in measures] for row in table], labels
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from flaxvae.errors import Finding
+from flaxvae.errors import Finding, counted
 
 LINES, QUIET = 20, 10.0  # epoch lines in all; seconds between plain progress lines
 COLUMNS = {  # a record's keys, and what stands above their column
@@ -57,7 +57,8 @@ class Terminal:
         self._line()
 
     def start(self, total_steps: int, steps_per_epoch: int, done: int = 0) -> None:
-        """Begin, or resume after ``done`` steps."""
+        """Begin, or resume after ``done`` steps; a training before this one is over."""
+        self.close()
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._epochs = math.ceil(total_steps / steps_per_epoch)
         self._every = math.ceil((self._epochs - done // steps_per_epoch) / LINES) or 1
@@ -95,6 +96,16 @@ class Terminal:
         if not self._columns or number % self._every == 0 or number == self._epochs:
             self._print_epoch()
 
+    def stage(self, what: str, done: int = 0, total: int = 0) -> None:
+        """What goes on after the last epoch, and how far it is: in the bar, else in a line."""
+        if self._unprinted:
+            self._print_epoch()
+        if self._bar:
+            self._bar.update(0, rest=f"{what}, {done} of {total}" if total else what)
+            self._bar.refresh()
+        elif not done:
+            self._line(f"    {what}")
+
     def watch(self, what: str) -> Callable[[int, int], None]:
         """A callback ``(done, total)`` in images, for long work that is not training."""
         started, spoke = time.monotonic(), [0.0]
@@ -105,7 +116,8 @@ class Terminal:
                 return
             spoke[0], spent = now, max(now - started, 1e-9)
             left = _duration(spent / done * (total - done))
-            text = f"{what}: {done:,} of {total:,} images  ETA {left}  {done / spent:,.1f} images/s"
+            speed = f"ETA {left}  {done / spent:,.1f} images/s"
+            text = f"{what}: {done:,} of {counted(total, 'image')}  {speed}"
             if self._tty:  # one line that is written over, and cleared at the end
                 print("\r" + text.ljust(self._width - 1), end="", file=self._stream, flush=True)
                 if done == total:

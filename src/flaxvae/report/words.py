@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from flaxvae import zoo
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.errors import counted
 from flaxvae.settings import TrainSettings
 from flaxvae.training import mesh as meshes
 from flaxvae.training.runs import Plan
@@ -29,7 +30,7 @@ def relative(path: Path) -> str:
 
 def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dict[str, str]:
     """An evaluation in words, units included."""
-    facts = {f"{split} data": f"{evaluation['images']:,} images, {run.spec.name}"}
+    facts = {f"{split} data": f"{counted(evaluation['images'], 'image')}, {run.spec.name}"}
     if "elbo" in evaluation:
         error = evaluation["elbo_standard_error"]
         given = ", of log p(x|y)" if run.recipe.classes is not None else ""
@@ -94,16 +95,15 @@ def training_line(training: TrainSettings, varied: Collection[str] = ()) -> str:
     """How a model learns, in short; of a sweep, what it varies is called so."""
     said = {k: "varied" if k in varied else value(v) for k, v in vars(training).items()}
     said["optimizer"] = said["optimizer"].capitalize()
-    return "{epochs} epochs, batch {batch_size}, {optimizer} {learning_rate} ({schedule})".format(
-        **said
-    )
+    said["epochs"] = counted(training.epochs or 0, "epoch")
+    return "{epochs}, batch {batch_size}, {optimizer} {learning_rate} ({schedule})".format(**said)
 
 
 def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> dict[str, str]:
     """What is about to be trained, on what, with what."""
     training = plan.training
     return {
-        "model": f"{plan.model}, {parameters:,} parameters ({choices(plan)})",
+        "model": f"{plan.model}, {counted(parameters, 'parameter')} ({choices(plan)})",
         "data": data_line(data),
         "training": f"{training_line(training)}, seed {training.seed}",
         "devices": meshes.describe(mesh),
@@ -116,7 +116,7 @@ def prior_header(run: Run, data: Data, folder: Any, plan: Plan) -> dict[str, str
     """The fit of a prior over codes that is about to begin."""
     return {
         "prior": f"autoregressive over {data.spec.shape} codes, "
-        f"{folder.record()['parameters']:,} parameters",
+        + counted(folder.record()["parameters"], "parameter"),
         "data": f"{data.spec.name}: {len(data.train.x):,} train, {len(data.test.x):,} test",
         "training": f"{training_line(plan.training)}, seed {plan.training.seed}",
         "units": "nats, summed over the codes of an image, averaged over images",

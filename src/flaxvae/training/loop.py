@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from flaxvae.core import Variables
 from flaxvae.data.pipeline import Data
-from flaxvae.errors import DataError, DivergedError, Stopped
+from flaxvae.errors import DataError, DivergedError, Stopped, counted
 from flaxvae.settings import TrainSettings, interval
 from flaxvae.training import batches, guard, hosts
 from flaxvae.training import mesh as meshes
@@ -51,6 +51,8 @@ class Watcher(Protocol):
 
     def epoch(self, record: Mapping[str, Any]) -> None: ...
 
+    def stage(self, what: str, done: int = 0, total: int = 0) -> None: ...
+
     def note(self, text: str) -> None: ...
 
 
@@ -62,6 +64,8 @@ class Quiet:
     def progress(self, step, metrics, images_per_second): ...
 
     def epoch(self, record): ...
+
+    def stage(self, what, done=0, total=0): ...
 
     def note(self, text): ...
 
@@ -134,7 +138,7 @@ def _adopt(
     if (per_epoch, set(state.totals)) == (trainer.steps_per_epoch, set(like.totals)):
         return state
     epochs = int(state.step - state.offset) // per_epoch
-    note(f"epoch {epochs + 1} begins anew, in {trainer.steps_per_epoch} steps")
+    note(f"epoch {epochs + 1} begins anew, in {counted(trainer.steps_per_epoch, 'step')}")
     zero: Any = np.int32(0)
     offset: Any = np.int32(int(state.step) - epochs * trainer.steps_per_epoch)
     totals = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like.totals)

@@ -20,7 +20,7 @@ import numpy as np
 
 from flaxvae import zoo
 from flaxvae.data.pipeline import Data, Split
-from flaxvae.errors import DataError, Finding, FlaxvaeError
+from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.settings import DataSettings, TrainSettings, asdict
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
@@ -167,7 +167,7 @@ def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Par
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     if record["parameters"] != parameters:
         raise DataError(f"{record['parameters']:,} parameters: its model has {parameters:,}")
-    return f"{parameters:,} parameters"
+    return counted(parameters, "parameter")
 
 
 def _metrics(folder: RunFolder, per_epoch: int, saved: int, finished: bool) -> str:
@@ -204,13 +204,13 @@ def _summary(folder: RunFolder, parameters: str | None) -> str:
     if parameters is None:
         raise DataError("the newest checkpoint, which it is of, does not restore")
     if "model_sha256" in folder.record():  # a prior, which notes the model's parameters only
-        return f"{rows} epochs"
+        return counted(rows, "epoch")
     if summary["parameters_sha256"] != parameters:
         raise DataError(
             f"sha256 of the parameters {summary['parameters_sha256'][:12]}…: expected "
             f"{parameters[:12]}…, that of the newest checkpoint"
         )
-    return f"{rows} epochs, of the newest checkpoint's parameters"
+    return f"{counted(rows, 'epoch')}, of the newest checkpoint's parameters"
 
 
 def _finite(value: Any, where: str = "") -> None:
@@ -261,7 +261,7 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
 def _evaluation(path: Path) -> str:
     found = json.loads(path.read_text())
     _finite(found)
-    return f"{found['images']:,} images, {found['split']}"
+    return f"{counted(found['images'], 'image')}, {found['split']}"
 
 
 def _arrays(path: Path) -> str:
