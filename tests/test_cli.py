@@ -482,7 +482,7 @@ def test_make_plan_refuses_a_value_that_is_no_option(name):
         flaxvae.make_plan(**{name: "nonsense"})
 
 
-def test_one_epoch_is_one(tmp_path, capsys, no_figures):
+def test_one_epoch_is_one(tmp_path, capsys):
     """And after it the training says what goes on."""
     line = "train --net mlp --widths 8 --epochs 1 --devices 1 --run r"
     out = run(line, capsys)[1]
