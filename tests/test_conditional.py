@@ -67,7 +67,7 @@ def test_pairs_to_interpolate_are_of_one_class(test):
         (-1, "label -1: expected 0 to 9"),
         (2.5, "label 2.5: expected 0 to 9"),
         ([1, 2, 3], r"labels of shape \(3,\): expected one, or 5"),
-        ([0, 1, 2, 3, 10], "label among those given: expected 0 to 9"),
+        ([0, 1, 2, 3, 10], "label 10: expected 0 to 9"),
     ],
 )
 def test_labels_that_cannot_be(run, test, y, message):

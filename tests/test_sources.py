@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 
 from flaxvae.data import idx, sources, tfds
+from flaxvae.data.pipeline import Split
 from flaxvae.errors import DataError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -185,11 +188,12 @@ def test_numpy_file_comes_back_with_a_tenth_held_out(tmp_path, x, shape, dtype, 
 
 @pytest.mark.parametrize("key", ["y_train", "labels", "y"])
 def test_labels_stay_with_their_images(tmp_path, key):
-    np.savez_compressed(tmp_path / "a.npz", x=X, **{key: X[:, 0, 0].astype(np.uint16)})
+    y = X[:, 0, 0].astype(np.uint16) // 100
+    np.savez_compressed(tmp_path / "a.npz", x=X, **{key: y})
     data = sources.load(str(tmp_path / "a.npz"))
-    np.testing.assert_array_equal(data.y_train, data.x_train[:, 0, 0, 0])
-    np.testing.assert_array_equal(data.y_test, data.x_test[:, 0, 0, 0])
-    assert data.classes == X[:, 0, 0].max() + 1 and data.y_train.dtype == np.int32
+    np.testing.assert_array_equal(data.y_train, data.x_train[:, 0, 0, 0] // 100)
+    np.testing.assert_array_equal(data.y_test, data.x_test[:, 0, 0, 0] // 100)
+    assert data.classes == 3 and data.y_train.dtype == np.int32 and data.names is None
 
 
 def test_test_images_of_the_file_are_taken(tmp_path):
@@ -209,22 +213,27 @@ NPZ_REFUSED = {
     "one axis": ({"x": X.ravel()}, "shape (600,)"),
     "one image": ({"x": X[:1]}, "1 image;"),
     "empty": ({"x": X[:, :0]}, "(20, 0, 5)"),
-    "NaN": ({"x": NAN}, "hold 1 values that are NaN or infinite, the first at index (1, 1, 2, 0)"),
+    "NaN": ({"x": NAN}, "hold 1 values that are NaN or infinite, the first at index (1, 1, 2)"),
     "floats of bytes": ({"x": X.astype(np.float32)}, "divide by 255"),
-    "negative": ({"x": X / 127.5 - 1}, "from -1 to"),
-    "16 bits": ({"x": X.astype(np.uint16) * 257}, "to 65535; expected 0 to 255"),
+    "floats of 16 bits": ({"x": X * 257.0}, "divide by 65535"),
+    "floats of digits": ({"x": X // 16 * 1.0}, "divide them by the value that is white"),
+    "standardized": ({"x": (X - 128.0) / 64}, "so that black is 0 and white is 1"),
+    "-1 to 1": (
+        {"x": X / 127.5 - 1},
+        "from -1 to 1; expected 0 to 1: if they run from -1 to 1, (x",
+    ),
+    "signed bytes": ({"x": (X - 128).view(np.int8)}, "so that black is 0"),
+    "32 bits": ({"x": X.astype(np.uint32) << 24}, "expected 0 to 65535: divide them by"),
+    "channels first": ({"x": np.zeros((20, 3, 8, 8))}, "here [20, 8, 8, 3]; save np.moveaxis"),
+    "grey channel first": ({"x": np.zeros((20, 1, 8, 9))}, "here [20, 8, 9, 1]"),
     "0 and 1 as bytes": ({"x": X % 2}, "bool"),
     "text": ({"x": X.astype(str)}, "type <U"),
     "complex": ({"x": X * 1j}, "type complex128"),
     "other test shape": ({"x": X, "x_test": X[:, 1:]}, "(5, 5, 1)"),
-    "other test type": ({"x": X, "x_test": X / 255}, "float32"),
-    "other test peak": ({"x": X, "x_test": X > 9}, "with white 1;"),
-    "few labels": ({"x": X, "y": Y[:-1]}, "19 for 20 images"),
-    "few test labels": ({"x": X, "y": Y, "x_test": X, "y_test": Y[1:]}, "test labels are 19"),
-    "one-hot": ({"x": X, "y": np.eye(3, dtype=int)[Y]}, "argmax"),
-    "float labels": ({"x": X, "y": Y / 2}, "float64"),
-    "negative labels": ({"x": X, "y": Y - 1}, "from -1 to 1"),
-    "half labelled": ({"x": X, "y": Y, "x_test": X}, "only training images have labels"),
+    "other test type": ({"x": X, "x_test": X / 255}, "test images are floats of shape (6, 5, 1)"),
+    "other test peak": ({"x": X, "x_test": X > 9}, "are bool of"),
+    "times": ({"x": X.astype("m8[s]")}, "type timedelta64[s]"),
+    "records": ({"x": np.zeros((20, 6), [("a", "u1"), ("b", "u1")])}, "type [('a', 'u1')"),
 }
 
 
@@ -250,7 +259,213 @@ def test_damaged_numpy_files(tmp_path):
         assert refused(path).startswith(f"{path}: ")
     path.unlink()
     path.mkdir()
-    assert "directory" in refused(path)
+    assert "a folder; expected an .npz or .npy file" in refused(path)
+
+
+def load(path, **arrays):
+    np.savez(path / "a.npz", **arrays)
+    return sources.load(str(path / "a.npz"))
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.int64, ">u2"])
+def test_whole_numbers_above_255_have_white_at_65535(tmp_path, kind):
+    data = load(tmp_path, x=(X.astype(np.uint16) * 257).astype(kind))
+    assert data.x_train.dtype == data.x_test.dtype == np.uint16 and data.peak == 65535
+    np.testing.assert_array_equal(np.unique(data.x_train // 257 * 257), np.unique(data.x_train))
+    same = load(tmp_path, x=X.astype(kind))
+    assert same.x_train.dtype == np.uint8 and same.peak == 255
+
+
+def test_white_is_that_of_training_and_test_images_together(tmp_path):
+    data = load(tmp_path, x=X.astype(np.uint16) * 257, x_test=X_TEST.astype(np.uint16) // 2)
+    assert data.peak == 65535 and data.x_test.dtype == np.uint16
+    np.testing.assert_array_equal(data.x_test[..., 0], X_TEST // 2)
+    data = load(tmp_path, x=X, x_test=X_TEST % 2)  # no refusal of 0 and 1: training says bytes
+    assert data.peak == 255
+
+
+def test_rounding_beyond_0_and_1_is_cut(tmp_path):
+    x = (X / 255).astype(np.float32)
+    off = x + np.float32(1.2e-7) * np.sign(x - 0.5)
+    data = load(tmp_path, x=off)
+    assert off.max() > 1 and off.min() < 0 and not data.notes
+    assert data.x_train.min() >= 0 and data.x_train.max() <= 1
+    np.save(tmp_path / "b.npy", x * np.float32(1.0001))
+    assert "divide" in refused(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (X // 16, "values 0 to 15 of 255: all dark; if 15 is white, save x / 15"),
+        (X.astype(np.uint16) * 16, "values 0 to 4080 of 65535"),
+        (X / 255 / 255, "values 0 to 0.00392157 of 1: all dark"),
+        (X, ""),
+        (X > 3, ""),
+        (X * 0 + np.arange(20, dtype=np.uint8)[:, None, None] // 19 * 128, ""),
+    ],
+    ids=["digits", "12 bits", "divided twice", "bytes", "bool", "half"],
+)
+def test_the_range_is_said_where_all_is_dark(tmp_path, x, said):
+    notes = load(tmp_path, x=x).notes
+    assert notes[0].startswith(said) if said else not notes
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (3, 3, 200), (8, 8, 8), (28, 28, 1), (3, 8, 2)])
+def test_channels_that_come_last(tmp_path, shape):
+    assert load(tmp_path, x=np.ones((4, *shape))).x_train.shape == (3, *shape)
+
+
+def test_layouts_of_an_array_do_not_matter(tmp_path):
+    expected = load(tmp_path, x=X).x_train
+    for x in (np.asfortranarray(X), X.astype(">i4"), np.repeat(X, 2, 0)[::2]):
+        np.testing.assert_array_equal(load(tmp_path, x=x).x_train, expected)
+
+
+# ---- what takes too much
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    monkeypatch.setattr("flaxvae.machine.memory", lambda: 2**23)  # half of that is 4.19 MB
+
+
+def peak_memory(function):
+    tracemalloc.start()
+    try:
+        return function(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_files_that_expand_beyond_memory_are_not_read(tmp_path, small_machine):
+    path, size = tmp_path / "a.npz", 2 * 10**7
+    zeros = np.zeros((size // 100, 10, 10), np.uint8)
+    np.savez_compressed(path, x=zeros)
+    write_idx(tmp_path)
+    train = tmp_path / idx.FILES[0]
+    train.write_bytes(gzip.compress(to_idx(zeros)))
+    for dataset, folder in ((path, None), ("mnist", tmp_path)):
+        message, peak = peak_memory(lambda d=dataset, f=folder: refused(d, f))
+        assert "takes 0.02 GB when read; expected at most 0.00419 GB" in message
+        assert peak < size / 10
+    # Longer than its header says: read no further than that.
+    train.write_bytes(gzip.compress(to_idx(X) + bytes(size)))
+    message, peak = peak_memory(lambda: refused("mnist", tmp_path))
+    assert "more than 600 bytes of data, expected 600" in message and peak < size / 10
+
+
+def test_arrays_that_only_together_take_too_much(tmp_path, small_machine):
+    half = np.zeros((30, 10**5), np.uint8) + np.arange(30, dtype=np.uint8)[:, None] * 8
+    np.savez_compressed(tmp_path / "a.npz", x=half, other=half)
+    assert len(sources.load(str(tmp_path / "a.npz")).x_train) == 27
+    np.savez_compressed(tmp_path / "a.npz", x=half, x_test=half)
+    assert "x_test, with others, takes 0.006 GB" in refused(tmp_path / "a.npz")
+
+
+def test_a_header_that_promises_more_than_there_is(tmp_path):
+    np.save(tmp_path / "a.npy", X)
+    raw = (tmp_path / "a.npy").read_bytes()
+    for shape in ("(20, 6, 5)", "(2**9, 6, 5)", "(9999999999999, 6, 5)", "(-1, 6, 5)"):
+        lie = raw.replace(b"(20, 6, 5), }" + b" " * 20, f"{shape}, }}".encode().ljust(33))
+        assert len(lie) == len(raw)
+        for name in ("b.npy", "b.npz"):
+            (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / "b.npy").write_bytes(lie)
+        with zipfile.ZipFile(tmp_path / "b.npz", "w") as file:
+            file.writestr("x.npy", lie)
+        if lie == raw:
+            continue
+        for name in ("b.npy", "b.npz"):
+            assert "cannot be read" in refused(tmp_path / name)
+
+
+def test_thousands_of_members(tmp_path):
+    names = {f"picture_{i:05}": X[0] for i in range(3000)}
+    np.savez(tmp_path / "a.npz", **names)
+    message = refused(tmp_path / "a.npz")
+    assert "picture_00000" in message and "…" in message and len(message) < 400
+    assert len(load(tmp_path, x=X, **names).x_train) == 18
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(
+    ("y", "names"),
+    [
+        (Y, None),
+        (Y[:, None], None),
+        (Y.astype(float), None),
+        (Y == 1, None),
+        (np.eye(3)[Y], None),
+        (np.eye(3, dtype=bool)[Y], None),
+        (Y.astype(">u2"), None),
+        (Y + 1, (1, 2, 3)),
+        (Y - 1, (-1, 0, 1)),
+        (1990 + 5 * Y, (1990, 1995, 2000)),
+        (np.eye(6)[2 * Y], (0, 2, 4)),
+        (10**9 * Y, (0, 10**9, 2 * 10**9)),
+        (np.array(["dog", "cat", "élan"])[Y], ("cat", "dog", "élan")),
+        (np.array([b"dog", b"cat", b"eel"])[Y][:, None], ("cat", "dog", "eel")),
+    ],
+)
+def test_classes_are_the_labels_that_occur(tmp_path, y, names):
+    x = X.copy()
+    x[:, 0, 0] = Y  # so that the images tell
+    data = load(tmp_path, x=x, y=y)
+    assert data.names == names and data.classes == (2 if y.dtype == bool and y.ndim == 1 else 3)
+    split = Split(data.x_train, data.y_train, 255.0, data.names)
+    order = {"dog": 0, "cat": 1, "élan": 2, "eel": 2}
+    mark = data.x_train[:, 0, 0, 0]
+    for number, m in zip(split.classes, mark, strict=True):
+        if names and isinstance(names[0], str):
+            assert order[names[number]] == m
+        elif y.dtype != bool or y.ndim == 2:
+            assert number == m
+        else:
+            assert number == (m == 1)
+    assert split.classes.dtype == np.int32
+    notes = f"3 classes: {', '.join(map(str, names))}" if names else ""
+    assert "".join(data.notes) == notes
+
+
+UNUSABLE = {
+    "few": ({"y": Y[:-1]}, "training labels are 19 for 20 images"),
+    "halves": ({"y": Y / 2}, "0.5 at index 1; expected whole numbers"),
+    "NaN": ({"y": np.where(Y, Y, np.nan)}, "nan at index 0"),
+    "infinite": ({"y": np.where(Y, Y, np.inf)}, "inf at index 0"),
+    "two hot": ({"y": np.ones((20, 3))}, "float64 of shape (20, 3); expected one whole number"),
+    "no axis": ({"y": np.int64(3)}, "of shape ()"),
+    "complex": ({"y": Y * 1j}, "complex128"),
+    "times": ({"y": Y.astype("m8[s]")}, "timedelta64[s]"),
+    "ids": ({"y": np.arange(20)}, "20 different ones for 20 images"),
+    "empty text": ({"y": np.array(["a", ""])[Y % 2]}, "text, such as ''"),
+    "lines": ({"y": np.array(["a", "b\nc"])[Y % 2]}, "'b\\nc'; expected names"),
+    "prose": ({"y": np.array(["a", "b" * 41])[Y % 2]}, "of 1 to 40 characters"),
+    "not UTF-8": ({"y": np.array([b"a", b"\xff"])[Y % 2]}, "not all of it UTF-8"),
+    "beyond int64": ({"y": np.uint64(2**63) + Y.astype(np.uint64)}, "numbers below 2^63"),
+    "half labelled": ({"y": Y, "x_test": X}, "test labels are missing"),
+    "other half": ({"x_test": X, "y_test": Y}, "training labels are missing"),
+    "few test labels": ({"y": Y, "x_test": X, "y_test": Y[1:]}, "test labels are 19 for 20"),
+    "mixed": ({"y": Y, "x_test": X, "y_test": Y.astype(str)}, "numbers here and text there"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_labels_that_cannot_be_used_are_left_out_and_said(tmp_path, case):
+    arrays, said = UNUSABLE[case]
+    data = load(tmp_path, x=X, **arrays)
+    assert data.y_train is data.y_test is data.classes is data.names is None
+    assert said in data.unlabelled and said in data.notes[0]
+    np.testing.assert_array_equal(data.x_train, load(tmp_path, **{"x": X, **arrays}).x_train)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"), [("MNIST", "mnist"), ("Digits", "digits"), ("Fashion-MNIST", "fashion_mnist")]
+)
+def test_case_does_not_hide_a_name(said, name):
+    assert f"did you mean {name!r}?" in refused(said, error=UsageError)
 
 
 # ---- tensorflow-datasets

@@ -221,10 +221,10 @@ def execute(
         raise UsageError("--allow-changes without --resume: expected a run to change")
     data = pipeline.prepare(plan.data)
     if folder is not None:
-        check_same_data(folder, data)
+        data = check_same_data(folder, data)
     anywhere = dataclasses.replace(plan.data, data_dir=None)
     asked = [plan.model, dict(plan.arguments), asdict(anywhere), asdict(plan.training)]
-    hosts.check_same([asked, data.sha256], "settings or images")
+    hosts.check_same([asked, data.sha256, data.labels_sha256], "settings, images or labels")
     path = folder.path if folder else _new_path(plan, run)
     recipe, mesh = plan.recipe(data.spec), meshes.make(plan.training.devices)
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
@@ -282,6 +282,8 @@ def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any
         "data_spec": data.spec._asdict(),
         "data_origin": data.origin,
         "data_sha256": data.sha256,
+        "labels_sha256": data.labels_sha256,
+        "data_notes": list(data.notes),
         "peak": data.peak,
         "parameters": parameters,
         "devices": meshes.describe(mesh),

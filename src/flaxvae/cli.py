@@ -223,7 +223,7 @@ def sample(
     n: int = 100,
     seed: int = 0,
     temperature: float = 1.0,
-    label: int | None = None,
+    label: str | None = None,
     out: str | None = None,
 ) -> None:
     """Draw new images from the prior.
@@ -283,7 +283,7 @@ def interpolate(
 def traverse(
     run: RunArgument = LATEST,
     image: int | None = None,
-    label: int | None = None,
+    label: str | None = None,
     units: int | None = None,
     steps: int = 11,
     span: float = 3.0,
@@ -345,18 +345,25 @@ def fit_prior(
     commands.fit_prior(run, settings)
 
 
-def encode(run: RunArgument = LATEST, images: str | None = None, out: str | None = None) -> None:
+def encode(
+    run: RunArgument = LATEST,
+    images: str | None = None,
+    scores: bool = True,
+    out: str | None = None,
+) -> None:
     """Write latents (posterior means) and scores (-ELBO, nats) of images to an .npz file.
 
     Args:
         run: Run folder.
         images: An .npz or .npy file; by default the test images, with their labels.
-        out: File to write, with z [N, D], score [N] and labels [N]; by default latents.npz
-            in the run, or latents-images-NAME.npz.
+        scores: Compute scores, which take many times as long as the latents.
+        out: File to write, with z [N, D], score [N], labels [N] and what else the .npz of the
+            images holds for each of them, such as names; by default latents.npz in the run, or
+            latents-images-NAME.npz.
     """
     from flaxvae import commands
 
-    print(commands.encode(run, images=images, out=out))
+    print(commands.encode(run, images=images, scores=scores, out=out))
 
 
 def figures(run: RunArgument = LATEST) -> None:

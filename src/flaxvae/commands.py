@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import numpy as np
 from flaxvae import api, declared, doctor
 from flaxvae.analysis import bounds
 from flaxvae.data import sources
+from flaxvae.data.labels import listed
 from flaxvae.data.pipeline import Split
 from flaxvae.declared import AboveZero, Count, NotNegative, Positive, Seed, Steps, typed
 from flaxvae.errors import DataError, Finding, UsageError
@@ -83,7 +85,7 @@ def sample(
     n: Positive = 100,
     seed: Seed = 0,
     temperature: NotNegative = 1.0,
-    label: Count | None = None,
+    label: Any = None,
     out: str | None = None,
 ) -> str:
     """Draw a mosaic of samples; returns the file's path."""
@@ -102,7 +104,8 @@ def reconstruct(
     loaded = load(run)
     usual = loaded.folder.figures / "reconstructions.png"
     path = _target(out, usual, reconstruct, images=images, n=n)
-    shown = _images(loaded, images)
+    with Terminal(sys.stderr) as terminal:
+        shown, _ = _images(loaded, images, terminal)
     count = _upto("n", n, 20, len(shown.x))
     shown = figures.rows(shown, np.arange(count))
     which = "test images" if images is None else Path(images).name
@@ -116,10 +119,12 @@ def interpolate(
     """Draw walks between pairs of test images; returns the file's path."""
     loaded = load(run)
     test = loaded.data().test
-    count = _upto("rows", rows, 8, len(test.x) // 2, "pairs of test images")
+    same_class = loaded.recipe.classes is not None
+    most = len(figures.pairs(test, len(test.x) // 2, same_class).x) // 2
+    count = _upto("rows", rows, 8, most, "pairs of test images" + " of one class" * same_class)
     usual = loaded.folder.figures / "interpolations.png"
     path = _target(out, usual, interpolate, rows=rows, steps=steps)
-    ends = figures.pairs(test, count, same_class=loaded.recipe.classes is not None)
+    ends = figures.pairs(test, count, same_class)
     return relative(figures.interpolations(path, loaded, ends, steps))
 
 
@@ -128,7 +133,7 @@ def traverse(
     run: str,
     *,
     image: Count | None = None,
-    label: Count | None = None,
+    label: Any = None,
     units: Positive | None = None,
     steps: Steps = 11,
     span: AboveZero = 3.0,
@@ -157,17 +162,32 @@ def traverse(
     return relative(figures.traversals(path, loaded, evaluation, test, **options))
 
 
-def encode(run: str, *, images: str | None = None, out: str | None = None) -> str:
-    """Write codes and scores of images to an .npz file; returns its path."""
+def encode(
+    run: str, *, images: str | None = None, scores: bool = True, out: str | None = None
+) -> str:
+    """Write codes of images, and scores, to an .npz file; returns its path.
+
+    Of a file, what else it holds for each image is kept.
+    """
     loaded = load(run)
-    path = _target(out, loaded.path / "latents.npz", encode, images=images)
-    split = _images(loaded, images)
-    x = figures.pixels(split, slice(None))
-    labels: dict[str, Any] = {} if split.y is None else {"labels": split.y}
-    arrays = {"z": loaded.encode(x, split.y), "score": loaded.score(x, split.y), **labels}
+    path = _target(out, loaded.path / "latents.npz", encode, images=images, scores=scores)
+    with Terminal(sys.stderr) as terminal:
+        split, others = _images(loaded, images, terminal)
+        x, y = figures.pixels(split, slice(None)), split.y
+        arrays = {"z": loaded.encode(x, y, watch=terminal.watch("latents"))}
+        if scores:
+            arrays["score"] = loaded.score(x, y)
+        if y is not None:
+            arrays["labels"] = y
+        taken = [name for name in others if name in arrays]
+        if taken:
+            terminal.note(f"{images}: {listed(taken)} left out, a name of what is written here")
+        kept = [name for name in others if name not in arrays]
+        if kept:
+            terminal.note(f"{images}: {listed(kept)} kept")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.stem + ".partial.npz")
-    np.savez(partial, **arrays)
+    np.savez(partial, **others | arrays)  # type: ignore[arg-type]
     partial.replace(path)
     return relative(path)
 
@@ -212,12 +232,16 @@ def _told(terminal: Terminal, findings: Iterable[Finding]) -> list[str]:
     return wrong
 
 
-def _images(run: Run, file: str | None) -> Split:
-    """The images of a file, as the run's own were prepared, or the run's test images."""
+def _images(run: Run, file: str | None, terminal: Terminal) -> tuple[Split, dict[str, np.ndarray]]:
+    """The images of a file, as the run's own were prepared, and what else it has for each of them;
+    or the run's test images."""
     if file is None:
-        return run.data().test
-    x, y = sources.read_images(Path(file))
-    return run.split(x, y)._replace(y=y)
+        return run.data().test, {}
+    found = sources.read_images(Path(file))
+    split = run.split(found.x, found.y, f"{file}: images")._replace(y=found.y)
+    for note in found.notes:
+        terminal.note(f"{file}: {note}")
+    return split, found.others
 
 
 def _upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:
@@ -229,7 +253,7 @@ def _upto(name: str, asked: int | None, usual: int, most: int, what: str = "imag
     return min(usual, most) if asked is None else asked
 
 
-def _check_label(run: Run, label: int | None) -> None:
+def _check_label(run: Run, label: Any) -> None:
     if label is not None and run.recipe.classes is None:
         raise UsageError(f"--label {label}: expected none, model {run.plan.model} has no classes")
 

@@ -16,6 +16,7 @@ A message has three parts: what was seen, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -72,6 +73,29 @@ def counted(number: int, what: str, many: str | None = None) -> str:
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """``"; did you mean 'mnist'?"`` for the nearest option, or ``""`` if none is near."""
-    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """``"; did you mean 'mnist'?"`` for the nearest option, or ``""`` if none is near.
+
+    Case does not matter.
+    """
+    folded = {option.casefold(): option for option in options}
+    near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "make room there, or allow larger files",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EACCES: "allow access to it",
+    errno.EPERM: "allow access to it",
+    errno.EROFS: "take a folder that can be written",
+    errno.ENOENT: "put it back",
+    errno.ENOTDIR: "put the folder back",
+    errno.EISDIR: "take the folder of that name away",
+}
+
+
+def remedy(error: BaseException, otherwise: str = "see to it") -> str:
+    """What to do about an error of the operating system."""
+    return _REMEDIES.get(getattr(error, "errno", None) or 0, otherwise)

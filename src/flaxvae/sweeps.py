@@ -40,7 +40,7 @@ from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints
 from flaxvae.training.runs import Plan, RunFolder, versions, write_json
-from flaxvae.training.trained import Run, load
+from flaxvae.training.trained import Run, load, same_data
 
 FORMAT = 1
 SEEDS = 5
@@ -184,6 +184,7 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
         "varied": grid.varied,
         "seeds": grid.seeds,
         "data_sha256": data.sha256,
+        "labels_sha256": data.labels_sha256,
         "units": words.UNITS,
         "versions": versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -217,12 +218,10 @@ def resume(folder: str, *, terminal: Terminal | None = None) -> Sweep:
         ) from None
     grid = Grid(model, settings, varied, seeds)
     plans = grid.plans()
-    data = pipeline.prepare(next(iter(plans.values())).data)
-    if data.sha256 != sha256:
-        raise DataError(
-            f"the images of {data.origin} are not those of {path}: expected sha256 {sha256[:12]}…, "
-            f"seen {data.sha256[:12]}…; find the original data, or begin anew"
-        )
+    plan = next(iter(plans.values()))
+    data = pipeline.prepare(plan.data)
+    uses_labels = plan.recipe(data.spec).classes is not None
+    data = same_data({**record, "data_sha256": sha256}, None, uses_labels, data, path)
     return _train(grid, _groups(plans, data), data, path, record, terminal)
 
 

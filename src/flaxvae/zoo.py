@@ -38,6 +38,13 @@ class DataSpec(NamedTuple):
     binary: bool = False  # every value is 0 or 1
     levels: int | None = None  # values are j / (levels - 1); None: any number in [0, 1]
     examples: int = 0  # training images
+    labels: tuple[int, ...] | tuple[str, ...] | None = None  # of the classes; None: 0, 1, 2 …
+    unlabelled: str = ""  # why labels that there are cannot be used
+
+    @property
+    def names(self) -> tuple[int, ...] | tuple[str, ...]:
+        """What the classes are called, in order."""
+        return self.labels or tuple(range(self.classes or 0))
 
 
 class Codes(NamedTuple):
@@ -291,7 +298,9 @@ def cvae(
         latent_dim: latent dimensions.
     """
     _positive(latent_dim=latent_dim)
-    _check(data.classes is not None, f"--model cvae on {data.name} without labels", "labels")
+    why = f" ({data.unlabelled})" if data.unlabelled else ""
+    seen = f"--model cvae on {data.name} without labels{why}"
+    _check(data.classes is not None, seen, "labels")
     model = _assemble(data, body, parts.latents.gaussian(latent_dim), data.classes)
     return Recipe(
         model,

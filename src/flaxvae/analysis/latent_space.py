@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def traversal(
     *,
     codes: np.ndarray | None = None,
     start: np.ndarray | None = None,
-    label: int | None = None,
+    label: Any = None,
     units: Positive = 10,
     steps: Steps = 11,
     span: AboveZero = 3.0,

@@ -10,10 +10,12 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
-from flaxvae.errors import DataError
+from flaxvae.data.files import check_size
+from flaxvae.errors import DataError, remedy
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -36,27 +38,39 @@ def read(path: Path, axes: int) -> np.ndarray:
     Raises:
         DataError: it cannot be read, is not IDX, or is shorter or longer than its header says.
     """
-    try:
-        raw = path.read_bytes()
-        if raw.startswith(b"\x1f\x8b"):
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); fetch it again") from error
     start = 4 + 4 * axes
     magic = bytes([0, 0, 8, axes])
-    if raw[:4] != magic or len(raw) < start:
-        what = "images" if axes == 3 else "labels"
+    try:
+        with _plain(path) as file:
+            header = file.read(start)
+            if header[:4] != magic or len(header) < start:
+                what = "images" if axes == 3 else "labels"
+                raise DataError(
+                    f"{path}: begins with 0x{header[:4].hex()}, expected the magic number "
+                    f"0x{magic.hex()} of IDX {what} and the length of each axis; fetch it again"
+                )
+            shape = [int.from_bytes(header[at : at + 4], "big") for at in range(4, start, 4)]
+            size = math.prod(shape)
+            check_size(path, size)
+            raw = file.read(size)
+            more = file.read(1)  # to the end, where gzip's checksum is
+    except (OSError, EOFError, zlib.error) as error:
+        advice = remedy(error, "fetch it again")
+        raise DataError(f"{path}: cannot be read ({error}); {advice}") from error
+    if len(raw) < size or more:
+        seen = f"more than {size}" if more else f"{len(raw)}"
         raise DataError(
-            f"{path}: begins with 0x{raw[:4].hex()}, expected the magic number 0x{magic.hex()} of "
-            f"IDX {what} and the length of each axis; fetch it again"
+            f"{path}: {seen} bytes of data, expected {size} by its header's shape {shape}; fetch "
+            "it again"
         )
-    shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(raw) - start != math.prod(shape):
-        raise DataError(
-            f"{path}: {len(raw) - start} bytes of data, expected {math.prod(shape)} by its "
-            f"header's shape {shape}; fetch it again"
-        )
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def _plain(path: Path) -> BinaryIO:
+    """The file, decompressed while it is read where it is compressed."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))
 
 
 def read_folder(folder: Path, dataset: str) -> tuple[list[np.ndarray], str]:

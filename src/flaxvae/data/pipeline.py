@@ -1,6 +1,6 @@
 """From a source to the three splits a run uses: train, validation, test.
 
-Training images stay as stored (uint8) and become floats, and binary where asked, inside the
+Training images stay as stored (bytes) and become floats, and binary where asked, inside the
 compiled step. Validation and test images are binarized once, by a draw that no setting changes,
 so that a number means the same in every epoch and every run.
 """
@@ -8,13 +8,12 @@ so that a number means the same in every epoch and every run.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from flaxvae.data import images, sources
-from flaxvae.errors import UsageError
+from flaxvae.data import images, labels, sources
 from flaxvae.settings import Binarization, DataSettings
 from flaxvae.zoo import DataSpec
 
@@ -22,9 +21,17 @@ from flaxvae.zoo import DataSpec
 class Split(NamedTuple):
     """Images as stored, with labels where there are any."""
 
-    x: np.ndarray  # [N, *shape] uint8 in 0..peak, or float32 in [0, 1]
-    y: np.ndarray | None  # [N] int32
+    x: np.ndarray  # [N, *shape] uint8 or uint16 in 0..peak, or float32 in [0, 1]
+    y: np.ndarray | None  # [N] labels as the data have them: whole numbers, or text
     peak: float  # the stored value that stands for 1.0
+    names: labels.Names | None = None  # labels that there are, in order; None: 0, 1, 2 and so on
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """[N] int32 in 0..classes-1: what a model takes for labels."""
+        if self.y is None or self.names is None:
+            return self.y
+        return labels.numbers(self.y, self.names)
 
 
 class Data(NamedTuple):
@@ -38,6 +45,8 @@ class Data(NamedTuple):
     binarization: Binarization  # what is still to be done to train, at every visit
     origin: str
     sha256: str  # of the stored training and test images
+    labels_sha256: str | None = None  # of their labels
+    notes: tuple[str, ...] = ()  # what is worth knowing of them
 
 
 def binarized(split: Split, how: Binarization, fold: int) -> Split:
@@ -49,22 +58,20 @@ def binarized(split: Split, how: Binarization, fold: int) -> Split:
         return split
     key = jax.random.fold_in(jax.random.key(images.FIXED_SEED), fold)
     x = images.binarize(images.scale(split.x, split.peak), how, key)
-    return Split(np.asarray(x.astype(np.uint8)), split.y, 1.0)
+    return split._replace(x=np.asarray(x.astype(np.uint8)), peak=1.0)
 
 
 def _hold_out(count: int, part: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training and the validation images, each in file order."""
+    """Indices of the training and the validation images, each in file order.
+
+    If a part is held out, then at least one image, and never all.
+    """
     order = np.random.default_rng(images.FIXED_SEED).permutation(count)
-    held = round(part * count)
-    if part > 0 and not 0 < held < count:
-        raise UsageError(
-            f"--validation {part:g} of {count} images is {held}: expected at least one image in "
-            "each part; use --validation 0 to train on all"
-        )
+    held = min(max(round(part * count), 1), count - 1) if part > 0 else 0
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def _digest(*arrays: np.ndarray) -> str:
+def _digest(*arrays: Any) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
@@ -76,36 +83,52 @@ def prepare(settings: DataSettings) -> Data:
     """Load the dataset, split off the validation images, binarize what is binarized once.
 
     Raises:
-        UsageError: unknown dataset, or a validation part that leaves a split empty.
+        UsageError: unknown dataset.
         DataError: files missing, damaged, or not images.
     """
     dataset = sources.load(settings.dataset, settings.data_dir)
-    how = settings.binarization
-    name = f"{dataset.name}, {images.PHRASES[how]}"
-    labels = dataset.y_train
+    how, notes = settings.binarization, list(dataset.notes)
+    y = dataset.y_train
 
     def rows(which: np.ndarray) -> Split:
-        y = None if labels is None else labels[which]
-        return Split(dataset.x_train[which], y, dataset.peak)
+        some = None if y is None else y[which]
+        return Split(dataset.x_train[which], some, dataset.peak, dataset.names)
 
     train_rows, held_rows = _hold_out(len(dataset.x_train), settings.validation)
     train = rows(train_rows)
     validation = binarized(rows(held_rows), how, fold=1) if len(held_rows) else None
-    test = binarized(Split(dataset.x_test, dataset.y_test, dataset.peak), how, fold=2)
+    if settings.validation > 0 and validation is None:
+        notes.append("one training image, so none for validation")
+    test = Split(dataset.x_test, dataset.y_test, dataset.peak, dataset.names)
+    test, digest = binarized(test, how, fold=2), None
+    if train.y is not None and test.y is not None:
+        digest = _digest(y, test.y)
+        missing = tuple(np.setdiff1d(test.y, train.y).tolist())
+        if missing:
+            notes.append(f"labels of test images alone: {labels.listed(missing)}")
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
     integers = np.issubdtype(dataset.x_train.dtype, np.integer)
+    binary = settings.binarization != "none"
     spec = DataSpec(
-        name,
+        f"{dataset.name}, {images.PHRASES[settings.binarization]}",
         dataset.x_train.shape[1:],
         dataset.classes,
-        binary=settings.binarization != "none",
-        levels=2
-        if settings.binarization != "none"
-        else round(dataset.peak) + 1
-        if integers
-        else None,
+        binary=binary,
+        levels=2 if binary else round(dataset.peak) + 1 if integers else None,
         examples=len(train_rows),
+        labels=dataset.names,
+        unlabelled=dataset.unlabelled,
     )
-    digest = _digest(dataset.x_train, dataset.x_test)
-    return Data(spec, train, validation, test, dataset.peak, how, dataset.origin, digest)
+    return Data(
+        spec,
+        train,
+        validation,
+        test,
+        dataset.peak,
+        how,
+        dataset.origin,
+        _digest(dataset.x_train, dataset.x_test),
+        digest,
+        tuple(notes),
+    )

@@ -1,8 +1,8 @@
 """Where images come from: built-in digits, MNIST and its cousins, or a NumPy file.
 
 Whatever the source, the result is one `Dataset` that went through the same checks: images of
-one shape, finite and in range, and labels that fit them. Pixels stay as stored (uint8 where
-possible); dividing by ``peak`` brings them to [0, 1].
+one shape, finite and in range (`pixels`), and labels that fit them (`labels`). Pixels stay as
+stored (bytes where possible); dividing by ``peak`` brings them to [0, 1].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxvae.data import idx, tfds
+from flaxvae.data import files, idx, labels, pixels, tfds
 from flaxvae.errors import DataError, Finding, UsageError, did_you_mean
 
 
@@ -23,9 +23,10 @@ class Dataset(NamedTuple):
     name: str
     """The name in `SOURCES`, or the stem of the file."""
     x_train: np.ndarray
-    """[N, H, W, C] (images) or [N, D] (vectors); uint8 in 0..peak, or float32 in [0, 1]."""
+    """[N, H, W, C] (images) or [N, D] (vectors): uint8 or uint16 in 0..peak, or float32 in
+    [0, 1]."""
     y_train: np.ndarray | None
-    """[N] int32 class labels in 0..classes-1; None when unlabelled."""
+    """[N] class labels, whole numbers or text; None when unlabelled."""
     x_test: np.ndarray
     y_test: np.ndarray | None
     peak: float
@@ -34,6 +35,12 @@ class Dataset(NamedTuple):
     """The number of classes; None when unlabelled."""
     origin: str
     """Where the examples were read, in words."""
+    names: labels.Names | None = None
+    """The labels that occur, in order; None when they are 0 to classes - 1, or there are none."""
+    unlabelled: str = ""
+    """Why labels that there are cannot be used."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of these examples."""
 
 
 class Source(NamedTuple):
@@ -54,6 +61,7 @@ SOURCES = {
 # The keys an .npz may use, the first one present being taken.
 _IMAGE_KEYS = ("x_train", "images", "data", "x")
 _LABEL_KEYS = ("y_train", "labels", "y")
+_TEST_KEYS = ("x_test", "y_test")
 
 
 def load(dataset: str, data_dir: str | None = None) -> Dataset:
@@ -117,64 +125,70 @@ def _digits() -> Dataset:
 
     digits = load_digits()
     x, y = digits.images.astype(np.uint8), digits.target
-    return _checked("digits", "scikit-learn load_digits", x, y, held_out=360)._replace(peak=16.0)
+    return _checked("digits", "scikit-learn load_digits", x, y, held_out=360, peak=16.0)
 
 
-def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """All the images of an .npz or .npy file, in order, and their labels where it has them.
+class Pictures(NamedTuple):
+    """The images of a file, in order, and what else there is for each of them."""
 
-    Returns:
-        x [N, H, W, C] or [N, D], y [N] or None.
+    x: np.ndarray
+    """[N, H, W, C] or [N, D], of the file's own type."""
+    y: np.ndarray | None
+    """[N] labels, whole numbers or text."""
+    others: dict[str, np.ndarray]
+    """By key: arrays of length N."""
+    notes: list[str]
+    """What was left out, and why."""
 
-    Raises DataError if the file is missing, damaged, or holds no images.
-    """
-    arrays = _arrays(path)
-    x, peak = _images(next(arrays[key] for key in _IMAGE_KEYS if key in arrays), str(path))
-    y = next((arrays[key] for key in _LABEL_KEYS if key in arrays), None)
-    y = None if y is None else _labels(y, len(x), f"{path}: labels")
-    return (x if peak != 1.0 else x.astype(np.float32)), y
+
+def read_images(path: Path) -> Pictures:
+    """All the images of an .npz or .npy file. Raises DataError if there are none."""
+    with files.opened(path) as arrays:
+        key, label = _keys(arrays)
+        x = pixels.array(arrays.read(key), f"{path}: images")
+        y, others, notes = None, {}, []
+        if label is not None:
+            try:
+                y = labels.column(arrays.read(label), len(x))
+            except labels.Unusable as why:
+                notes.append(f"{label} left out: labels are {why}")
+        for name in arrays.keys:
+            if name in (key, label):
+                continue
+            try:
+                other = arrays.read(name)
+            except files.Objects:
+                notes.append(f"{name} left out: Python objects (a pickle) are never loaded")
+                continue
+            if other.shape[:1] == (len(x),) and name not in _TEST_KEYS:
+                others[name] = other
+            else:
+                notes.append(f"{name} left out: not something for each of the {len(x):,} images")
+    return Pictures(x, y, others, notes)
 
 
 def _file(path: Path) -> Dataset:
     """The arrays of an .npz, or the images of an .npy."""
-    arrays = _arrays(path)
-    x = next(arrays[key] for key in _IMAGE_KEYS if key in arrays)
-    y = next((arrays[key] for key in _LABEL_KEYS if key in arrays), None)
-    return _checked(path.stem, str(path), x, y, arrays.get("x_test"), arrays.get("y_test"))
+    with files.opened(path) as arrays:
+        key, label = _keys(arrays)
+        x = arrays.read(key)
+        named = (label, *_TEST_KEYS)
+        y, x_test, y_test = (arrays.read(k) if k in arrays.keys else None for k in named)
+    return _checked(path.stem, str(path), x, y, x_test, y_test)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a NumPy file by key, images among them; the one of an .npy goes by ``x``."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(6)
-        if not start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY")):
-            raise DataError(
-                f"{path}: not a NumPy file (it begins with {start!r}); write it with np.savez"
-            )
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            if not any(key in loaded for key in _IMAGE_KEYS):
-                raise DataError(
-                    f"{path}: no images, its keys are {', '.join(loaded.files) or 'none'}; "
-                    f"expected one of {', '.join(_IMAGE_KEYS)}"
-                )
-            wanted = {*_IMAGE_KEYS, *_LABEL_KEYS, "x_test", "y_test"}
-            return {key: np.asarray(loaded[key]) for key in loaded.files if key in wanted}
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except Exception as error:  # damage raises nearly anything inside numpy, zipfile and zlib
-        seen = " ".join(str(error).split()) or type(error).__name__
-        if "Object arrays" in seen:
-            raise DataError(
-                f"{path}: holds Python objects (a pickle), which are never loaded; save plain "
-                "arrays of numbers, all images of one shape"
-            ) from error
-        raise DataError(f"{path}: cannot be read ({seen}); write or fetch it again") from error
+def _keys(arrays: files.Arrays) -> tuple[str, str | None]:
+    """The keys of images and, where there are any, of labels."""
+    images, label = (
+        next((key for key in keys if key in arrays.keys), None)
+        for keys in (_IMAGE_KEYS, _LABEL_KEYS)
+    )
+    if images is None:
+        raise DataError(
+            f"{arrays.path}: no images, its keys are {labels.listed(arrays.keys) or 'none'}; "
+            f"expected one of {', '.join(_IMAGE_KEYS)}"
+        )
+    return images, label
 
 
 def _checked(
@@ -185,83 +199,58 @@ def _checked(
     x_test: np.ndarray | None = None,
     y_test: np.ndarray | None = None,
     held_out: int | None = None,
+    peak: float | None = None,
 ) -> Dataset:
-    """The `Dataset` of these arrays, if they are one; without test images some are held out.
+    """The `Dataset` of these arrays, if they are one.
 
-    That is ``held_out`` of them, or a tenth.
+    Without test images some are held out: ``held_out`` of them, or a tenth. ``peak`` is white where
+    that is known; else `pixels.images` finds it.
     """
-    x, peak = _images(x, f"{origin}: training images")
-    if y is not None:
-        y = _labels(y, len(x), f"{origin}: training labels")
-    if x_test is None:
+    parts = {f"{origin}: training images": x}
+    if x_test is not None:
+        parts[f"{origin}: test images"] = x_test
+    (x, *rest), found_peak, notes = pixels.images(parts)
+    columns, names, unlabelled = _classes([y, y_test][: len(parts)], [x, *rest])
+    if unlabelled:
+        notes.append(f"without labels: {unlabelled}")
+    if not rest:
         if len(x) < 2:
             raise DataError(f"{origin}: 1 image; expected one to train and one to test on, or more")
         held_out = held_out or max(1, len(x) // 10)
         # RandomState, because NumPy has frozen its stream: the same rows for ever.
         order = np.random.RandomState(0).permutation(len(x))
         test, train = order[:held_out], order[held_out:]
-        x, x_test = x[train], x[test]
-        y, y_test = (None, None) if y is None else (y[train], y[test])
-    else:
-        x_test, test_peak = _images(x_test, f"{origin}: test images")
-        seen, expected = (
-            f"{a.dtype} of shape {a.shape[1:]} with white {white:g}"
-            for a, white in ((x_test, test_peak), (x, peak))
-        )
-        if seen != expected:
-            raise DataError(
-                f"{origin}: test images are {seen}; expected {expected}, as in training"
-            )
-        if (y is None) != (y_test is None):
-            given = "test" if y is None else "training"
-            raise DataError(f"{origin}: only {given} images have labels; label both or neither")
-        if y_test is not None:
-            y_test = _labels(y_test, len(x_test), f"{origin}: test labels")
-    classes = None if y is None or y_test is None else int(max(y.max(), y_test.max())) + 1
-    return Dataset(name, x, y, x_test, y_test, peak, classes, origin)
+        x, rest = x[train], [x[test]]
+        columns = columns and [columns[0][train], columns[0][test]]
+    if peak is not None:
+        found_peak, notes = peak, []
+    y, y_test = columns or (None, None)
+    classes = len(names) if names else None
+    if names and labels.counted(names):
+        y, y_test, names = *(column.astype(np.int32) for column in columns), None
+    elif names:
+        notes.append(f"{classes} classes: {labels.listed(names)}")
+    return Dataset(
+        name, x, y, rest[0], y_test, found_peak, classes, origin, names, unlabelled, tuple(notes)
+    )
 
 
-def _images(x: np.ndarray, what: str) -> tuple[np.ndarray, float]:
-    """Images as a `Dataset` holds them, and their peak."""
-    if x.ndim not in (2, 3, 4) or x.size == 0:
-        raise DataError(
-            f"{what} are of shape {x.shape}; expected [N, H, W, C], [N, H, W] or [N, D], none of "
-            "them 0"
-        )
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.dtype == bool:
-        return x.astype(np.uint8), 1.0
-    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
-        raise DataError(f"{what} are of type {x.dtype}; expected uint8, bool or floats in [0, 1]")
-    floats = np.issubdtype(x.dtype, np.floating)
-    if floats and not np.isfinite(x).all():
-        finite = np.isfinite(x)
-        first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), x.shape))
-        raise DataError(
-            f"{what} hold {np.sum(~finite)} values that are NaN or infinite, the first at index "
-            f"{first}; expected numbers"
-        )
-    low, high, top = x.min(), x.max(), 1 if floats else 255
-    if low < 0 or high > top:
-        raise DataError(
-            f"{what} are {x.dtype} from {low:.9g} to {high:.9g}; expected 0 to {top}: rescale them "
-            "(floats made from bytes: divide by 255)"
-        )
-    if not floats and high == 1:
-        raise DataError(f"{what} are {x.dtype} of 0 and 1, where white is 255; save them as bool")
-    return x.astype(np.float32 if floats else np.uint8), 1.0 if floats else 255.0
-
-
-def _labels(y: np.ndarray, count: int, what: str) -> np.ndarray:
-    """Labels as a `Dataset` holds them."""
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise DataError(
-            f"{what} are {y.dtype} of shape {y.shape}; expected one integer an image (of one-hot "
-            "rows: the argmax)"
-        )
-    if len(y) != count:
-        raise DataError(f"{what} are {len(y)} for {count} images; expected one an image")
-    if y.min() < 0 or y.max() >= 2**31:
-        raise DataError(f"{what} are from {y.min()} to {y.max()}; expected 0, 1, 2 and so on")
-    return y.astype(np.int32)
+def _classes(
+    given: list[np.ndarray | None], images: list[np.ndarray]
+) -> tuple[list[np.ndarray], labels.Names | None, str]:
+    """The labels of each part as columns, the classes among them, and why there are none."""
+    if all(y is None for y in given):
+        return [], None, ""
+    columns: list[np.ndarray] = []
+    try:
+        for y, x in zip(given, images, strict=True):
+            if y is None:
+                raise labels.Unusable("missing; expected labels of all images, or of none")
+            columns.append(labels.column(y, len(x)))
+    except labels.Unusable as why:
+        part = ("training", "test")[len(columns)]
+        return [], None, f"{part} labels are {why}"
+    try:
+        return columns, labels.classes(*columns), ""
+    except labels.Unusable as why:
+        return [], None, f"labels are {why}"

@@ -45,7 +45,8 @@ def denoising(path: Path, run: Run, shown: Split):
     corrupted = np.asarray(corrupt(jax.random.key(0), jnp.asarray(originals)))
     # As they are: Run.reconstruct would binarize them again, where the data are binary.
     restore = batches.over_split(run.reconstruction, run.mesh)
-    restored = restore(Split(corrupted, shown.y, 1.0), run.variables, jax.random.key(0))
+    seen = shown._replace(x=corrupted, peak=1.0)
+    restored = restore(seen, run.variables, jax.random.key(0))
     rows = ["original", "corrupted", "reconstruction"]
     title = f"What the model sees through, test images: {heading(run)}"
     return plots.image_grid(path, [originals, corrupted, restored], rows, title=title)
@@ -58,7 +59,7 @@ def samples(
     *,
     seed: int = 0,
     temperature: float = 1.0,
-    label: int | None = None,
+    label: Any = None,
 ):
     """Decoded draws from the prior; of a plain autoencoder, from a prior it never had."""
     what = "Samples from the prior" if run.recipe.has_bound else "Decoded random codes z ~ N(0, I)"
@@ -84,7 +85,7 @@ def traversals(
     test: Split,
     *,
     image: int | None = None,
-    label: int | None = None,
+    label: Any = None,
     units: int | None = None,
     steps: int = 11,
     span: float = 3.0,
@@ -100,12 +101,12 @@ def traversals(
         start = run.encode(pixels(one, slice(None)), one.y)[0]
         through = f"through test image {image}"
         if label is None and one.y is not None:
-            label = int(one.y[0])
+            label = one.y[0]
     if not run.recipe.standard_prior:
         codes = run.encode(pixels(test, slice(None)), test.y)
         through = through if image is not None else "through the mean code of the test images"
     if run.recipe.classes is not None:
-        label = run.recipe.classes // 2 if label is None else label
+        label = run.spec.names[run.recipe.classes // 2] if label is None else label
         through += f", class {label}"
     usage = used(run, evaluation)
     found = latent_space.traversal(

@@ -112,7 +112,7 @@ def latent_scatter(
     """Codes ``[N, 2]`` coloured by class, in a shuffled order so that no class hides another."""
     from matplotlib import colormaps
 
-    classes = np.zeros(len(codes), int) if labels is None else np.asarray(labels, int)
+    classes = np.zeros(len(codes), int) if labels is None else np.asarray(labels)
     names, ranks = np.unique(classes, return_inverse=True)
     spread = np.linspace(0, 1, len(names))
     order = np.random.default_rng(0).permutation(len(codes))
@@ -120,7 +120,8 @@ def latent_scatter(
     x, y = codes[order].T
     lost = len(codes) - len(order)
     with _page(path, title, [(0, 0, 1300, 1300)]) as [ax]:
-        few = names.min() >= 0 and names.max() < 10  # then a class has one colour everywhere
+        # Then a class has one colour everywhere.
+        few = names.dtype.kind in "iu" and names.min() >= 0 and names.max() < 10
         palette = colormaps["tab10" if few else "turbo"](names if few else spread)
         area = min(max(20_000 / (len(x) + 1), 3), 24)
         ax.scatter(x, y, area, palette[ranks[order]], alpha=0.6, linewidths=0)

@@ -107,12 +107,17 @@ class Terminal:
             self._line(f"    {what}")
 
     def watch(self, what: str) -> Callable[[int, int], None]:
-        """A callback ``(done, total)`` in images, for long work that is not training."""
-        started, spoke = time.monotonic(), [0.0]
+        """A callback ``(done, total)`` in images, for long work that is not training.
+
+        Of what is short it says nothing.
+        """
+        started = time.monotonic()
+        spoke = [started]
 
         def report(done: int, total: int) -> None:
             now = time.monotonic()
-            if now - spoke[0] < (0.5 if self._tty else QUIET) and done < total:
+            wait = 0.5 if self._tty else QUIET
+            if now - spoke[0] < wait and not (done == total and spoke[0] > started):
                 return
             spoke[0], spent = now, max(now - started, 1e-9)
             left = _duration(spent / done * (total - done))

@@ -62,8 +62,14 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     return facts
 
 
+def shape(data: Data) -> str:
+    """What one example is: "28 x 28 x 1 (h x w x c)"."""
+    found = " x ".join(map(str, data.spec.shape))
+    return f"{found} (h x w x c)" if len(data.spec.shape) == 3 else f"{found} values"
+
+
 def data_line(data: Data) -> str:
-    """A dataset, its three parts, and where it is from."""
+    """A dataset, what an example is, its three parts, where it is from, and what is odd."""
 
     def count(split: Split | None) -> str:
         return f"{len(split.x) if split else 0:,}"
@@ -71,7 +77,8 @@ def data_line(data: Data) -> str:
     splits = (
         f"{count(data.train)} train, {count(data.validation)} validation, {count(data.test)} test"
     )
-    return f"{data.spec.name}: {splits} ({data.origin})"
+    line = f"{data.spec.name}: {shape(data)}, {splits} ({data.origin})"
+    return "; ".join([line, *data.notes])
 
 
 def choices(plan: Plan) -> str:

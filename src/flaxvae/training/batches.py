@@ -68,13 +68,13 @@ def over_split(
         return function(variables, fold(key, i), batch)
 
     def run(split: Split, variables, key, watch: Watch | None = None):
-        count = len(split.x)
+        count, classes = len(split.x), split.classes
         shape, devices = split.x.shape[1:], 1 if whole else mesh.size
         size = rows_at_once(count, shape, devices, batch_size)
         parts = []
         for i, start in enumerate(range(0, count, size)):
             rows = np.arange(start, start + size) % count  # the last batch is padded
-            x, y = meshes.put((split.x[rows], None if split.y is None else split.y[rows]), placed)
+            x, y = meshes.put((split.x[rows], None if classes is None else classes[rows]), placed)
             parts.append(one(variables, key, i, x, y, split.peak))
             if watch is not None:
                 jax.block_until_ready(parts[-1])

@@ -183,8 +183,8 @@ class RunFolder:
         """What the recipe was told of the data."""
         record = self.record()
         with _reading(self.path / "run.json"):
-            found = record["data_spec"]
-            return zoo.DataSpec(**{**found, "shape": tuple(found["shape"])})
+            lists = {k: tuple(v) for k, v in record["data_spec"].items() if isinstance(v, list)}
+            return zoo.DataSpec(**record["data_spec"] | lists)
 
     def history(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a last line that was cut off does not count."""

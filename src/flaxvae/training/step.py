@@ -306,7 +306,7 @@ def program(
 
 def images_and_labels(recipe: Recipe, data: Data) -> tuple[Any, Any]:
     """All training images, as stored, and the labels that a conditional recipe needs: x, y."""
-    return data.train.x, data.train.y if recipe.classes is not None else None
+    return data.train.x, data.train.classes if recipe.classes is not None else None
 
 
 def trainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxvae.core import Batch, Variables
-from flaxvae.data import pipeline
+from flaxvae.data import labels, pipeline, pixels
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import NotNegative, Positive, Seed, typed
-from flaxvae.errors import DataError, UsageError
+from flaxvae.errors import DataError, UsageError, did_you_mean
 from flaxvae.training import batches
 from flaxvae.training import mesh as meshes
 from flaxvae.training.checkpoints import Checkpoints
@@ -30,8 +31,8 @@ class Run:
     """A model with its trained variables, and the folder it came from.
 
     Arrays go in and come out as NumPy. Images may be [N, *shape] or, with one channel, [N, H, W]:
-    uint8 as the dataset stores them, or floats in [0, 1]. They are binarized as the evaluation
-    images were, where the model was trained on binary ones.
+    whole numbers with the dataset's own white, or floats in [0, 1]. They are binarized as the
+    evaluation images were, where the model was trained on binary ones. Labels are the dataset's.
 
     The same images on as many devices give the same bits. One device may add up a product of few
     rows in another order than one of many: other company, or another number of devices (``load``
@@ -52,9 +53,7 @@ class Run:
 
     def data(self) -> Data:
         """The run's own data, loaded again. Raises DataError if they have changed."""
-        data = pipeline.prepare(self.plan.data)
-        check_same_data(self.folder, data)
-        return data
+        return check_same_data(self.folder, pipeline.prepare(self.plan.data))
 
     @property
     def generates(self) -> bool:
@@ -62,9 +61,9 @@ class Run:
         codes = self.recipe.codes
         return codes is None or codes.prior is None or "prior" in self.variables
 
-    def encode(self, x: Any, y: Any = None) -> np.ndarray:
+    def encode(self, x: Any, y: Any = None, *, watch: batches.Watch | None = None) -> np.ndarray:
         """The deterministic code of each image (its posterior's mean or mode), [N, D]."""
-        return self._encode(self.split(x, y), self.variables, jax.random.key(0))
+        return self._encode(self.split(x, y), self.variables, jax.random.key(0), watch)
 
     def decode(self, z: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes."""
@@ -102,8 +101,8 @@ class Run:
                 f"`flaxvae fit-prior {self.path}` first"
             )
         if y is None and self.recipe.classes is not None:
-            y = np.arange(n) * self.recipe.classes // n
-        y = self.labels(y, n)
+            names = np.array(self.spec.names)
+            y = names[np.arange(n) * len(names) // n]
         z = self._prior_sample(jax.random.key(seed), n, temperature)
         return self.decode(z, y)
 
@@ -131,30 +130,32 @@ class Run:
         return self.recipe.model.decode(variables, z, batch.y).mean
 
     def labels(self, y: Any, n: int) -> np.ndarray | None:
-        """Labels [n] for a conditional model, one for all or one for each; None for others.
+        """Class numbers [n] for a conditional model, which gets one label for all or one for each.
+
+        None for others, which look at no label.
 
         Raises UsageError where they are missing, or not among the data's classes.
         """
-        classes = self.recipe.classes
-        if classes is None:
+        if self.recipe.classes is None:
             return None
+        known = labels.listed(self.spec.names)
         if y is None:
+            raise UsageError(f"model {self.plan.model} is conditional: expected labels, {known}")
+        shape = np.shape(y)
+        if len(shape) > 1 or (shape and shape != (n,)):
+            raise UsageError(f"labels of shape {shape}: expected one, or {n}")
+        found, strange = labels.find(y, self.spec.names)
+        if strange is not None:
+            hint = did_you_mean(str(strange), map(str, self.spec.labels or ()))
             raise UsageError(
-                f"model {self.plan.model} is conditional: expected labels, 0 to {classes - 1}"
+                f"label {strange}: expected {known}, the classes of {self.spec.name}{hint}"
             )
-        found = np.asarray(y)
-        if found.ndim > 1 or (found.ndim == 1 and len(found) != n):
-            raise UsageError(f"labels of shape {found.shape}: expected one, or {n}")
-        whole = np.asarray(found, np.float64)
-        if not ((whole == np.floor(whole)) & (whole >= 0) & (whole < classes)).all():
-            raise UsageError(
-                f"label {y if found.ndim == 0 else 'among those given'}: expected 0 to "
-                f"{classes - 1}, the classes of {self.spec.name}"
-            )
-        return np.broadcast_to(found.astype(np.int32), (n,))
+        return np.broadcast_to(found, (n,))
 
-    def split(self, x: Any, y: Any = None) -> Split:
-        """Images checked and prepared as the run's own were.
+    def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
+        """Images checked and prepared as the run's own were, with class numbers.
+
+        ``what`` names them in messages.
 
         Raises:
             UsageError: another shape than the model's, or labels missing where it needs them.
@@ -164,18 +165,13 @@ class Run:
         if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
             x = x[..., None]
         if x.shape[1:] != shape or not len(x):
-            wanted = ", ".join(map(str, shape))
-            raise UsageError(f"images of shape {x.shape}: expected [N, {wanted}] with N >= 1")
-        if x.dtype == np.uint8:
-            peak = self.peak
-        else:
-            x, peak = x.astype(np.float32), 1.0
-            if not np.isfinite(x).all():
-                raise DataError("images with values that are not finite: expected [0, 1]")
-        if x.min() < 0 or x.max() > peak:
-            raise DataError(f"images from {x.min():g} to {x.max():g}: expected 0 to {peak:g}")
-        y = self.labels(y, len(x))
-        return pipeline.binarized(Split(x, y, peak), self.plan.data.binarization, fold=3)
+            wanted, seen = ", ".join(map(str, shape)), x.shape
+            first = len(shape) == 3 and seen[1:] == (shape[2], *shape[:2])
+            hint = "; np.moveaxis(x, 1, -1) makes it so" if first else ""
+            raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1{hint}")
+        x, peak = pixels.stored(pixels.array(x, what), self.peak, what)
+        split = Split(x, self.labels(y, len(x)), peak)
+        return pipeline.binarized(split, self.plan.data.binarization, fold=3)
 
     def _latent(self, variables, key, batch):
         model = self.recipe.model
@@ -217,14 +213,43 @@ class Run:
         return lambda z, y: compiled(self.variables, z, y)
 
 
-def check_same_data(folder: RunFolder, data: Data) -> None:
-    """Raises DataError unless ``data`` are, to the byte, those that the run was trained on."""
-    recorded = folder.record()["data_sha256"]
+def check_same_data(folder: RunFolder, data: Data) -> Data:
+    """``data``, if they are to the byte those that the run was trained on; DataError if not.
+
+    Other labels are an error where the model needs labels, and else a note.
+    """
+    record, spec = folder.record(), folder.spec()
+    uses_labels = folder.plan().recipe(spec).classes is not None
+    return same_data(record, spec, uses_labels, data, folder.path)
+
+
+def same_data(
+    record: Mapping[str, Any], spec: DataSpec | None, uses_labels: bool, data: Data, path: Path
+) -> Data:
+    """``check_same_data`` for what ``record`` says of the data; ``spec`` where that is known."""
+    advice = "find the original data, or train anew"
+    recorded = record["data_sha256"]
     if data.sha256 != recorded:
         raise DataError(
-            f"the images of {data.origin} are not those of {folder.path}: expected sha256 "
-            f"{recorded[:12]}…, seen {data.sha256[:12]}…; find the original data, or train anew"
+            f"the images of {data.origin} are not those of {path}: expected sha256 "
+            f"{recorded[:12]}…, seen {data.sha256[:12]}…; {advice}"
         )
+    if spec is not None and uses_labels and spec.names != data.spec.names:
+        expected, seen = (labels.listed(names) or "none" for names in (spec.names, data.spec.names))
+        raise DataError(
+            f"the classes of {data.origin} are not those of {path}: expected {expected}, seen "
+            f"{seen}; {advice}"
+        )
+    recorded = record.get("labels_sha256", data.labels_sha256)  # older runs do not say
+    if data.labels_sha256 == recorded:
+        return data
+    if not uses_labels:
+        return data._replace(notes=(*data.notes, f"the labels are not those of {path}"))
+    hashes = (sha256[:12] + "…" if sha256 else "none" for sha256 in (recorded, data.labels_sha256))
+    raise DataError(
+        f"the labels of {data.origin} are not those of {path}: expected sha256 "
+        f"{', seen '.join(hashes)}; {advice}"
+    )
 
 
 def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:

@@ -1,0 +1,104 @@
+"""NumPy files, read within bounds: no pickle, and no more than half of this machine's memory.
+
+A few kilobytes of a compressed file can stand for terabytes. What an array takes is known before
+it is read: a member of an .npz gives no more bytes than its entry in the archive declares, and an
+.npy than it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxvae import machine
+from flaxvae.errors import DataError, remedy
+
+GB = 10**9
+
+
+def check_size(path: Path, size: int, what: str = "it") -> None:
+    """Raises DataError if ``size`` bytes are more than half of the machine's memory."""
+    most = (machine.memory() or 64 * GB) // 2
+    if size > most:
+        raise DataError(
+            f"{path}: {what} takes {size / GB:,.3g} GB when read; expected at most "
+            f"{most / GB:,.3g} GB, half of this machine's memory"
+        )
+
+
+class Objects(DataError):
+    """An array of Python objects, which only a pickle can hold."""
+
+
+class Arrays:
+    """The arrays of an open file, by key; an .npy's goes by ``x``."""
+
+    def __init__(self, path: Path, loaded: Any):
+        self.path, self._loaded, self._taken = path, loaded, 0
+        self.keys: list[str] = ["x"] if isinstance(loaded, np.ndarray) else list(loaded.files)
+
+    def read(self, key: str) -> np.ndarray:
+        """One of them. Raises DataError if it is damaged, too large, or of Python objects."""
+        with _reading(self.path):
+            if isinstance(self._loaded, np.ndarray):
+                return self._loaded
+            sizes = {info.filename: info.file_size for info in self._loaded.zip.infolist()}
+            size = sizes.get(f"{key}.npy", sizes.get(key, 0))
+            self._taken += size
+            check_size(
+                self.path, self._taken, key if self._taken == size else f"{key}, with others,"
+            )
+            return np.asarray(self._loaded[key])
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Arrays]:
+    """The arrays of an .npz or .npy. Raises DataError if it cannot be read as one."""
+    with _reading(path):
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise DataError(
+                f"{path}: a folder; expected an .npz or .npy file: read the pictures into one "
+                "array and save it with np.savez('images.npz', x=images)"
+            )
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{path}: a pipe or a device; expected an .npz or .npy file")
+        with path.open("rb") as file:
+            start = file.read(6)
+        if not start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY")):
+            raise DataError(
+                f"{path}: not a NumPy file (it begins with {start!r}); write it with np.savez"
+            )
+        check_size(path, about.st_size)
+        loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        yield Arrays(path, loaded)
+        return
+    with loaded:
+        yield Arrays(path, loaded)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except Exception as error:  # damage raises nearly anything inside numpy, zipfile and zlib
+        seen = " ".join(str(error).split()) or type(error).__name__
+        if "Object arrays" in seen:
+            raise Objects(
+                f"{path}: holds Python objects (a pickle), which are never loaded; save plain "
+                "arrays of numbers, all images of one shape"
+            ) from error
+        if isinstance(error, OSError) and error.strerror:
+            seen = error.strerror
+        advice = remedy(error, "write or fetch it again")
+        raise DataError(f"{path}: cannot be read ({seen[:200]}); {advice}") from error
