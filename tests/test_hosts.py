@@ -21,7 +21,7 @@ from disturbed import EPOCHS, newest, rows, wait_for, wait_for_a_save
 from flaxvae import cli, zoo
 from flaxvae.data import pipeline
 from flaxvae.errors import HostsError, UsageError
-from flaxvae.training import checkpoints, contents, hosts, lifelines, loop, mesh, relay
+from flaxvae.training import checkpoints, contents, hosts, lifelines, loop, mesh, relay, roll
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -42,12 +42,12 @@ def free_port():
 
 
 def meet_all(calls, seconds=10.0):
-    """Results, or errors, of ``meet(address, *call)`` for all calls at once."""
+    """Lifelines, or errors, of all calls at once, each (processes, process) and perhaps a token."""
     address, found = f"127.0.0.1:{free_port()}", {}
 
-    def one(i, processes, process):
+    def one(i, processes, process, token=""):
         try:
-            found[i] = lifelines.meet(address, processes, process, seconds)
+            found[i] = roll.meet(address, processes, process, seconds, token).lines
         except Exception as error:
             found[i] = error
 
@@ -125,18 +125,170 @@ def knock(host, port):
     return found[0]
 
 
-def test_strangers_at_the_port_are_ignored():
+@contextlib.contextmanager
+def calling(processes, seconds=20.0, token=""):
+    """An address at which process 0 calls the roll, and a list that gets its lifelines at last."""
     address, found = f"127.0.0.1:{free_port()}", []
-    roll = threading.Thread(target=lambda: found.append(lifelines.meet(address, 2, 0, 20.0)))
-    roll.start()
+
+    def call():
+        found.append(roll.meet(address, processes, 0, seconds, token).lines)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    yield address, found
+    thread.join()
+    assert isinstance(found[0], lifelines.Lifelines)
+
+
+def speaks(address, *words):
+    """A connection to process 0 that says these words, one packet each, and the challenge."""
     host, port = address.split(":")
-    for words in (b"GET / HTTP/1.0\r\n\r\n", b"[1]", b"\xff", b"7"):
-        stranger = knock(host, int(port))
-        stranger.sendall(words)
-        assert stranger.recv(100) == b""
-    one = lifelines.meet(address, 2, 1, 10.0)
-    roll.join()
-    assert isinstance(found[0], lifelines.Lifelines) and isinstance(one, lifelines.Lifelines)
+    line = knock(host, int(port))
+    challenge = line.recv(100).decode().strip()
+    for word in words:
+        line.sendall(word if isinstance(word, bytes) else word(challenge))
+    return line
+
+
+def proven(*numbers, token=""):
+    """What a process says, who may not be one: for a challenge."""
+
+    def words(challenge):
+        proof = roll._proof(token, challenge, *numbers)
+        return json.dumps([*numbers, proof]).encode() + b"\n"
+
+    return words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"[1]\n",
+        b"\xff\n",
+        b"7\n",
+        b"[[], 2]\n",
+        b"[99, 2]\n",
+        b"[1, 2, null]\n",
+        b'[1, 2, "\\ud800"]\n',
+        b'[1, 2, ""]\n',
+        b"[" * 200 + b"\n",
+        b"9" * 1000,
+        proven(True, 2),
+        proven(1.0, 2),
+        proven([1], 2),
+        proven("1", 2),
+        proven(1, 2, token="guessed"),
+        proven(99, 2),
+        proven(0, 2),
+        proven(-1, 2),
+        proven(10**40, 2),
+        proven(1, 3),
+        proven(1, 10**40),
+    ],
+)
+def test_whoever_is_no_process_of_this_training_is_hung_up_on(words):
+    with calling(2) as (address, found):
+        stranger = speaks(address, words)
+        stranger.settimeout(10)
+        with contextlib.suppress(ConnectionResetError):
+            while stranger.recv(300):  # a word of why, perhaps; then it is closed
+                pass
+        assert not found
+        roll.meet(address, 2, 1, 10.0)
+
+
+def test_nobody_waits_for_who_says_nothing_or_little(monkeypatch):
+    monkeypatch.setattr(roll, "PATIENCE", 60.0)
+    with calling(3) as (address, _):
+        silent = [speaks(address, *[b"[1,"] * (i % 2)) for i in range(20)]
+        two = threading.Thread(target=roll.meet, args=(address, 3, 2, 20.0))
+        two.start()
+        roll.meet(address, 3, 1, 20.0)
+        two.join()
+    for line in silent:
+        assert line.recv(10) == b""  # and then they are hung up on
+
+
+def test_who_says_nothing_is_hung_up_on_in_time(monkeypatch):
+    monkeypatch.setattr(roll, "PATIENCE", 0.1)
+    monkeypatch.setattr(roll, "CALLERS", 5)
+    with calling(2) as (address, _):
+        for line in [speaks(address) for _ in range(20)]:
+            assert line.recv(10) == b""
+        roll.meet(address, 2, 1, 10.0)
+
+
+def test_a_message_may_come_in_pieces():
+    def pieces(challenge):
+        whole.append(proven(1, 2)(challenge))
+        return whole[0][:7]
+
+    whole = []
+    with calling(2) as (address, _):
+        line = speaks(address, pieces)
+        for i in range(7, len(whole[0])):
+            line.sendall(whole[0][i : i + 1])
+        assert line.recv(10) == roll.WELCOME
+
+
+def test_a_number_is_free_again_when_its_process_has_gone():
+    with calling(3) as (address, _):
+        speaks(address, proven(1, 3)).close()
+        again = speaks(address, proven(1, 3))
+        roll.meet(address, 3, 2, 10.0)
+        assert again.recv(10) == roll.WELCOME
+
+
+def test_the_token_is_the_same_for_all_and_is_not_sent():
+    zero, one = meet_all([(2, 0, "secret"), (2, 1, "secret")])
+    assert isinstance(zero, lifelines.Lifelines) and isinstance(one, lifelines.Lifelines)
+    zero, one = meet_all([(2, 0, "secret"), (2, 1, "sEcret")], seconds=1.0)
+    assert isinstance(zero, HostsError) and isinstance(one, UsageError)
+    assert "another FLAXVAE_TOKEN than its own" in str(one)
+    assert "secret" not in str(zero).lower() + str(one).lower()
+    assert b"secret" not in proven(1, 2, token="secret")("challenge")
+    said = [proven(1, 2, token="secret")(challenge) for challenge in ("one", "another")]
+    assert said[0] != said[1]  # so what was overheard is of no use
+
+
+def test_process_0_listens_at_the_address_it_was_given():
+    with calling(2) as (address, _):
+        knock(*address.split(":")).close()
+        elsewhere = "127.0.0.2", int(address.split(":")[1])
+        with pytest.raises(OSError):
+            socket.create_connection(elsewhere, timeout=2).close()
+        assert roll.meet(address, 2, 1, 10.0).at is None
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("192.0.2.1", ["192.0.2.1 is no address of this machine", "0.0.0.0"]),
+        ("nowhere.invalid", ["nowhere.invalid is not known here"]),
+        ("a" * 70 + ".b", ["is not known here"]),
+    ],
+)
+def test_an_address_of_another_machine(host, words):
+    with pytest.raises(HostsError) as caught:
+        roll.meet(f"{host}:{free_port()}", 2, 0, 1.0)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(HostsError, match=r"cannot be opened at 127\.0\.0\.1"):
+            roll.meet(address, 2, 0, 1.0)
+
+
+def test_a_name_that_means_this_machine_alone_is_said(monkeypatch, capsys):
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", free_port()))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **more: found)
+    assert roll.meet("myhost:1234", 1, 0, 1.0).at.startswith("127.0.1.1:")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "myhost is 127.0.1.1 on this machine" in said
 
 
 def test_a_relay_hides_the_end_of_who_is_behind_it():

@@ -151,8 +151,8 @@ class Hosts:
     """Several processes, on one machine or many, that train one model on all their devices."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, a free port; or auto where Slurm, Open MPI, Kubernetes or a TPU
-    pod tell it all."""
+    """HOST:PORT of process 0, a free port on a trusted network; or auto where Slurm, Open MPI,
+    Kubernetes or a TPU pod tell it all."""
 
     num_processes: int | None = None
     """How many processes there are; each is started with the same flags."""

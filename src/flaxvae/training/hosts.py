@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from flaxvae.errors import DivergedError, FlaxvaeError, HostsError, Stopped, UsageError
 from flaxvae.settings import Hosts
-from flaxvae.training import lifelines, relay
+from flaxvae.training import lifelines, relay, roll
 
 MEETING_SECONDS = 300.0  # that all processes have to come
 MOMENT = 0.5  # in which what one process says is heard by the others
@@ -129,9 +129,14 @@ def _join(hosts: Hosts) -> lifelines.Lifelines:
             ) from None
         return lifelines.Lifelines({})
     assert where is not None and count is not None and this is not None
-    lines = lifelines.meet(where, count, this, MEETING_SECONDS)
+    token = os.environ.get("FLAXVAE_TOKEN", "")
+    lines, at = roll.meet(where, count, this, MEETING_SECONDS, token)
     lines.watch(lambda process, failed: _mourn(lines, process, failed))
-    meet(relay.to(where) if this else where, cluster_detection_method="deactivate")
+    meet(
+        relay.to(where) if this else where,
+        coordinator_bind_address=at,
+        cluster_detection_method="deactivate",
+    )
     with _silence():  # Gloo tells standard output who is connected
         gather(0)
     return lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 
 
 def to(address: str) -> str:
@@ -19,18 +20,29 @@ def to(address: str) -> str:
 
 
 def _serve(server: socket.socket, address: str) -> None:
-    host, port = address.rsplit(":", 1)
-    opened = []  # never closed: the process's own end does that
     while True:
-        near, _ = server.accept()
         try:
-            far = socket.create_connection((host.strip("[]"), int(port)))
-        except OSError:
-            near.close()  # JAX tries again
+            near, _ = server.accept()
+        except OSError:  # it has gone, or this process has as many files open as it may
+            time.sleep(0.1)
             continue
-        opened.append((near, far))
-        for ends in ((near, far), (far, near)):
-            threading.Thread(target=_copy, args=ends, daemon=True).start()
+        threading.Thread(target=_join, args=(near, address), daemon=True).start()
+
+
+def _join(near: socket.socket, address: str) -> None:
+    host, port = address.rsplit(":", 1)
+    try:
+        far = socket.create_connection((host.strip("[]"), int(port)), timeout=5.0)
+    except OSError:
+        near.close()  # JAX tries again
+        return
+    far.settimeout(None)
+    _open.append((near, far))
+    for ends in ((near, far), (far, near)):
+        threading.Thread(target=_copy, args=ends, daemon=True).start()
+
+
+_open: list[tuple[socket.socket, socket.socket]] = []  # the process's own end closes them
 
 
 def _copy(source: socket.socket, sink: socket.socket) -> None:
