@@ -3,6 +3,9 @@
 import flaxvae
 run = flaxvae.load("runs/latest")        # or flaxvae.train(dataset="mnist", latent_dim=2)
 run.encode(x), run.decode(z), run.sample(64), run.reconstruct(x), run.score(x)
+
+JAX has threads: a process that has loaded or trained a model must not fork. Use
+``multiprocessing.get_context("spawn")`` (docs/processes.md has an example).
 """
 
 from __future__ import annotations
