@@ -442,6 +442,45 @@ def test_encode(trained, capsys):
     assert written(f"reconstruct {trained} --images mine.npz --out m.png", capsys) == "m.png"
 
 
+def test_encode_keeps_what_a_file_says_of_its_images(trained, capsys):
+    names = np.array([f"face {i:02}.png" for i in range(40)])
+    others = {"name": names, "id": np.arange(40)[:, None], "z": np.zeros(40), "about": np.zeros(3)}
+    objects = {"pickled": np.array([{}] * 40)}
+    x = (GOOD * 16).astype(np.int64)  # as digits are stored, in a wider type
+    np.savez("mine.npz", x=x, y=1990.0 + np.arange(40) % 2, **others, **objects)
+    code, out, err = run(f"encode {trained} --images mine.npz --out a.npz", capsys)
+    err = " ".join(err.split())
+    assert (code, out) == (0, "a.npz\n") and "mine.npz: name, id kept" in err
+    assert "z left out, a name of what is written here" in err
+    assert "about left out: not something for each of the 40 images" in err
+    assert "pickled left out: Python objects" in err
+    with np.load("a.npz") as found:
+        assert set(found) == {"z", "score", "labels", "name", "id"}
+        np.testing.assert_array_equal(found["name"], names)
+        np.testing.assert_array_equal(found["id"], others["id"])
+        np.testing.assert_array_equal(found["labels"], 1990 + np.arange(40) % 2)
+        whole = flaxvae.load(trained).encode(x.astype(np.uint8))
+        np.testing.assert_array_equal(found["z"], whole)
+    run(f"encode {trained} --images mine.npz --no-scores --out b.npz", capsys)
+    with np.load("b.npz") as found:
+        assert set(found) == {"z", "labels", "name", "id"}
+        np.testing.assert_array_equal(found["z"], whole)
+
+
+def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
+    monkeypatch.setattr("flaxvae.report.terminal.QUIET", 0.0)
+    code, out, err = run(f"encode {trained} --out a.npz", capsys)
+    assert (code, out) == (0, "a.npz\n")
+    assert "latents: 360 of 360 images" in err and "scores: " in err
+
+
+def test_encode_a_folder_of_pictures(refused, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    advice = "read the pictures into one array and save it with np.savez"
+    refused("encode {run} --images pictures", 3, "pictures: a folder", advice)
+    refused("train --dataset pictures", 2, "--dataset pictures", advice)
+
+
 def test_figures_draws_all_again(trained, capsys):
     names = ["reconstructions", "samples", "latent_scatter"]
     names += ["interpolations", "traversals", "manifold", "curves"]

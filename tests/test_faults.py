@@ -3,6 +3,7 @@
 `make test-faults` also runs the long forms: fifty kills, two hundred flipped bits.
 """
 
+import errno
 import json
 import os
 import random
@@ -347,6 +348,24 @@ def test_a_full_disk(straight, tmp_path, capsys, blind):
     cli.main(["verify", str(path)])
     assert "damaged" not in resume(path, capsys)
     assert same(path, straight)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room there"),
+        (errno.ENAMETOOLONG, "move it to where its path is shorter"),
+        (errno.EROFS, "move it to where it can be written"),
+        (errno.EACCES, "allow access to it"),
+    ],
+)
+def test_the_advice_is_for_what_the_system_says(tmp_path, monkeypatch, number, advice):
+    def refuse(folder, size):
+        raise OSError(number, os.strerror(number), str(folder))
+
+    monkeypatch.setattr(checkpoints, "_check_room", refuse)
+    with pytest.raises(DataError, match=rf"\({os.strerror(number)}\): .*; {advice}, then `"):
+        train(tmp_path / "run", epochs=0)
 
 
 @pytest.fixture

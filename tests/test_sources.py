@@ -1,6 +1,7 @@
 """Sources: what was written comes back, and what is damaged is refused in one line."""
 
 import gzip
+import os
 import shutil
 import socket
 import subprocess
@@ -243,6 +244,23 @@ def test_refused_npz(tmp_path, case):
     np.savez(tmp_path / "a.npz", **arrays)
     message = refused(tmp_path / "a.npz")
     assert message.startswith(f"{tmp_path / 'a.npz'}: ") and said in message
+
+
+def test_what_is_no_numpy_file(tmp_path, monkeypatch):
+    """A folder of pictures, a picture, a pipe, a name that is too long: each its own advice."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for name in ("pictures", "cat.png"):
+        assert "into one array and save it with np.savez" in refused(name, error=UsageError)
+        with pytest.raises(DataError, match=r"into one array|not a NumPy file"):
+            sources.read_images(tmp_path / name)
+    (tmp_path / "digits").mkdir()  # a folder called as a dataset is no dataset
+    assert sources.load("digits").classes == 10
+    os.mkfifo("pipe.npz")
+    assert "a pipe or a device" in refused("pipe.npz")
+    message = refused("a" * 300 + ".npz")
+    assert "(File name too long); move it to where its path is shorter" in message
 
 
 def test_damaged_numpy_files(tmp_path):

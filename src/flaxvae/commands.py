@@ -176,7 +176,7 @@ def encode(
         x, y = figures.pixels(split, slice(None)), split.y
         arrays = {"z": loaded.encode(x, y, watch=terminal.watch("latents"))}
         if scores:
-            arrays["score"] = loaded.score(x, y)
+            arrays["score"] = loaded.score(x, y, watch=terminal.watch("scores"))
         if y is not None:
             arrays["labels"] = y
         taken = [name for name in others if name in arrays]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -86,16 +87,18 @@ _REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
     errno.EFBIG: "make room there, or allow larger files",
-    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ENAMETOOLONG: "move it to where its path is shorter",
     errno.EACCES: "allow access to it",
     errno.EPERM: "allow access to it",
-    errno.EROFS: "take a folder that can be written",
-    errno.ENOENT: "put it back",
+    errno.EROFS: "move it to where it can be written",
+    errno.ENOENT: "put back what is missing",
     errno.ENOTDIR: "put the folder back",
-    errno.EISDIR: "take the folder of that name away",
+    errno.EISDIR: "move the folder of that name away",
+    errno.EIO: "look after the disk",
 }
 
 
-def remedy(error: BaseException, otherwise: str = "see to it") -> str:
-    """What to do about an error of the operating system."""
-    return _REMEDIES.get(getattr(error, "errno", None) or 0, otherwise)
+def remedy(reason: str | None, otherwise: str = "see to that") -> str:
+    """What to do about an error of the operating system, given its name (``strerror``)."""
+    advice = {os.strerror(number): advice for number, advice in _REMEDIES.items()}
+    return advice.get(reason or "", otherwise)

@@ -98,7 +98,6 @@ def _reading(path: Path) -> Iterator[None]:
                 f"{path}: holds Python objects (a pickle), which are never loaded; save plain "
                 "arrays of numbers, all images of one shape"
             ) from error
-        if isinstance(error, OSError) and error.strerror:
-            seen = error.strerror
-        advice = remedy(error, "write or fetch it again")
-        raise DataError(f"{path}: cannot be read ({seen[:200]}); {advice}") from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        advice = remedy(reason, "write or fetch it again")
+        raise DataError(f"{path}: cannot be read ({(reason or seen)[:200]}); {advice}") from error

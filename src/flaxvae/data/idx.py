@@ -55,8 +55,9 @@ def read(path: Path, axes: int) -> np.ndarray:
             raw = file.read(size)
             more = file.read(1)  # to the end, where gzip's checksum is
     except (OSError, EOFError, zlib.error) as error:
-        advice = remedy(error, "fetch it again")
-        raise DataError(f"{path}: cannot be read ({error}); {advice}") from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        advice = remedy(reason, "fetch it again")
+        raise DataError(f"{path}: cannot be read ({reason or error}); {advice}") from error
     if len(raw) < size or more:
         seen = f"more than {size}" if more else f"{len(raw)}"
         raise DataError(

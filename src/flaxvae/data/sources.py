@@ -83,6 +83,11 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
     path = Path(dataset).expanduser()
     if path.suffix.lower() in (".npz", ".npy"):
         return _file(path)
+    if dataset not in SOURCES and path.exists():
+        raise UsageError(
+            f"--dataset {dataset}: not an .npz or .npy file; read the pictures into one array and "
+            "save it with np.savez('images.npz', x=images)"
+        )
     if dataset not in SOURCES:
         raise UsageError(
             f"--dataset {dataset}: expected {', '.join(SOURCES)}, or the path of an .npz or .npy "

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flaxvae.errors import DataError
+from flaxvae.errors import DataError, remedy
 from flaxvae.training import hosts
 from flaxvae.training import mesh as meshes
 from flaxvae.training.checkpoints import Checkpoints, Unsaved
@@ -94,13 +94,13 @@ class Keeper:
             newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is none"
             raise DataError(
                 f"the state of step {int(state.step)} could not be saved in "
-                f"{self.folder.checkpoints} ({reason}): {newest}; make room there, then "
-                f"`{self.folder.goes_on}` does the steps since again"
+                f"{self.folder.checkpoints} ({reason}): {newest}; {remedy(reason)}, "
+                f"then `{self.folder.goes_on}` does the steps since again"
             )
         if self._unwritten:
             raise DataError(
                 f"{self.folder.path / 'metrics.jsonl'} could not be written ({self._unwritten}): "
-                "the model is saved, rows are lost; make room there, then "
+                f"the model is saved, rows are lost; {remedy(self._unwritten)}, then "
                 f"`{self.folder.goes_on}` goes on"
             )
         return f", saved; `{self.folder.goes_on}` goes on"

@@ -111,13 +111,27 @@ class Run:
         return self._reconstruct(self.split(x, y), self.variables, jax.random.key(0))
 
     @typed
-    def score(self, x: Any, y: Any = None, *, samples: Positive = 16, seed: Seed = 0) -> np.ndarray:
+    def score(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        samples: Positive = 16,
+        seed: Seed = 0,
+        watch: batches.Watch | None = None,
+    ) -> np.ndarray:
         """-ELBO of each image in nats, averaged over draws of z, [N]: high where it is unusual.
 
-        A plain autoencoder, which has no bound, gives -log p(x | z = f(x)).
+        A plain autoencoder, which has no bound, gives -log p(x | z = f(x)). ``watch`` hears how far
+        it is.
         """
         split, key = self.split(x, y), jax.random.key(seed)
-        draws = [self._elbo(split, self.variables, k) for k in jax.random.split(key, samples)]
+
+        def draw(i: int, key: jax.Array) -> np.ndarray:
+            part = watch and (lambda done, n: watch((i * n + done) // samples, n))
+            return self._elbo(split, self.variables, key, part)
+
+        draws = [draw(*each) for each in enumerate(jax.random.split(key, samples))]
         return -np.mean(draws, axis=0)
 
     def code(self, variables: Variables, key, batch: Batch) -> jax.Array:

@@ -1,0 +1,28 @@
+"""Splits: what is held out, and that it stays the same."""
+
+import numpy as np
+import pytest
+
+from flaxvae.data import pipeline
+from flaxvae.settings import DataSettings
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 12, 1437])
+@pytest.mark.parametrize("part", [0, 1e-4, 1 / 12, 0.5, 0.999])
+def test_one_image_at_least_is_held_out_and_one_kept(count, part):
+    kept, held = pipeline._hold_out(count, part)
+    np.testing.assert_array_equal(np.sort([*kept, *held]), np.arange(count))
+    assert (len(held) > 0) == (part > 0 and count > 1) and len(kept) > 0
+    if 1 <= round(part * count) < count:
+        assert len(held) == round(part * count)
+
+
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_a_few_images_need_no_flags(tmp_path, count):
+    """As the command takes them by default: a test image, and a validation image if it can be."""
+    path = tmp_path / "few.npy"
+    np.save(path, np.linspace(0, 1, count * 16, dtype=np.float32).reshape(count, 4, 4))
+    data = pipeline.prepare(DataSettings(str(path)))
+    held = 0 if data.validation is None else len(data.validation.x)
+    assert (len(data.train.x), held, len(data.test.x)) == (count - 1 - (count > 2), count > 2, 1)
+    assert ("one training image, so none for validation" in data.notes) == (count == 2)
