@@ -193,6 +193,22 @@ def test_an_epoch_held_back_comes_before_what_follows() -> None:
     assert lines[-1] == "    evaluating" and "57/200" in lines[-2]
 
 
+def test_long_work_is_told_in_a_log_only_if_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(stream: io.StringIO, seconds: float) -> str:
+        ticks = itertools.count(0.0, seconds / 4)
+        monkeypatch.setattr(terminal.time, "monotonic", lambda: next(ticks))
+        with Terminal(stream, width=80) as report:
+            watch = report.watch("evaluating")
+            for done in (1, 2, 3):
+                watch(done, 3)
+        return stream.getvalue()
+
+    assert told(io.StringIO(), 1.0) == ""
+    assert told(io.StringIO(), 60.0).count("evaluating: ") == 3
+    assert "evaluating: 3 of 3 images" in told(io.StringIO(), 60.0)
+    assert "evaluating: 1 of 3 images" in told(Screen(), 4.0)
+
+
 def test_one_training_after_another_has_a_bar_of_its_own() -> None:
     screen = Screen()
     with Terminal(screen, width=80) as report:

@@ -250,7 +250,8 @@ def execute(
             return trained
         stage = (terminal or loop.Quiet()).stage
         stage(f"evaluating {counted(len(data.test.x), 'test image')}")
-        evaluation = bounds.evaluate(trained, data.test)
+        watch = functools.partial(stage, "evaluating test images")
+        evaluation = bounds.evaluate(trained, data.test, watch=watch)
         write_json(folder.path / "summary.json", run_summary(data, variables, history, evaluation))
         drawing = functools.partial(stage, "drawing figures")
         written = figures.write(trained, evaluation, data.test, folder.figures, drawing)

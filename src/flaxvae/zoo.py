@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from flaxvae import declared, parts
@@ -68,6 +69,8 @@ class Recipe(NamedTuple):
     hierarchical: bool = False  # a column of its KL belongs to a level, not to a dimension
     corrupt: Corruption | None = None  # what its encoder is trained to see through
     codes: Codes | None = None
+    schedules: Mapping[str, Schedule] = MappingProxyType({})  # numbers of its loss that the step
+    # decides, in nats or as a weight: each is a column of metrics.jsonl
 
 
 # --- what recipes share -------------------------------------------------------------------------
@@ -157,15 +160,30 @@ def _price(bound: Bound) -> Price:
     return kinds.weighted(beta)
 
 
-def _loss(
-    model: Model, bound: Bound, price: Price | None = None, corrupt: Corruption | None = None
-) -> Loss:
-    return parts.objectives.negative_elbo(
+def _bounded(
+    model: Model,
+    data: DataSpec,
+    body: Body,
+    bound: Bound,
+    *,
+    price: Price | None = None,
+    corrupt: Corruption | None = None,
+    **facts: Any,
+) -> Recipe:
+    """A model that is trained on its ELBO; ``facts`` are fields of the Recipe."""
+    loss = parts.objectives.negative_elbo(
         model,
         price=price or _price(bound),
         closed_form=bound.kl == "closed_form",
         samples=bound.samples,
         corrupt=corrupt,
+    )
+    return Recipe(
+        model,
+        loss,
+        probabilities=_probabilities(data, body),
+        corrupt=corrupt,
+        **{"schedules": {"kl_weight": _beta(bound)}, **facts},
     )
 
 
@@ -234,7 +252,7 @@ def vae(
     """
     _positive(latent_dim=latent_dim)
     model = _assemble(data, body, parts.latents.gaussian(latent_dim))
-    return Recipe(model, _loss(model, bound), probabilities=_probabilities(data, body))
+    return _bounded(model, data, body, bound)
 
 
 def beta_vae(
@@ -264,7 +282,9 @@ def beta_vae(
     other = bound.anneal != "none" or bound.free_bits > 0
     _check(not other, f"--capacity {capacity} with --anneal or --free-bits", "one of them")
     price = parts.objectives.capacity(bound.beta, capacity, capacity_steps)
-    return plain._replace(loss=_loss(plain.model, bound, price))
+    target = parts.objectives.linear(capacity, capacity_steps)
+    schedules = {"kl_weight": parts.objectives.constant(bound.beta), "kl_target": target}
+    return _bounded(plain.model, data, body, bound, price=price, schedules=schedules)
 
 
 def denoising_vae(
@@ -285,8 +305,7 @@ def denoising_vae(
     """
     corrupt = _corruption(noise, level)
     plain = vae(data, body, bound, latent_dim=latent_dim)
-    loss = _loss(plain.model, bound, corrupt=corrupt)
-    return plain._replace(loss=loss, corrupt=corrupt)
+    return _bounded(plain.model, data, body, bound, corrupt=corrupt)
 
 
 def cvae(
@@ -302,12 +321,7 @@ def cvae(
     seen = f"--model cvae on {data.name} without labels{why}"
     _check(data.classes is not None, seen, "labels")
     model = _assemble(data, body, parts.latents.gaussian(latent_dim), data.classes)
-    return Recipe(
-        model,
-        _loss(model, bound),
-        probabilities=_probabilities(data, body),
-        classes=data.classes,
-    )
+    return _bounded(model, data, body, bound, classes=data.classes)
 
 
 Gradient = Literal["standard", "doubly_reparameterized"]
@@ -342,7 +356,8 @@ def iwae(
     loss = parts.objectives.importance_weighted(
         model, k, doubly_reparameterized=double, temper=temper
     )
-    return Recipe(model, loss, probabilities=_probabilities(data, body))
+    schedules = {"kl_weight": temper}
+    return Recipe(model, loss, probabilities=_probabilities(data, body), schedules=schedules)
 
 
 def tc_vae(
@@ -441,7 +456,7 @@ def flow_vae(
     }[flow]()
     base = _assemble(data, body, parts.latents.gaussian(latent_dim, context=steps.context))
     model = parts.flows.posterior(base, steps)
-    return Recipe(model, _loss(model, bound), probabilities=_probabilities(data, body))
+    return _bounded(model, data, body, bound)
 
 
 def _with_prior(
@@ -451,12 +466,7 @@ def _with_prior(
     if log_var_range is not None:
         base = parts.priors.with_bounded_posterior(base, *log_var_range)
     model = parts.priors.learned(base, prior)
-    return Recipe(
-        model,
-        _loss(model, bound),
-        probabilities=_probabilities(data, body),
-        standard_prior=False,
-    )
+    return _bounded(model, data, body, bound, standard_prior=False)
 
 
 def vamp_vae(
@@ -545,13 +555,7 @@ def ladder_vae(
     )
     latents = parts.hierarchy.ladder(tuple(latent_dims), tuple(level_widths))
     model = _assemble(data, body, latents)
-    return Recipe(
-        model,
-        _loss(model, bound),
-        probabilities=_probabilities(data, body),
-        standard_prior=False,
-        hierarchical=True,
-    )
+    return _bounded(model, data, body, bound, standard_prior=False, hierarchical=True)
 
 
 # --- discrete latents ---------------------------------------------------------------------------
@@ -604,13 +608,8 @@ def gumbel_vae(
         code = model.reparameterize(variables, None, model.encode(variables, x, y), False).code
         return parts.discrete.indices(code, categories)
 
-    return Recipe(
-        model,
-        _loss(model, bound),
-        probabilities=_probabilities(data, body),
-        standard_prior=False,
-        codes=Codes(categories, indices, (1, variables)),
-    )
+    codes = Codes(categories, indices, (1, variables))
+    return _bounded(model, data, body, bound, standard_prior=False, codes=codes)
 
 
 Codebook = Literal["ema", "gradient"]

@@ -99,7 +99,7 @@ def evaluate(
         k: draws of the importance-weighted estimate of log p(x); 0 leaves it out.
         samples: draws of z for the ELBO.
         seed: decides the draws.
-        watch: hears how far the importance-weighted estimate is.
+        watch: hears how far it is, or with k how far the importance-weighted estimate is.
 
     Returns:
         images; reconstruction = -log p(x|z); mse, squared error of the reconstruction from the
@@ -120,7 +120,8 @@ def evaluate(
         )
     bound_key, weight_key = evaluation_keys(seed)
     measure = batches.over_split(measurement(run.recipe, samples), run.mesh)
-    result = numbers(run.recipe, split, measure(split, run.variables, bound_key))
+    found = measure(split, run.variables, bound_key, None if k else watch)
+    result = numbers(run.recipe, split, found)
     if k:
         images = max(run.mesh.size, 10)
         chunk = min(CHUNK, batches.at_once(split.x.shape[1:])) // images

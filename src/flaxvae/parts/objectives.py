@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 Metrics = dict[str, Array]
-Schedule = Callable[[Array], Array | float]  # of the step
+Schedule = Callable[[Array | int], Array | float]  # of the step
 Price = Callable[[Array, Array], Array]  # (KL averaged over the batch [L], step) -> scalar
 
 

@@ -101,7 +101,7 @@ class Terminal:
         if self._unprinted:
             self._print_epoch()
         if self._bar:
-            self._bar.update(0, rest=f"{what}, {done} of {total}" if total else what)
+            self._bar.update(0, rest=f"{what}, {done:,} of {total:,}" if total else what)
             self._bar.refresh()
         elif not done:
             self._line(f"    {what}")

@@ -28,7 +28,7 @@ from flaxvae.core import Variables
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import DataError, DivergedError, Stopped, counted
 from flaxvae.settings import TrainSettings, interval
-from flaxvae.training import batches, guard, hosts
+from flaxvae.training import batches, guard, hosts, schedules
 from flaxvae.training import mesh as meshes
 from flaxvae.training.checkpoints import Checkpoints, Restored
 from flaxvae.training.contents import as_saved, from_parts, to_parts
@@ -226,6 +226,9 @@ class _Training:
     def run(self) -> tuple[Variables, list[dict[str, Any]]]:
         if self.step == 0:
             self.save()
+        if not self.finished():
+            for text in schedules.remarks(self.recipe, self.settings, self.total):
+                self.watch.note(text)
         self.watch.start(self.total, self.per_epoch, self.step)
         if not self.finished():
             # No steps: compiles, so that what follows is timed without it.
@@ -304,6 +307,7 @@ class _Training:
             row["validation_reconstruction"] = reconstruction
         rate = float(self.trainer.learning_rate(self.position - 1))
         row["learning_rate"] = rate * float(guards.scale)
+        row |= schedules.numbers(self.recipe, self.step)
         row["images_per_second"] = round(self.speed(), 1)
         counts = {"skipped_steps": int(guards.skipped), "rollbacks": int(guards.rollbacks)}
         row |= {name: count for name, count in counts.items() if count}

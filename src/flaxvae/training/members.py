@@ -10,6 +10,7 @@ passes between them. Arrays of a group have an axis of its M members in front.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -25,7 +26,7 @@ from jax.sharding import Mesh, PartitionSpec
 from flaxvae.core import Batch, Variables
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import Stopped
-from flaxvae.training import batches, guard, loop, template
+from flaxvae.training import batches, guard, loop, schedules, template
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints, Unsaved
@@ -312,6 +313,8 @@ def _fit(group, run, data, mesh, folder, checkpoints, watch, signals):
                 columns["validation_kl"] = found["kl"].sum(-1).mean(0, dtype="float64")
             columns["validation_reconstruction"] = found["reconstruction"].mean(0, dtype="float64")
         columns["learning_rate"] = run.learning_rate(step - 1)
+        scheduled = [schedules.numbers(member.recipe, step) for member in group]
+        columns |= {name: [found[name] for found in scheduled] for name in scheduled[0]}
         columns["images_per_second"] = [round(speed / len(group), 1)] * len(group)
         at = {"epoch": step // per_epoch, "step": step}
         rows = [
@@ -328,6 +331,9 @@ def _fit(group, run, data, mesh, folder, checkpoints, watch, signals):
         except (OSError, Unsaved) as error:
             watch.note(f"a checkpoint could not be written ({error}): training goes on")
 
+    said = (schedules.remarks(member.recipe, member.plan.training, total) for member in group)
+    for text in dict.fromkeys(itertools.chain.from_iterable(said)):
+        watch.note(text)
     watch.start(total, per_epoch, step)
     if step < total:
         # No steps: compiles, so that what follows is timed without it.
