@@ -1,4 +1,7 @@
-"""``python -m experiments [NAME …]``: run studies (all by default) and rewrite README.md."""
+"""``python -m experiments [choose] [NAME …]``: run studies (all by default), rewrite README.md.
+
+With ``choose``, compare the settings that they had to choose between, on held-out images.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import importlib
 import sys
 import time
 
-from experiments import table
+from experiments import choices, table
 
 STUDIES = (
     "flax_example",
@@ -25,18 +28,33 @@ STUDIES = (
 )
 
 
-def main(names: list[str]) -> None:
-    modules = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES}
-    for name in names or STUDIES:
-        if name not in modules:
+def main(arguments: list[str]) -> None:
+    choose = arguments[:1] == ["choose"]
+    names = arguments[1:] if choose else arguments
+    for name in names:
+        if name not in STUDIES:
             sys.exit(f"unknown study {name!r}: expected one of {', '.join(STUDIES)}")
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES}
+    missed = []
+    for name in names or STUDIES:
         print(f"=== {name}", flush=True)
-        start = time.monotonic()
-        rows = modules[name].study()
-        table.save(name, rows, (time.monotonic() - start) / 60)
-        for row in rows:
-            print(" | ".join(row), flush=True)
-    table.write_readme({name: module.__doc__ for name, module in modules.items()})
+        if choose:
+            choices.choose(name, getattr(modules[name], "CHOICES", {}))
+        else:
+            missed += run(name, modules[name])
+    (table.HERE / "README.md").write_text(table.readme(modules))
+    if missed:
+        sys.exit("\n".join(["outside of what is expected:", *missed]))
+
+
+def run(name: str, module) -> list[str]:
+    """Run a study and keep its rows; returns those outside of what is expected."""
+    start = time.monotonic()
+    rows = module.study()
+    table.save(name, rows, (time.monotonic() - start) / 60)
+    for row in rows:
+        print(" | ".join(row), flush=True)
+    return table.misses(rows, module.BESIDE)
 
 
 if __name__ == "__main__":

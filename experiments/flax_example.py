@@ -6,29 +6,83 @@ request 1361 of google/flax has 103.60 nats after 10 epochs and 101.83 after 20;
 "around 104" after 10. The first two rows are on those terms: 50,000 images, binarized once, by a
 draw of our own (theirs is Larochelle's). The others tell what the draw and the images are worth:
 binarized anew at every visit, and all 60,000. Here 20 epochs are 10, resumed.
+
+What is left of the difference is in the initial weights, whose scale the library has from PyTorch:
+with flax's own, held-out images end 0.86 nats higher.
 """
 
 from __future__ import annotations
 
+import math
+
 from experiments import runs
-from experiments.table import Row
+from experiments.choices import Choice, negative_elbo
+from experiments.table import Beside, Row
 from flaxvae.analysis import bounds
 
-THEIRS = {10: 103.60, 20: 101.83}
-TERMS = {  # binarization, part held out, and whether they are the example's
-    "fixed_50000": ("fixed", 1 / 6, True),
-    "dynamic_50000": ("dynamic", 1 / 6, False),
-    "dynamic_60000": ("dynamic", 0.0, False),
+TERMS = {  # binarization, part held out; the first are the example's
+    "fixed_50000": ("fixed", 1 / 6),
+    "dynamic_50000": ("dynamic", 1 / 6),
+    "dynamic_60000": ("dynamic", 0.0),
 }
 NETWORK = {"dataset": "mnist", "net": "mlp", "widths": (500,), "latent_dim": 20}
+CHOSEN = "the library's for relu: variance 1 / (3 fan-in)"
+CHOICES = {
+    "initial weights, 10 epochs": Choice(
+        "vae",
+        NETWORK | {"binarization": "fixed", "epochs": 10},
+        {CHOSEN: {}, "as flax's: 1 / fan-in": {"initial_scales": {"relu": math.sqrt(3)}}},
+        CHOSEN,
+        "-ELBO, 10 draws of z, nats",
+        negative_elbo,
+    )
+}
+BESIDE = [
+    Beside(
+        "test -ELBO, nats",
+        101.0,
+        103.6,
+        "no better than with more images, binarized anew; no worse than flax",
+        "flax's log: 103.60",
+        "10 epochs",
+        "binarized once",
+    ),
+    Beside(
+        "test -ELBO, nats",
+        99.2,
+        101.83,
+        "no better than with more images, binarized anew; no worse than flax",
+        "flax's log: 101.83",
+        "20 epochs",
+        "binarized once",
+    ),
+    Beside(
+        "test -ELBO, nats",
+        99.8,
+        102.0,
+        "no better than after 20 epochs; what was asked",
+        "",
+        "10 epochs",
+        "60,000",
+    ),
+    Beside(
+        "test -ELBO, nats",
+        98.2,
+        100.0,
+        "no better than 512-256 with 50 latents (Collapsed units); what was asked",
+        "",
+        "20 epochs",
+        "60,000",
+    ),
+]
 
 
 def study() -> list[Row]:
     rows = []
-    for name, (binarization, validation, equal) in TERMS.items():
+    for name, (binarization, validation) in TERMS.items():
         choices = NETWORK | {"binarization": binarization, "validation": validation}
         run = runs.train(f"flax_example_{name}", "vae", epochs=10, **choices)
-        for epochs, theirs in THEIRS.items():
+        for epochs in (10, 20):
             if epochs > 10:
                 run = runs.extend(run, epochs=epochs, **choices)
             data = run.data()
@@ -39,7 +93,6 @@ def study() -> list[Row]:
                     f"{run.spec.name}, {len(data.train.x):,} images",
                     f"{epochs} epochs",
                     f"{-found['elbo']:.2f} ± {found['elbo_standard_error']:.2f}",
-                    f"flax's log: {theirs:.2f}" if equal else "",
                 )
             )
     return rows

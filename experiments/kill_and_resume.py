@@ -16,11 +16,12 @@ import time
 from pathlib import Path
 
 from experiments.runs import ROOT
-from experiments.table import Row
+from experiments.table import Beside, Row
 
 # Checkpoints every half second, so that there is something to lose between two of them.
-CHOICES = ("--dataset", "digits", "--epochs", "1000", "--latent-dim", "10")
-CHOICES += ("--checkpoint-every", "0.5s")
+FLAGS = ("--dataset", "digits", "--epochs", "1000", "--latent-dim", "10")
+FLAGS += ("--checkpoint-every", "0.5s")
+BESIDE: list[Beside] = []
 
 
 def start(*arguments: str) -> subprocess.Popen:
@@ -44,10 +45,10 @@ def study() -> list[Row]:
     straight, killed = ROOT / "undisturbed", ROOT / "killed"
     for path in (straight, killed):
         shutil.rmtree(path, ignore_errors=True)
-    if start(*CHOICES, "--run", str(straight)).wait():
+    if start(*FLAGS, "--run", str(straight)).wait():
         raise RuntimeError("the undisturbed training failed")
     moment = random.Random(0)
-    steps, process = [], start(*CHOICES, "--run", str(killed))
+    steps, process = [], start(*FLAGS, "--run", str(killed))
     while len(steps) < 5:
         before = last_step(killed)
         while last_step(killed) <= before and process.poll() is None:
@@ -65,12 +66,11 @@ def study() -> list[Row]:
     told = ", ".join(map(str, steps))
     budget = "1,000 epochs, 10,000 steps"
     return [
-        Row("sha256, undisturbed", "digits", budget, one[:16] + "…", ""),
+        Row("sha256, undisturbed", "digits", budget, one[:16] + "…"),
         Row(
             f"sha256, killed {len(steps)} times, in the epochs after steps {told}",
             "digits",
             budget,
-            other[:16] + "…",
-            "the same" if one == other else "DIFFERENT",
+            f"{other[:16]}…, {'the same' if one == other else 'DIFFERENT'}",
         ),
     ]

@@ -3,6 +3,7 @@
 With a linear decoder and Gaussian noise, p(x) = N(b, W W^T + sigma^2 I) exactly (probabilistic
 PCA). A linear VAE with 8 latents is trained on the 8x8 digits; ELBO, importance-weighted bounds
 and exact log-likelihood of the test digits must come in this order, and the last gap must vanish.
+The settings only have to train it to the end; none was chosen by its outcome.
 """
 
 from __future__ import annotations
@@ -11,9 +12,16 @@ import numpy as np
 from scipy import stats
 
 from experiments import runs
-from experiments.table import Row
+from experiments.table import Beside, Row
 from flaxvae.analysis import bounds
 from flaxvae.report import figures
+
+BOUND = "importance-weighted bound, k = {:,}"
+ORDER = "ELBO, 1,000 draws, nats", *(BOUND.format(k) for k in (1, 10, 100, 1000, 5000))
+BESIDE = [
+    Beside(name, ORDER[0], "exact log p(x)", "a bound, and no looser than the ELBO")
+    for name in ORDER[2:]
+] + [Beside("gap at k = 5,000", -0.002, 0.01, "sampling noise of the bound; what was asked", "0")]
 
 
 def study() -> list[Row]:
@@ -37,13 +45,13 @@ def study() -> list[Row]:
     x = figures.pixels(test, slice(None)).reshape(len(test.x), -1)
     exact = stats.multivariate_normal(b, w.T @ w + sigma**2 * np.eye(len(b))).logpdf(x).mean()
 
-    def row(quantity: str, nats: float, reference: str = "") -> Row:
-        return Row(quantity, run.spec.name, "1,000 epochs, 8 latents", f"{nats:.4f}", reference)
+    def row(quantity: str, nats: float) -> Row:
+        return Row(quantity, run.spec.name, "1,000 epochs, 8 latents", f"{nats:.4f}")
 
-    rows = [row("ELBO, 1,000 draws, nats", bounds.evaluate(run, test, samples=1000)["elbo"])]
+    rows = [row(ORDER[0], bounds.evaluate(run, test, samples=1000)["elbo"])]
     for k in (1, 10, 100, 1000, 5000):
         found = bounds.evaluate(run, test, k=k)["log_likelihood"]["nats"]
-        rows.append(row(f"importance-weighted bound, k = {k:,}", found))
+        rows.append(row(BOUND.format(k), found))
     rows.append(row("exact log p(x)", exact))
-    rows.append(row("gap at k = 5,000", exact - found, "asked: under 0.01"))
+    rows.append(row("gap at k = 5,000", exact - found))
     return rows

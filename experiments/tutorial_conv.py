@@ -1,29 +1,50 @@
 """The tutorials' convolutional VAE.
 
 Conv 32, Conv 64, Dense 256 and back, Bernoulli likelihood on pixels in [0, 1], batch 128, Adam
-1e-3, 20 epochs on 55,000 images, 5,000 held out. Tutorials expect a reconstruction error of 0.01
-to 0.03 a pixel with 20 latents. With 2 latents, the manifold and the codes can be seen.
+1e-3, 20 epochs on 55,000 images, 5,000 held out. With 2 latents, the manifold and the codes can be
+seen. That tutorials lead one to expect an error of 0.01 to 0.03 a pixel with 20 latents was asked
+of this project; it has no one source, and was not checked. These are the library's defaults:
+nothing was chosen.
 """
 
 from __future__ import annotations
 
 from experiments import runs
-from experiments.table import Row
+from experiments.table import Beside, Row
 from flaxvae.analysis import bounds
+
+BESIDE = [
+    Beside(
+        "MSE a pixel",
+        0.0057,
+        0.012,
+        "no better than the same net without noise and KL; what was asked",
+        "tutorials: 0.01 to 0.03, unchecked",
+        "20 latents",
+    ),
+    Beside(
+        "MSE a pixel",
+        0.0341,
+        0.0557,
+        "between what 10 and 2 principal components leave of the test images",
+        "",
+        " 2 latents",
+    ),
+]
 
 
 def study() -> list[Row]:
     rows = []
-    for latent_dim, asked in ((20, "tutorials: 0.01 to 0.03; asked: at most 0.012"), (2, "")):
+    for latent_dim in (20, 2):
         run = runs.train(
             f"tutorial_conv_{latent_dim}", "vae", dataset="mnist", latent_dim=latent_dim
         )
         found = bounds.evaluate(run, run.data().test)
         where = run.spec.name, f"20 epochs, {latent_dim} latents"
         rows += [
-            Row("MSE a pixel", *where, f"{found['mse']:.5f}", asked),
-            Row("test -ELBO, nats", *where, f"{-found['elbo']:.2f}", ""),
-            Row("test KL, nats", *where, f"{found['kl']:.2f}", ""),
+            Row("MSE a pixel", *where, f"{found['mse']:.5f}"),
+            Row("test -ELBO, nats", *where, f"{-found['elbo']:.2f}"),
+            Row("test KL, nats", *where, f"{found['kl']:.2f}"),
         ]
         figures = ["reconstructions", "samples", "interpolations", "curves"]
         for figure in figures if latent_dim == 20 else ["manifold", "latent_scatter"]:

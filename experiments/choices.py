@@ -1,0 +1,86 @@
+"""How studies choose their settings: ``python -m experiments choose [NAME …]``.
+
+Nothing is chosen on what is reported. Where a setting was tried in more than one value, models are
+trained on 50,000 of MNIST's 60,000 training images, fewer epochs than in the study, and compared on
+the other 10,000; the test images are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from unittest import mock
+
+from experiments import table
+from experiments.runs import ROOT
+from flaxvae import api
+from flaxvae.analysis import bounds
+from flaxvae.data import pipeline
+from flaxvae.parts import networks
+from flaxvae.report.terminal import Terminal
+from flaxvae.training import loop
+from flaxvae.training import mesh as meshes
+from flaxvae.training import step as steps
+from flaxvae.training.runs import RunFolder
+from flaxvae.training.trained import Run
+
+HELD_OUT = 1 / 6
+
+Settings = Mapping[str, Any]
+
+
+def lowest(outcomes: Mapping[str, float]) -> str:
+    return min(outcomes, key=lambda name: outcomes[name])
+
+
+class Choice(NamedTuple):
+    """What a study had to choose between."""
+
+    model: str
+    setting: Settings  # what the candidates share, with the epochs of this comparison
+    candidates: Mapping[str, Settings]  # what is special about each, by its name
+    chosen: str  # what the study takes
+    quantity: str
+    measure: Callable[[Run, pipeline.Data], float]  # of the held-out images
+    rule: Callable[[Mapping[str, float]], str] = lowest  # which candidate the outcomes speak for
+    why_another: str = ""  # that the study takes another, where it does
+
+
+BOUND_100 = "upper bound on -log p(x) from 100 importance samples, nats"
+
+
+def negative_elbo(run: Run, data: pipeline.Data) -> float:
+    return -bounds.evaluate(run, data.validation, samples=10)["elbo"]
+
+
+def bound_100(run: Run, data: pipeline.Data) -> float:
+    return -bounds.evaluate(run, data.validation, k=100)["log_likelihood"]["nats"]
+
+
+def train(
+    model: str, *, initial_scales: Mapping[str, float] | None = None, **settings: Any
+) -> tuple[Run, pipeline.Data]:
+    """A model in memory, and its data.
+
+    ``initial_scales`` replaces the library's scales of initial weights.
+    """
+    plan = api.make_plan(model, **{"dataset": "mnist", "validation": HELD_OUT} | settings)
+    data, mesh = pipeline.prepare(plan.data), meshes.make(plan.training.devices)
+    recipe = plan.recipe(data.spec)
+    with mock.patch.dict(networks.INITIAL_SCALES, initial_scales or {}), Terminal() as terminal:
+        trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
+        variables, _ = loop.fit(recipe, trainer, data, plan.training, mesh, None, terminal)
+    folder = RunFolder(ROOT / "choices")
+    return Run(folder, plan, data.spec, recipe, variables, data.peak, mesh), data
+
+
+def choose(name: str, choices: Mapping[str, Choice]) -> None:
+    """Train and measure every candidate of a study, and keep what came out after each."""
+    kept = table.load_choices(name)
+    for what, choice in choices.items():
+        outcomes = kept[what] = {}
+        for candidate, own in choice.candidates.items():
+            found = choice.measure(*train(choice.model, **{**choice.setting, **own}))
+            outcomes[candidate] = round(found, 4)
+            print(f"{what}: {candidate}: {choice.quantity}: {found:.4f}", flush=True)
+            table.save_choices(name, kept)
