@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
     model: str
     setting: Settings  # what the candidates share, with the epochs of this comparison
-    candidates: Mapping[str, Settings]  # what is special about each, by its name
+    candidates: Mapping[str, Settings]  # what is special about each, by its name; None: left out
     chosen: str  # what the study takes
     quantity: str
     measure: Callable[[Run, pipeline.Data], float]  # of the held-out images
@@ -58,13 +58,13 @@ def bound_100(run: Run, data: pipeline.Data) -> float:
 
 
 def train(
-    model: str, *, initial_scales: Mapping[str, float] | None = None, **settings: Any
+    model: str, *, initial_scales: Mapping[str, float] | None = None, **others: Any
 ) -> tuple[Run, pipeline.Data]:
     """A model in memory, and its data.
 
     ``initial_scales`` replaces the library's scales of initial weights.
     """
-    plan = api.make_plan(model, **{"dataset": "mnist", "validation": HELD_OUT} | settings)
+    plan = api.make_plan(model, **{"dataset": "mnist", "validation": HELD_OUT} | others)
     data, mesh = pipeline.prepare(plan.data), meshes.make(plan.training.devices)
     recipe = plan.recipe(data.spec)
     with mock.patch.dict(networks.INITIAL_SCALES, initial_scales or {}), Terminal() as terminal:
@@ -74,13 +74,18 @@ def train(
     return Run(folder, plan, data.spec, recipe, variables, data.peak, mesh), data
 
 
+def settings(choice: Choice, own: Settings) -> dict[str, Any]:
+    """All settings of a candidate."""
+    return {key: x for key, x in {**choice.setting, **own}.items() if x is not None}
+
+
 def choose(name: str, choices: Mapping[str, Choice]) -> None:
     """Train and measure every candidate of a study, and keep what came out after each."""
     kept = table.load_choices(name)
     for what, choice in choices.items():
         outcomes = kept[what] = {}
         for candidate, own in choice.candidates.items():
-            found = choice.measure(*train(choice.model, **{**choice.setting, **own}))
+            found = choice.measure(*train(choice.model, **settings(choice, own)))
             outcomes[candidate] = round(found, 4)
             print(f"{what}: {candidate}: {choice.quantity}: {found:.4f}", flush=True)
             table.save_choices(name, kept)

@@ -44,7 +44,7 @@ CHOICES = {
                 "warmup_steps": 1500,
                 "anneal_steps": 1500,
             },
-            "KL not annealed": {"anneal": "none"},
+            "KL not annealed": {"anneal": None, "anneal_steps": None},
             "initial weights of variance 1 / (3 fan-in)": {"initial_scales": {"tanh": 1.0}},
         },
         CHOSEN,

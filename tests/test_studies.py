@@ -87,6 +87,28 @@ def test_a_study_takes_what_held_out_images_prefer(name, what, choice):
     assert (choice.rule(outcomes) == choice.chosen) != bool(choice.why_another)
 
 
+@pytest.mark.parametrize(("name", "what", "choice"), CHOICES)
+def test_candidates_are_settings_that_there_are(name, what, choice):
+    for own in choice.candidates.values():
+        settings = choices.settings(choice, own)
+        settings.pop("initial_scales", None)
+        assert api.make_plan(choice.model, **settings).model == choice.model
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if hasattr(MODULES[name], "runs")])
+def test_studies_train_by_settings_that_there_are(name, monkeypatch):
+    planned = []
+
+    def train(run, model, **settings):
+        planned.append(api.make_plan(model, **settings))
+        raise InterruptedError
+
+    monkeypatch.setattr(runs, "train", train)
+    with pytest.raises(InterruptedError):
+        MODULES[name].study()
+    assert len(planned) == 1
+
+
 def test_candidates_are_compared_on_held_out_images_alone(monkeypatch):
     """They are not trained on, and test images are not evaluated."""
     seen = []
