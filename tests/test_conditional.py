@@ -97,6 +97,17 @@ def test_misuse(run, test, tmp_path, monkeypatch, capsys, line, words):
     assert (sorted(tmp_path.rglob("*")), sorted(run.path.rglob("*"))) == before
 
 
+def test_labels_of_a_file_that_cannot_be(run, test, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for y, words in ((test.y[:9] / 2, "expected whole numbers"), (test.y[:9] + 5, "expected 0 to")):
+        np.savez("images.npz", x=test.x[:9], y=y)
+        with pytest.raises(SystemExit):
+            cli.main(["encode", str(run.path), "--images", "images.npz", "--out", "z.npz"])
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
+        assert not (tmp_path / "z.npz").exists()
+
+
 def test_commands_take_labels(run, test, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("images.npz", x=test.x[:9], y=test.y[:9])

@@ -1,5 +1,6 @@
 """Run folders and what is loaded from them, against direct computation."""
 
+import dataclasses
 import json
 import math
 
@@ -206,6 +207,14 @@ def test_images_that_cannot_be(run, raw, name):
     for wrong, peak in ((x * 1.01, 1), (x - 0.01, 1), (raw[:2] + 1, PEAK), (-x, 1)):
         with pytest.raises(DataError, match=f"expected 0 to {peak}"):
             function(wrong)
+
+
+def test_images_with_channels_first(run):
+    colour = dataclasses.replace(run, spec=run.spec._replace(shape=(8, 8, 3)))
+    x = np.zeros((2, 3, 8, 8), np.uint8)
+    with pytest.raises(UsageError, match=r"expected \[N, 8, 8, 3\] .*; np.moveaxis\(x, 1, -1\)"):
+        colour.split(x)
+    assert colour.split(np.moveaxis(x, 1, -1)).x.shape == (2, 8, 8, 3)
 
 
 def test_latents_and_numbers_that_cannot_be(run):

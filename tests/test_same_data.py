@@ -10,9 +10,12 @@ import flaxvae
 from conftest import TINY
 from flaxvae import cli
 from flaxvae.data import pipeline, sources
-from flaxvae.errors import UsageError
+from flaxvae.errors import DataError, UsageError
 from flaxvae.report import words
 from flaxvae.settings import DataSettings
+from flaxvae.training.runs import RunFolder
+from flaxvae.training.trained import same_data
+from flaxvae.zoo import DataSpec
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -88,18 +91,22 @@ def test_permuted_labels_are_a_note_for_one_that_does_not(here, capsys):
     assert "the labels are not those of" in " ".join(capsys.readouterr().out.split())
 
 
-def test_other_classes_in_a_run_that_knows_no_hash_of_labels(here, capsys):
-    path = here / "cvae" / "run.json"
-    record = json.loads(path.read_text())
-    del record["labels_sha256"]
-    path.write_text(json.dumps(record))
-    cli.main(["eval", "cvae"])
-    relabel(lambda y: y + 1)
-    said = fails(capsys, "eval cvae")
-    assert "the classes of years.npz" in said and "expected 1990, 1993" in said
-    assert "seen 1991, 1994" in said
-    relabel(lambda y: np.where(y == 1991, 1994, y))
-    assert "the classes of years.npz" in fails(capsys, "eval cvae")
+def test_a_run_that_knows_no_hash_of_labels_knows_its_classes(home, monkeypatch):
+    """As flaxvae wrote runs before: no hash of labels, classes by their number."""
+    monkeypatch.chdir(home)
+    folder = RunFolder.open("cvae")
+    record = {k: v for k, v in folder.record().items() if k != "labels_sha256"}
+    data = pipeline.prepare(DataSettings(FILE))
+    assert same_data(record, folder.spec(), True, data, home) is data
+    for change in ({"labels": tuple(range(10))}, {"labels": None}, {"classes": 2018}):
+        old = folder.spec()._replace(**{"labels": None, "classes": 10} | change)
+        with pytest.raises(DataError, match=r"the classes of .* seen 1990, 1993, .*, 2017;"):
+            same_data(record, old, True, data, home)
+        assert same_data(record, old, False, data, home) is data
+    fields = ("name", "shape", "classes", "binary", "levels", "examples")
+    spec = DataSpec(**{name: getattr(data.spec, name) for name in fields})  # of digits, as it was
+    plain = data._replace(spec=spec)
+    assert same_data(record, spec, True, plain, home) is plain
 
 
 def test_a_sweep_goes_on_with_its_own_labels_only(here, capsys, monkeypatch):

@@ -239,6 +239,8 @@ def _images(run: Run, file: str | None, terminal: Terminal) -> tuple[Split, dict
     if file is None:
         return run.data().test, {}
     found = sources.read_images(Path(file))
+    if found.unlabelled and run.recipe.classes is not None:
+        raise DataError(f"{file}: {found.unlabelled}")
     split = run.split(found.x, found.y, f"{file}: images")._replace(y=found.y)
     for note in found.notes:
         terminal.note(f"{file}: {note}")

@@ -81,7 +81,8 @@ class DataSettings:
     fixed: one such draw, the same in every run; threshold: pixel >= 0.5."""
 
     validation: Part = 1 / 12
-    """Part of the training images held out for the validation ELBO; 0 trains on all."""
+    """Part of the training images held out for the validation ELBO, at least one of them; 0 trains
+    on all."""
 
     def __post_init__(self):
         declared.conform_fields(self)

@@ -144,6 +144,8 @@ class Pictures(NamedTuple):
     """By key: arrays of length N."""
     notes: list[str]
     """What was left out, and why."""
+    unlabelled: str
+    """Why labels that there are cannot be used."""
 
 
 def read_images(path: Path) -> Pictures:
@@ -151,12 +153,13 @@ def read_images(path: Path) -> Pictures:
     with files.opened(path) as arrays:
         key, label = _keys(arrays)
         x = pixels.array(arrays.read(key), f"{path}: images")
-        y, others, notes = None, {}, []
+        y, others, notes, unlabelled = None, {}, [], ""
         if label is not None:
             try:
                 y = labels.column(arrays.read(label), len(x))
             except labels.Unusable as why:
-                notes.append(f"{label} left out: labels are {why}")
+                unlabelled = f"labels are {why}"
+                notes.append(f"{label} left out: {unlabelled}")
         for name in arrays.keys:
             if name in (key, label):
                 continue
@@ -169,7 +172,7 @@ def read_images(path: Path) -> Pictures:
                 others[name] = other
             else:
                 notes.append(f"{name} left out: not something for each of the {len(x):,} images")
-    return Pictures(x, y, others, notes)
+    return Pictures(x, y, others, notes, unlabelled)
 
 
 def _file(path: Path) -> Dataset:
