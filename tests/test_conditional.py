@@ -10,6 +10,7 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import cli
+from flaxvae.data.pipeline import Split
 from flaxvae.errors import UsageError
 from flaxvae.training import batches
 from flaxvae.training import mesh as meshes
@@ -57,6 +58,32 @@ def test_pairs_to_interpolate_are_of_one_class(test):
     assert (same.y[0::2] == same.y[1::2]).all() and len(same.y) == 16
     other = figures.pairs(test, 8)
     assert (other.y[0::2] != other.y[1::2]).all()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_pairs_are_those_of_a_search_for_each_image(same):
+    from flaxvae.report import figures
+
+    def searched(y):
+        picked, free = [], list(range(len(y)))
+        while free:
+            first = free.pop(0)
+            second = next((i for i in free if (y[i] == y[first]) == same), None)
+            if second is not None:
+                free.remove(second)
+                picked += [first, second]
+        return picked
+
+    rng = np.random.default_rng(0)
+    for classes in (1, 2, 3, 10):
+        for count in (1, 2, 7, 40):
+            for y in (rng.integers(0, classes, count), np.sort(rng.integers(0, classes, count))):
+                split = Split(np.arange(count), np.array(list("abcdefghij"))[y], 1.0)
+                found = figures.pairs(split, count, same)
+                np.testing.assert_array_equal(found.x, searched(y))
+                np.testing.assert_array_equal(figures.pairs(split, 2, same).x, found.x[:4])
+    unlabelled = figures.pairs(Split(np.arange(7), None, 1.0), 9, same)
+    np.testing.assert_array_equal(unlabelled.x, np.arange(6))
 
 
 @pytest.mark.parametrize(

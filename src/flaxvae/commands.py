@@ -121,11 +121,12 @@ def interpolate(
     loaded = load(run)
     test = loaded.data().test
     same_class = loaded.recipe.classes is not None
-    most = len(figures.pairs(test, len(test.x) // 2, same_class).x) // 2
-    count = _upto("rows", rows, 8, most, "pairs of test images" + " of one class" * same_class)
+    ends = figures.pairs(test, len(test.x) // 2, same_class)
+    what = "pairs of test images" + " of one class" * same_class
+    count = _upto("rows", rows, 8, len(ends.x) // 2, what)
     usual = loaded.folder.figures / "interpolations.png"
     path = _target(out, usual, interpolate, rows=rows, steps=steps)
-    ends = figures.pairs(test, count, same_class)
+    ends = figures.rows(ends, np.arange(2 * count))
     return relative(figures.interpolations(path, loaded, ends, steps))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -220,16 +221,22 @@ def rows(split: Split, which: np.ndarray) -> Split:
 
 
 def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
-    """Successive images, two by two: of different classes, where labels tell, or of the same."""
-    number = 2 * min(count, len(test.x) // 2)
-    picked = list(range(number))
-    if test.y is not None:
-        picked, free = [], list(range(len(test.x)))
-        while free and len(picked) < number:
-            first = free.pop(0)
-            fits = (i for i in free if (test.y[i] == test.y[first]) == same_class)
-            second = next(fits, None)
-            if second is not None:
-                free.remove(second)
-                picked += [first, second]
-    return rows(test, np.array(picked, int))
+    """Successive images, two by two: of different classes, where labels tell, or of the same.
+
+    The first image without a partner gets the next one that fits; there are ``count`` pairs, or
+    as many as there can be.
+    """
+    if test.y is None:
+        found = list(zip(range(0, len(test.x), 2), range(1, len(test.x), 2), strict=False))
+        return rows(test, np.array(found[:count], int).ravel())
+    found: list[tuple[int, int]] = []
+    waiting: dict[Any, deque[int]] = {}  # by class, images without a partner
+    for i, label in enumerate(test.y.tolist()):
+        fits = label if same_class else next((other for other in waiting if other != label), None)
+        if fits in waiting:
+            found.append((waiting[fits].popleft(), i))
+            if not waiting[fits]:
+                del waiting[fits]
+        else:
+            waiting.setdefault(label, deque()).append(i)
+    return rows(test, np.array(sorted(found)[:count], int).ravel())
