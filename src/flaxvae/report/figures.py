@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +227,7 @@ def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
     as many as there can be.
     """
     if test.y is None:
-        found = list(zip(range(0, len(test.x), 2), range(1, len(test.x), 2), strict=False))
-        return rows(test, np.array(found[:count], int).ravel())
+        return rows(test, np.arange(2 * min(count, len(test.x) // 2)))
     found: list[tuple[int, int]] = []
     waiting: dict[Any, deque[int]] = {}  # by class, images without a partner
     for i, label in enumerate(test.y.tolist()):
