@@ -14,7 +14,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import cli, sweeps
+from flaxvae import cli, flags, sweeps
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.errors import DivergedError, Stopped, UsageError
@@ -329,7 +329,7 @@ def test_flags_with_several_words_for_one_value():
     def words(line):
         return line.split()
 
-    first, others = cli._several(words("--wid_ths 8 4 --beta=1 2 3 --x"), {"--wid-ths"})
+    first, others = flags.several(words("--wid_ths 8 4 --beta=1 2 3 --x"), {"--wid-ths"})
     assert first == words("--wid-ths 8 4 --beta 1 --x")
     assert others == [
         ("beta", words("--wid-ths 8 4 --beta 2 --x")),

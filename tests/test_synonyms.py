@@ -5,14 +5,14 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 import flaxvae
-from flaxvae import api, cli, declared, sweeps, synonyms, zoo
+from flaxvae import api, cli, declared, flags, sweeps, synonyms, zoo
 from flaxvae.errors import UsageError
 from flaxvae.settings import Hosts
 from test_declared import MODELS, bare
 
 FLAGS = {name for model in MODELS for name in api.kinds(model)} | {*declared.hints(Hosts)}
 READERS = [cli.COMMANDS[name] for name in cli.COMMANDS if name not in ("train", "sweep")]
-OWN = {flag.removeprefix("--").replace("-", "_") for f in READERS for flag in cli._flags(f)}
+OWN = {flag.removeprefix("--").replace("-", "_") for f in READERS for flag in flags.taken(f)}
 OWN |= {"run", "resume", "seeds", "model"}  # of train and sweep
 OPTIONS = {
     option

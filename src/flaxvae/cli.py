@@ -5,57 +5,35 @@ JAX is imported only once the arguments have been understood, so that ``--help``
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import functools
 import gc
-import inspect
-import io
-import itertools
 import os
-import re
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal
 
-import tyro
-
-from flaxvae import declared, zoo
+from flaxvae import flags, zoo
 from flaxvae.errors import FlaxvaeError, UsageError
+from flaxvae.flags import LATEST, RunArgument
 from flaxvae.settings import DataSettings, Hosts, TrainSettings
 from flaxvae.synonyms import hint
-
-RunArgument = tyro.conf.Positional[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """What every command takes, and no result depends on."""
-
-    cache: bool = True
-    """Keep compiled programs for the next time: in the FLAXVAE_CACHE_DIR folder, else in the
-    user's cache folder."""
-
-
-LATEST = "runs/latest"
 
 
 def train(argv: list[str]) -> None:
     """Train a model, evaluate it on held-out images, draw its figures."""
-    resume = _value_of("--resume", argv)
+    resume = flags.value_of("--resume", argv)
     before = None
     if resume is None:
-        model = _value_of("--model", argv, "vae")
+        model = flags.value_of("--model", argv, "vae")
         data, training = DataSettings(), TrainSettings()
         chosen: dict[str, Any] = {}
     else:  # the run's own settings are the defaults, so that any other is seen to differ
         from flaxvae.training.runs import RunFolder
 
         before = RunFolder.open(resume).plan()
-        model = _value_of("--model", argv, before.model)
+        model = flags.value_of("--model", argv, before.model)
         data, training = before.data, before.training
         chosen = dict(before.arguments) if model == before.model else {}
-    groups = _groups(model, chosen)
+    groups = flags.groups(model, chosen)
 
     def command(
         model: str = model,
@@ -78,8 +56,8 @@ def train(argv: list[str]) -> None:
         allow_changes: Resume with other settings than the run's: any but the model, the data and
             what shapes the parameters.
     """
-    _declare(command, groups)
-    run, resume, allow_changes, hosts, *settings = _parse(command, argv, "train")
+    flags.declare(command, groups)
+    run, resume, allow_changes, hosts, *settings = flags.parse(command, argv, "train")
     from flaxvae import api
     from flaxvae.report.terminal import Terminal
     from flaxvae.training.hosts import joined
@@ -92,7 +70,7 @@ def train(argv: list[str]) -> None:
 
 def sweep(argv: list[str]) -> None:
     """Train a grid of settings and seeds side by side, and compare them."""
-    resume = _value_of("--resume", argv)
+    resume = flags.value_of("--resume", argv)
     if resume is not None:
         if len(argv) > 2 or argv[0].partition("=")[0] != "--resume":
             raise UsageError(
@@ -104,8 +82,8 @@ def sweep(argv: list[str]) -> None:
         with Terminal() as terminal:
             sweeps.resume(resume, terminal=terminal)
         return
-    model = _value_of("--model", argv, "vae")
-    data, training, groups = DataSettings(), TrainSettings(), _groups(model, {})
+    model = flags.value_of("--model", argv, "vae")
+    data, training, groups = DataSettings(), TrainSettings(), flags.groups(model, {})
 
     def command(
         model: str = model,
@@ -131,15 +109,15 @@ def sweep(argv: list[str]) -> None:
         run: Folder to write; by default runs/sweep-<dataset>-<model>-<time>.
         resume: Go on with this interrupted sweep; takes no other flag.
     """
-    _declare(command, groups)
-    first, others = _several(argv, _lists(command))
-    seeds, run, choices = _parse(command, first, "sweep")
+    flags.declare(command, groups)
+    first, others = flags.several(argv, flags.lists(command))
+    seeds, run, choices = flags.parse(command, first, "sweep")
     varied: dict[str, list[Any]] = {}
     for name, line in others:
         if name not in choices:
             raise UsageError(f"--{name} with several values: expected one")
         values = varied.setdefault(name, [choices[name]])
-        values.append(_parse(command, line, "sweep")[-1][name])
+        values.append(flags.parse(command, line, "sweep")[-1][name])
     from flaxvae import sweeps
     from flaxvae.report.terminal import Terminal
 
@@ -147,52 +125,6 @@ def sweep(argv: list[str]) -> None:
     grid = sweeps.make_grid(model, seeds, **(varied | {**choices, **varied}))
     with Terminal() as terminal:
         sweeps.execute(grid, run=run, terminal=terminal)
-
-
-def _lists(command: Callable[..., Any]) -> set[str]:
-    """Flags that take several words for one value."""
-    return {
-        f"--{name.replace('_', '-')}"
-        for record in get_type_hints(command).values()
-        if dataclasses.is_dataclass(record)
-        for name, kind in get_type_hints(record).items()
-        if get_origin(kind) is tuple
-    }
-
-
-def _several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """A line whose flags have several values as lines with one value each.
-
-    Returns:
-        The line with the first value of every flag, and for each other value the flag's name and
-        that line with this value in the first one's place.
-    """
-    flags: list[list[str]] = []  # each with its words
-    for word in argv:
-        if word.startswith("--") or not flags:
-            name, equals, value = word.partition("=")
-            flags.append([name.replace("_", "-"), *([value] if equals else [])])
-        else:
-            flags[-1].append(word)
-    names = [words[0] for words in flags]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{name} twice: expected once, with all its values after it")
-
-    def line(at: int = -1, value: int = 1) -> list[str]:
-        chosen: list[str] = []
-        for i, words in enumerate(flags):
-            one = value if i == at else 1
-            chosen += words if words[0] in lists else [*words[:1], *words[one : one + 1]]
-        return chosen
-
-    others = [
-        (words[0].removeprefix("--").replace("-", "_"), line(i, value))
-        for i, words in enumerate(flags)
-        if words[0] not in lists
-        for value in range(2, len(words))
-    ]
-    return line(), others
 
 
 def evaluate(
@@ -420,141 +352,6 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-def _value_of(flag: str, argv: list[str], default: Any = None) -> Any:
-    """The value of a flag that decides which other flags there are."""
-    for i, word in enumerate(argv):
-        if word.startswith(flag + "="):
-            return word.partition("=")[2]
-        if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
-    return default
-
-
-def _groups(model: str, chosen: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's arguments as records of defaults: what it shares with others, and its own.
-
-    ``chosen`` are values to show in the place of its defaults.
-    """
-    groups = {
-        name: dataclasses.replace(record, **{k: chosen[k] for k in vars(record) if k in chosen})
-        for name, record in zoo.shared(model).items()
-    }
-    own = _own_arguments(model)
-    return groups | {model: own(**{k: v for k, v in chosen.items() if k in zoo.own(model)})}
-
-
-def _own_arguments(model: str) -> Any:
-    """A dataclass of a recipe's own arguments, with help from the "Args:" of its docstring."""
-    recipe = zoo.recipe(model)
-    doc = inspect.cleandoc(recipe.__doc__ or "")
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("\nArgs:")[2], re.M)
-    helps = {name: " ".join(text.split()) for name, text in entries}
-    hints = zoo.hints(model)
-    fields = [
-        (
-            name,
-            Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
-            dataclasses.field(default=default),
-        )
-        for name, default in zoo.own(model).items()
-    ]
-    made = dataclasses.make_dataclass(model.title().replace("_", ""), fields, frozen=True)
-    made.__doc__ = doc.splitlines()[0]
-    return made
-
-
-def _declare(command: Callable[..., Any], groups: dict[str, Any]) -> None:
-    """Give ``command(..., **groups)`` one parameter for each group."""
-    signature = inspect.signature(command)
-    kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    made = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=record,
-            annotation=type(record),
-        )
-        for name, record in groups.items()
-    ]
-    command.__signature__ = signature.replace(parameters=kept + made)  # type: ignore[attr-defined]
-    hints = {name: type(record) for name, record in groups.items()}
-    command.__annotations__ = {k: v for k, v in command.__annotations__.items() if k != "groups"}
-    command.__annotations__ |= hints
-
-
-def _flags(command: Callable[..., Any]) -> dict[str, Any]:
-    """What a command takes after dashes, and what is declared of it."""
-    found: dict[str, Any] = {}
-    for name, kind in get_type_hints(command, localns=vars(), include_extras=True).items():
-        if dataclasses.is_dataclass(kind):
-            found |= {declared.flag(field): of for field, of in declared.hints(kind).items()}
-        elif name != "return" and kind is not RunArgument:
-            found[declared.flag(name)] = kind
-    switches = [flag for flag, kind in found.items() if declared.plain(kind) is bool]
-    return found | {f"--no-{flag[2:]}": bool for flag in switches}
-
-
-def _check_flags(argv: list[str], kinds: dict[str, Any], name: str) -> None:
-    """Raises UsageError for a flag that ``name`` has not or that comes twice, or no option."""
-    known, seen = {*kinds, "--help", "-h"}, []
-    for word, after in zip(argv, [*argv[1:], ""]):
-        flag, equals, value = word.partition("=")
-        flag = flag.replace("_", "-")
-        if not re.match(r"--|-[A-Za-z]", word):
-            continue
-        if flag == "--run" and flag not in known:
-            raise UsageError(f"{word}: expected the folder alone, as in flaxvae {name} {LATEST}")
-        if flag not in known:
-            raise UsageError(
-                f"unknown option {flag}{hint(flag, known)} (flaxvae {name} --help lists all)"
-            )
-        positive = flag.replace("--no-", "--", 1)
-        seen.append(positive if positive in known else flag)
-        if seen.count(seen[-1]) > 1:
-            raise UsageError(f"{seen[-1]} twice: expected once")
-        value = value if equals else after
-        if get_origin(declared.plain(kinds.get(flag))) is Literal and re.match(r"[^-]", value):
-            declared.conform(flag.removeprefix("--"), kinds[flag], value)
-
-
-def _parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
-    """Call ``command`` with the arguments in ``argv``; misuse exits with code 2."""
-
-    @functools.wraps(command)
-    def understood(*args: Any, process: Process, **kwargs: Any) -> Any:
-        return process, args, kwargs
-
-    _declare(understood, {"process": Process()})
-    _check_flags(argv, _flags(understood), name)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            process, args, kwargs = tyro.cli(
-                understood,
-                args=argv,
-                prog=f"flaxvae {name}",
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
-            )
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        raise UsageError(f"{_unboxed(said.getvalue())} (flaxvae {name} --help lists all)") from None
-    if process.cache:
-        from flaxvae import compilation
-
-        compilation.enable()
-    return command(*args, **kwargs)
-
-
-def _unboxed(box: str) -> str:
-    """The message of an error of tyro's, which comes in a frame, wrapped, with explanations."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
-    texts = [line if line.strip("─-") else "" for line in lines]  # rules are gaps, too
-    message = itertools.takewhile(bool, itertools.dropwhile(lambda text: not text, texts))
-    return " ".join(message).rstrip(".")
-
-
 def _run(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -570,7 +367,7 @@ def _run(argv: list[str]) -> None:
     elif name in ("train", "sweep"):  # their flags depend on the model
         COMMANDS[name](rest)
     else:
-        _parse(COMMANDS[name], rest, name)
+        flags.parse(COMMANDS[name], rest, name)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -164,6 +164,7 @@ def traverse(
     return relative(figures.traversals(path, loaded, evaluation, test, **options))
 
 
+@typed
 def encode(
     run: str, *, images: str | None = None, scores: bool = True, out: str | None = None
 ) -> str:
