@@ -450,6 +450,8 @@ def test_classes_are_the_labels_that_occur(tmp_path, y, names):
 
 UNUSABLE = {
     "few": ({"y": Y[:-1]}, "training labels are 19 for 20 images"),
+    "objects": ({"y": Y.astype(object)}, "training labels are Python objects (a pickle)"),
+    "test objects": ({"y": Y, "x_test": X, "y_test": Y.astype(object)}, "test labels are Python"),
     "halves": ({"y": Y / 2}, "0.5 at index 1; expected whole numbers"),
     "NaN": ({"y": np.where(Y, Y, np.nan)}, "nan at index 0"),
     "infinite": ({"y": np.where(Y, Y, np.inf)}, "inf at index 0"),

@@ -29,6 +29,8 @@ def column(y: np.ndarray, count: int) -> np.ndarray:
 
     Raises Unusable if it is none of these.
     """
+    if y.dtype == object:
+        raise Unusable("Python objects (a pickle), never loaded; expected whole numbers or text")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2 and _one_hot(y):

@@ -156,19 +156,19 @@ def read_images(path: Path) -> Pictures:
         y, others, notes, unlabelled = None, {}, [], ""
         if label is not None:
             try:
-                y = labels.column(arrays.read(label), len(x))
+                y = labels.column(_labels(arrays, label), len(x))
             except labels.Unusable as why:
                 unlabelled = f"labels are {why}"
                 notes.append(f"{label} left out: {unlabelled}")
         for name in arrays.keys:
-            if name in (key, label):
+            if name in (key, label, *_TEST_KEYS):
                 continue
             try:
                 other = arrays.read(name)
             except files.Objects:
                 notes.append(f"{name} left out: Python objects (a pickle) are never loaded")
                 continue
-            if other.shape[:1] == (len(x),) and name not in _TEST_KEYS:
+            if other.shape[:1] == (len(x),):
                 others[name] = other
             else:
                 notes.append(f"{name} left out: not something for each of the {len(x):,} images")
@@ -179,9 +179,11 @@ def _file(path: Path) -> Dataset:
     """The arrays of an .npz, or the images of an .npy."""
     with files.opened(path) as arrays:
         key, label = _keys(arrays)
-        x = arrays.read(key)
-        named = (label, *_TEST_KEYS)
-        y, x_test, y_test = (arrays.read(k) if k in arrays.keys else None for k in named)
+        x, (test, test_label) = arrays.read(key), _TEST_KEYS
+        x_test = arrays.read(test) if test in arrays.keys else None
+        y, y_test = (
+            _labels(arrays, k) if k in arrays.keys else None for k in (label or "", test_label)
+        )
     return _checked(path.stem, str(path), x, y, x_test, y_test)
 
 
@@ -197,6 +199,14 @@ def _keys(arrays: files.Arrays) -> tuple[str, str | None]:
             f"expected one of {', '.join(_IMAGE_KEYS)}"
         )
     return images, label
+
+
+def _labels(arrays: files.Arrays, key: str) -> np.ndarray:
+    """An array of labels, or where they are Python objects an empty one of these."""
+    try:
+        return arrays.read(key)
+    except files.Objects:
+        return np.empty(0, object)
 
 
 def _checked(
