@@ -153,13 +153,12 @@ def read_images(path: Path) -> Pictures:
     with files.opened(path) as arrays:
         key, label = _keys(arrays)
         x = pixels.array(arrays.read(key), f"{path}: images")
-        y, others, notes, unlabelled = None, {}, [], ""
-        if label is not None:
-            try:
-                y = labels.column(_labels(arrays, label), len(x))
-            except labels.Unusable as why:
-                unlabelled = f"labels are {why}"
-                notes.append(f"{label} left out: {unlabelled}")
+        y, others, notes, unlabelled = _labels(arrays, label), {}, [], ""
+        try:
+            y = None if y is None else labels.column(y, len(x))
+        except labels.Unusable as why:
+            y, unlabelled = None, f"labels are {why}"
+            notes.append(f"{label} left out: {unlabelled}")
         for name in arrays.keys:
             if name in (key, label, *_TEST_KEYS):
                 continue
@@ -179,11 +178,8 @@ def _file(path: Path) -> Dataset:
     """The arrays of an .npz, or the images of an .npy."""
     with files.opened(path) as arrays:
         key, label = _keys(arrays)
-        x, (test, test_label) = arrays.read(key), _TEST_KEYS
-        x_test = arrays.read(test) if test in arrays.keys else None
-        y, y_test = (
-            _labels(arrays, k) if k in arrays.keys else None for k in (label or "", test_label)
-        )
+        x, y, y_test = arrays.read(key), _labels(arrays, label), _labels(arrays, "y_test")
+        x_test = arrays.read("x_test") if "x_test" in arrays.keys else None
     return _checked(path.stem, str(path), x, y, x_test, y_test)
 
 
@@ -201,10 +197,10 @@ def _keys(arrays: files.Arrays) -> tuple[str, str | None]:
     return images, label
 
 
-def _labels(arrays: files.Arrays, key: str) -> np.ndarray:
-    """An array of labels, or where they are Python objects an empty one of these."""
+def _labels(arrays: files.Arrays, key: str | None) -> np.ndarray | None:
+    """The labels of this key, if there are any; if they are Python objects, an array of none."""
     try:
-        return arrays.read(key)
+        return arrays.read(key) if key in arrays.keys else None
     except files.Objects:
         return np.empty(0, object)
 
