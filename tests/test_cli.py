@@ -101,6 +101,7 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("train --model flow_vae --flow-width 8", ["--flow-width 8", "--latent-dim 20"]),
         ("train --model ladder_vae --latent-dims 4 2 1", ["--level-widths 256 128", "3 numbers"]),
         ("train --free-bits 1 --kl monte_carlo", ["--kl monte_carlo", "closed_form"]),
+        ("train --model gumbel_vae --kl monte_carlo", ["--kl monte_carlo", "closed_form"]),
         ("train --epochs -1", ["--epochs -1", "0 or more"]),
         ("train --epochs abc", ["--epochs", "abc"]),
         ("train --epochs", ["--epochs"]),

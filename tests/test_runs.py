@@ -19,7 +19,7 @@ from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
 from flaxvae.settings import DataSettings, TrainSettings
-from flaxvae.training import batches, contents, mesh, runs
+from flaxvae.training import batches, contents, events, mesh, runs
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -413,3 +413,14 @@ def test_parts_of_a_batch_that_do_not_divide_it(tmp_path):
     with pytest.raises(UsageError, match="--accumulate 3: expected a divisor of 64"):
         flaxvae.train("ae", run=str(tmp_path / "run"), accumulate=3, **TINY | {"batch_size": 64})
     assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_groups_columns_by_the_split_they_are_of():
+    columns = ["train_elbo", "validation_kl", "learning_rate", "images_per_second", "kl_weight"]
+    assert [events.tag(column) for column in columns] == [
+        "train/elbo",
+        "validation/kl",
+        "learning_rate",
+        "images_per_second",
+        "kl_weight",
+    ]

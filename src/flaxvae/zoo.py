@@ -594,6 +594,12 @@ def gumbel_vae(
         f"above 0 and at most --temperature {temperature}",
     )
     _not_negative(temperature_rate=temperature_rate)
+    # Hard samples have no gradient; that of the relaxed ones would be of another density.
+    _check(
+        bound.kl == "closed_form",
+        f"--kl {bound.kl} with categorical latents",
+        "closed_form, which is exact, and has the encoder's gradient",
+    )
     latents = parts.discrete.categorical(
         variables,
         categories,

@@ -21,6 +21,7 @@ from flaxvae.training.runs import Plan
 from flaxvae.training.trained import Run
 
 UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
+ERROR = "standard error over images"
 
 
 def relative(path: Path) -> str:
@@ -34,7 +35,8 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     if "elbo" in evaluation:
         error = evaluation["elbo_standard_error"]
         given = ", of log p(x|y)" if run.recipe.classes is not None else ""
-        facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{given}"
+        nats = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{given}"
+        facts["-ELBO"] = f"{nats} (± {ERROR})"
     facts["reconstruction"] = f"{evaluation['reconstruction']:.2f} nats, -log p(x|z)"
     if "kl" in evaluation:
         facts["KL"] = f"{evaluation['kl']:.2f} nats"
@@ -54,10 +56,9 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
         facts["bits per dim"] = f"{evaluation['bits_per_dim']:.4f}"
     if "log_likelihood" in evaluation:
         found = evaluation["log_likelihood"]
-        facts["-log p(x)"] = (
-            f"{-found['nats']:.2f} ± {found['standard_error']:.2f} nats, at most: "
-            f"{found['k']} importance samples"
-        )
+        nats = f"{-found['nats']:.2f} ± {found['standard_error']:.2f} nats"
+        samples = counted(found["k"], "importance sample")
+        facts["-log p(x)"] = f"{nats}, upper bound from {samples} (± {ERROR})"
     facts["MSE"] = f"{evaluation['mse']:.5f} a pixel, from the posterior mean"
     return facts
 

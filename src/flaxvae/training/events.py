@@ -12,6 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+GROUPS = ("train", "validation")
+
+
+def tag(column: str) -> str:
+    """TensorBoard's name for a column of metrics.jsonl: its group, then the rest of its name."""
+    group, _, rest = column.partition("_")
+    return f"{group}/{rest}" if group in GROUPS else column
+
 
 class Events:
     """The file of one process; ``writer`` is tensorboardX's, or None, and nothing is written."""
@@ -28,7 +36,7 @@ class Events:
 
         for name, value in row.items():
             if name not in ("epoch", "step"):
-                summary = scalar(name.replace("_", "/", 1), value)
+                summary = scalar(tag(name), value)
                 event = Event(wall_time=time.time(), step=row["step"], summary=summary)
                 self._writer.write_event(event)
 
