@@ -21,7 +21,6 @@ from flaxvae.training.runs import Plan
 from flaxvae.training.trained import Run
 
 UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
-ERROR = "standard error over images"
 
 
 def relative(path: Path) -> str:
@@ -35,8 +34,7 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     if "elbo" in evaluation:
         error = evaluation["elbo_standard_error"]
         given = ", of log p(x|y)" if run.recipe.classes is not None else ""
-        nats = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{given}"
-        facts["-ELBO"] = f"{nats} (± {ERROR})"
+        facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{given}"
     facts["reconstruction"] = f"{evaluation['reconstruction']:.2f} nats, -log p(x|z)"
     if "kl" in evaluation:
         facts["KL"] = f"{evaluation['kl']:.2f} nats"
@@ -58,8 +56,10 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
         found = evaluation["log_likelihood"]
         nats = f"{-found['nats']:.2f} ± {found['standard_error']:.2f} nats"
         samples = counted(found["k"], "importance sample")
-        facts["-log p(x)"] = f"{nats}, upper bound from {samples} (± {ERROR})"
+        facts["-log p(x)"] = f"{nats}, upper bound from {samples}"
     facts["MSE"] = f"{evaluation['mse']:.5f} a pixel, from the posterior mean"
+    if "elbo" in evaluation:
+        facts["±"] = "standard error over images"
     return facts
 
 
