@@ -294,6 +294,7 @@ def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
         ("--patience 3", ["--patience 3", "leave it out"]),
         ("--batch-size 128 4000", ["--batch-size 4000", "1317"]),
         ("--devices 9", ["--devices 9", "at most 8"]),
+        ("--model mmd_vae --batch-size 32 1", ["--batch-size 1", "2 or more"]),
         ("--net mlp cnn", ["cnn", "mlp"]),
         ("--resume nowhere", ["is not a sweep", "flaxvae sweep"]),
         ("--resume nowhere --beta 1", ["other flags", "expected none"]),
@@ -303,11 +304,8 @@ def test_refused(line, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(members, "trainer", None)  # nothing is compiled
     with pytest.raises(SystemExit) as stop:
-        cli.main(
-            ["sweep", "--model", "beta_vae", *line.split()]
-            if "--resume" not in line
-            else ["sweep", *line.split()]
-        )
+        named = "--resume" in line or "--model" in line
+        cli.main(["sweep", *([] if named else ["--model", "beta_vae"]), *line.split()])
     err = capsys.readouterr().err
     assert stop.value.code == 2 and err.startswith("flaxvae: ") and err.count("\n") == 1, err
     assert all(word in err for word in words), err

@@ -342,6 +342,119 @@ def test_training_goes_on_beside_a_save(tmp_path, monkeypatch):
     assert int(state.step) == 6
 
 
+# --- estimators of the KL ------------------------------------------------------------------------
+
+BOUND = {
+    name: MLP | SMALL.get(name, {"latent_dim": D})
+    for name in zoo.RECIPES
+    if "free_bits" in zoo.arguments(name)
+}
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_the_kl_by_monte_carlo_has_the_gradient_of_the_closed_form(name, assert_mean):
+    """On average over draws, along random directions of the parameters; or it is refused."""
+    closed = zoo.build(name, SPEC, **BOUND[name])
+    try:
+        sampled = zoo.build(name, SPEC, kl="monte_carlo", **BOUND[name])
+    except UsageError as error:
+        assert "expected closed_form" in str(error) and closed.codes is not None
+        return
+    weights, batch = variables(f"{name}-mlp"), batch_of(f"{name}-mlp")
+    rng = np.random.default_rng(1)
+    directions = jax.tree.map(
+        lambda leaf: jnp.float32(rng.normal(size=(4, *leaf.shape))), weights["params"]
+    )
+
+    @jax.jit
+    def slopes(directions):
+        def one(made, key):
+            def kl(params):
+                return made.loss({**weights, "params": params}, key, batch, jnp.int32(0))[1][0][
+                    "kl"
+                ]
+
+            gradient = jax.grad(kl)(weights["params"])
+            products = jax.tree.map(
+                lambda a, b: (a[None] * b).reshape(4, -1).sum(1), gradient, directions
+            )
+            return sum(jax.tree.leaves(products))
+
+        keys = jax.random.split(jax.random.key(2), 1000)
+        return [jax.lax.map(functools.partial(one, made), keys) for made in (closed, sampled)]
+
+    exact, found = (np.float64(x) for x in slopes(directions))
+    assert_mean(found - exact, rounding=1e-4 * np.abs(exact).max())
+    error = (found - exact).std(0) / np.sqrt(len(exact))
+    assert (np.abs(exact.mean(0)) > 10 * error).any()  # no gradient would be noticed
+
+
+@pytest.mark.parametrize("per", ["dimension", "total"])
+@pytest.mark.parametrize("name", BOUND)
+def test_free_bits_are_paid_for_every_unit_that_there_is(name, per):
+    """Far above the KL, they are what it costs; where it is one number, only the total is taken."""
+    nats, arguments = 1e5, BOUND[name] | {"beta": 1.0}
+    units = arguments.get("latent_dim", arguments.get("variables", arguments.get("latent_dims")))
+    units = len(units) if isinstance(units, tuple) else units
+    weights, batch = variables(f"{name}-mlp"), batch_of(f"{name}-mlp")
+    model, key = recipe(f"{name}-mlp").model, jax.random.key(0)
+
+    features = jax.jit(model.encode)(weights, batch.x, batch.y)
+    draw = jax.jit(lambda key: model.reparameterize(weights, key, features, True).kl)
+    one, other = draw(key), draw(jax.random.key(1))
+    try:
+        made = zoo.build(name, SPEC, **arguments, free_bits=nats, free_bits_per=per)
+    except UsageError as error:
+        assert "--free-bits 100000 for every dimension of a KL without closed form" in str(error)
+        assert "expected --free-bits-per total" in str(error)
+        assert per == "dimension" and one.shape == (B, 1) and (one != other).any()
+        return
+    assert one.shape == (B, units) or per == "total"
+    loss, (metrics, _) = jax.jit(made.loss)(weights, key, batch, jnp.int32(0))
+    price = float(loss - metrics["reconstruction"])
+    assert price == pytest.approx(nats * (1 if per == "total" else units), rel=1e-3)
+    assert metrics["kl"] < nats
+
+
+def test_free_bits_in_total_take_any_estimate():
+    """Of the mean over the batch of one draw for each image."""
+    made = zoo.build("vae", SPEC, **MLP, kl="monte_carlo", free_bits=1e5, free_bits_per="total")
+    plain = zoo.build("vae", SPEC, **MLP, kl="monte_carlo")
+    weights = jax.jit(made.model.init)(jax.random.key(0), examples())
+    inputs = weights, jax.random.key(1), Batch(examples()), jnp.int32(0)
+    (loss, (metrics, _)), (_, (same, _)) = (jax.jit(m.loss)(*inputs) for m in (made, plain))
+    assert metrics["kl"] == same["kl"]
+    np.testing.assert_allclose(loss, metrics["reconstruction"] + 1e5, rtol=1e-6)
+
+
+# --- what a loss needs of a batch ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", zoo.RECIPES)
+def test_the_least_batch_is_the_least(name):
+    """Of fewer images the loss cannot be; and a training refuses them in one line."""
+    made, batch = recipe(f"{name}-mlp"), batch_of(f"{name}-mlp")
+
+    def loss(rows):
+        few = jax.tree.map(lambda leaf: leaf[:rows], batch)
+        return jax.eval_shape(
+            made.loss, variables(f"{name}-mlp"), jax.random.key(0), few, jnp.int32(0)
+        )
+
+    def trainer(rows):
+        return steps.trainer(made, data(), TrainSettings(batch_size=rows), meshes.make(1), 1)
+
+    least = made.least_batch
+    assert loss(least)[0].shape == () and trainer(least)
+    if least > 1:
+        with pytest.raises(ValueError):
+            loss(least - 1)
+        with pytest.raises(
+            UsageError, match=f"^--batch-size {least - 1}: expected {least} or more"
+        ):
+            trainer(least - 1)
+
+
 # --- against log p(x) ---------------------------------------------------------------------------
 
 SIGMA = 2.0  # so weak a likelihood that q, near its start, is near the posterior

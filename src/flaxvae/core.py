@@ -35,12 +35,12 @@ class Batch(NamedTuple):
 
 
 class Latent(NamedTuple):
-    """One draw z ~ q(z|x). L counts latent dimensions (flat models) or levels (hierarchies)."""
+    """One draw z ~ q(z|x). L counts dimensions, levels, or discrete variables."""
 
     z: Array  # [B, D], what decode takes; flat: a hierarchy's levels, or a code grid, in a row
     code: Array  # [B, D] the z that stands for x: its posterior mean or mode, drawn by no key
-    kl: Array  # [B, L] nats: in closed form where known, else this draw's log q(z|x) - log p(z)
-    log_ratio: Array  # [B] log p(z) - log q(z|x) of this very z
+    kl: Array  # [B, L] nats, in closed form; else [B, 1], this draw's log q(z|x) - log p(z)
+    log_ratio: Array  # [B] log p(z) - log q(z|x) of this very z; of a discrete one no gradient
     penalty: Array  # [B] loss besides the bound, else zeros
     updates: Variables  # collections without gradient to write back, else {}
 

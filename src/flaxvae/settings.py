@@ -246,18 +246,21 @@ class Bound:
     """KL in nats that is not penalised: the loss takes max(KL, free bits), of the batch's mean."""
 
     free_bits_per: Annotated[FreeBitsPer, Only("free_bits")] = "dimension"
-    """Free bits for every latent dimension (or level), or in total."""
+    """Free bits for every latent dimension (level of a hierarchy, discrete variable), or in total,
+    as a KL without closed form has to have them."""
 
     kl: Kl = "closed_form"
-    """The KL in closed form where there is one, or by Monte Carlo from the same draws."""
+    """The KL in closed form where there is one, or by Monte Carlo from the same draws (not of
+    discrete ones, which have no gradient)."""
 
     samples: Positive = 1
     """Draws of z for each image and step."""
 
     def __post_init__(self):
         declared.conform_fields(self)
-        together = self.free_bits > 0 and self.kl == "monte_carlo"
-        check(self, "kl", not together, "closed_form with --free-bits")
+        each = self.free_bits > 0 and self.free_bits_per == "dimension"
+        expected = "closed_form with --free-bits for every dimension, or --free-bits-per total"
+        check(self, "kl", self.kl == "closed_form" or not each, expected)
 
 
 def asdict(settings: Any) -> dict[str, Any]:

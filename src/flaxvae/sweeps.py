@@ -235,7 +235,7 @@ def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[dict[str, me
         raise UsageError(f"a sweep in {jax.process_count()} processes: expected one")
     for plan in plans.values():
         meshes.make(plan.training.devices)
-        steps.check(data, plan.training, meshes.make(1))
+        steps.check(plan.recipe(data.spec), data, plan.training, meshes.make(1))
     names = {id(plan): name for name, plan in plans.items()}
     found = members.groups(list(plans.values()), data, bounds.measurement)
     return [{names[id(member.plan)]: member for member in group} for group in found]

@@ -69,6 +69,7 @@ class Recipe(NamedTuple):
     hierarchical: bool = False  # a column of its KL belongs to a level, not to a dimension
     corrupt: Corruption | None = None  # what its encoder is trained to see through
     codes: Codes | None = None
+    least_batch: int = 1  # images that its loss needs in a batch, to compare
     schedules: Mapping[str, Schedule] = MappingProxyType({})  # numbers of its loss that the step
     # decides, in nats or as a weight: each is a column of metrics.jsonl
 
@@ -158,6 +159,15 @@ def _price(bound: Bound) -> Price:
     if bound.free_bits:
         return kinds.free_bits(beta, bound.free_bits, bound.free_bits_per)
     return kinds.weighted(beta)
+
+
+def _kl_of_a_draw(bound: Bound) -> None:
+    """Refuse what needs the KL of every unit, where the KL is one number, log q(z|x) - log p(z)."""
+    _check(
+        not bound.free_bits or bound.free_bits_per == "total",
+        f"--free-bits {bound.free_bits:g} for every dimension of a KL without closed form",
+        "--free-bits-per total",
+    )
 
 
 def _bounded(
@@ -384,7 +394,7 @@ def tc_vae(
     loss = parts.aggregate.tc_objective(
         model, alpha=alpha, beta=beta, gamma=gamma, examples=data.examples
     )
-    return Recipe(model, loss, probabilities=_probabilities(data, body))
+    return Recipe(model, loss, probabilities=_probabilities(data, body), least_batch=2)
 
 
 Kernel = Literal["imq", "gaussian"]
@@ -412,7 +422,7 @@ def mmd_vae(
     _check(1 - alpha <= mmd_weight < math.inf, f"--mmd-weight {mmd_weight}", "1 - alpha or more")
     model = _assemble(data, body, parts.latents.gaussian(latent_dim))
     loss = parts.aggregate.mmd_objective(model, alpha=alpha, mmd_weight=mmd_weight, kernel=kernel)
-    return Recipe(model, loss, probabilities=_probabilities(data, body))
+    return Recipe(model, loss, probabilities=_probabilities(data, body), least_batch=2)
 
 
 # --- richer posteriors and priors ---------------------------------------------------------------
@@ -440,6 +450,7 @@ def flow_vae(
         flow_width: hidden units of each step of iaf and coupling, and numbers it gets from x.
     """
     _positive(latent_dim=latent_dim, flow_steps=flow_steps, flow_width=flow_width)
+    _kl_of_a_draw(bound)
     _check(
         latent_dim >= 2 or flow != "coupling", f"--latent-dim {latent_dim}", "2 or more to couple"
     )
@@ -462,6 +473,7 @@ def flow_vae(
 def _with_prior(
     data: DataSpec, body: Body, bound: Bound, latent_dim: int, prior, log_var_range=None
 ) -> Recipe:
+    _kl_of_a_draw(bound)
     base = _assemble(data, body, parts.latents.gaussian(latent_dim))
     if log_var_range is not None:
         base = parts.priors.with_bounded_posterior(base, *log_var_range)
@@ -594,11 +606,11 @@ def gumbel_vae(
         f"above 0 and at most --temperature {temperature}",
     )
     _not_negative(temperature_rate=temperature_rate)
-    # Hard samples have no gradient; that of the relaxed ones would be of another density.
+    # log q(z|x) of a hard sample has no gradient through the sample, and none but zero on average.
     _check(
         bound.kl == "closed_form",
-        f"--kl {bound.kl} with categorical latents",
-        "closed_form, which is exact, and has the encoder's gradient",
+        f"--kl {bound.kl} of discrete latents",
+        "closed_form, which has a gradient",
     )
     latents = parts.discrete.categorical(
         variables,

@@ -76,7 +76,9 @@ def free_bits(beta: Schedule, nats: float, per: str = "dimension") -> Price:
     """beta(step) sum_d max(KL_d, nats), or beta(step) max(sum_d KL_d, nats) with per "total".
 
     The maximum is of the batch's mean (Kingma et al. 2016, equation 15), so that units may stay
-    unused by some images; below ``nats`` a unit has no pressure to collapse.
+    unused by some images; below ``nats`` a unit has no pressure to collapse. Units are the columns
+    of ``Latent.kl``: dimensions, or a hierarchy's levels, or discrete variables. A KL that is
+    known of the draw alone is one column, for which there is only the total.
     """
 
     def price(kl, step):
@@ -122,7 +124,8 @@ def negative_elbo(
         price: what the KL costs; ``weighted(constant(1.0))`` if None.
         closed_form: the KL in closed form where there is one (usually the lower variance), or by
             Monte Carlo as log q(z|x) - log p(z) of the draws (Kingma & Welling 2013, estimators
-            B and A).
+            B and A). Only where z is a differentiable function of its noise does the
+            latter have the KL's gradient: with discrete z it is zero on average.
         samples: L, draws of z for each image.
         corrupt: what the encoder sees of an image; the likelihood is that of the clean one
             (denoising VAE, Im et al. 2017). None: the image.

@@ -136,9 +136,14 @@ def optimizer(settings: TrainSettings, schedule: optax.Schedule) -> optax.Gradie
     return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), main)
 
 
-def check(data: Data, settings: TrainSettings, mesh: Mesh) -> None:
-    """Raises UsageError for settings that cannot train on these data and devices."""
+def check(recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh) -> None:
+    """Raises UsageError for settings that cannot train ``recipe`` on these data and devices."""
     size, images_ = settings.batch_size, len(data.train.x)
+    if size < recipe.least_batch:
+        raise UsageError(
+            f"--batch-size {size}: expected {recipe.least_batch} or more, for a loss that compares "
+            "the images of a batch"
+        )
     if size > images_:
         raise UsageError(
             f"--batch-size {size}: expected at most {images_}, the training images of "
@@ -313,7 +318,7 @@ def trainer(
     recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
 ) -> Trainer:
     """Compile ``recipe`` for training. The data stay on every device, as stored."""
-    check(data, settings, mesh)
+    check(recipe, data, settings, mesh)
     stream, whole = keys(settings.seed), meshes.replicated(mesh)
     constrain = jax.lax.with_sharding_constraint
     sharding_of = meshes.shared_out if settings.shard_params else meshes.all_whole
