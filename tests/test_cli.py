@@ -121,7 +121,6 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("train --batch-size 100", ["--batch-size 100", "multiple of 8", "use 96"]),
         ("train --batch-size 4", ["multiple of 8", "use 8"]),
         ("train --model tc_vae --batch-size 1 --devices 1", ["--batch-size 1", "2 or more"]),
-        ("train --model gumbel_vae --kl monte_carlo", ["--kl monte_carlo", "closed_form"]),
         ("train --model vamp_vae --free-bits 3", ["--free-bits 3", "--free-bits-per total"]),
         ("train --devices 99", ["--devices 99", "at most 8", "cpu"]),
         ("train --seed -1", ["--seed -1"]),
