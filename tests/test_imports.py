@@ -17,6 +17,7 @@ FLOORS = [
     "declared",
     "settings",
     "machine",
+    "writing",
     "compilation",
     "distributions",
     "logistic",

@@ -1,8 +1,13 @@
 """Run folders and what is loaded from them, against direct computation."""
 
 import dataclasses
+import errno
 import json
 import math
+import os
+import shlex
+import struct
+from concurrent import futures
 
 import chex
 import jax
@@ -14,7 +19,7 @@ from flax.traverse_util import flatten_dict
 
 import flaxvae
 from conftest import TINY
-from flaxvae import api, core
+from flaxvae import api, cli, core
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
@@ -23,6 +28,7 @@ from flaxvae.training import batches, contents, events, mesh, runs
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
+QUICK = "--net mlp --widths 8 --devices 1 --epochs 0"
 PEAK = 16  # of digits: white as scikit-learn stores it
 
 
@@ -91,8 +97,9 @@ def test_latest_is_a_relative_link_to_the_newest(tmp_path, monkeypatch):
     plan = flaxvae.make_plan()
     made = []
     for _ in range(2):  # in the same second, most likely
-        path = runs.new_path(plan, "digits", None)
+        path = runs.make_new("digits-vae")
         runs.RunFolder.create(path, plan, {})
+        assert runs.point_latest(path) == ""
         made.append(path)
         latest = tmp_path / "runs" / "latest"
         assert latest.readlink().as_posix() == path.name
@@ -100,9 +107,75 @@ def test_latest_is_a_relative_link_to_the_newest(tmp_path, monkeypatch):
     assert made[0] != made[1]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "latest").mkdir()  # a folder of that name is left alone
-    runs.RunFolder.create(tmp_path / "mine" / "a", plan, {})
+    assert runs.point_latest(tmp_path / "mine" / "a") == ""
     assert not (tmp_path / "mine" / "latest").is_symlink()
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {*(p.name for p in made), "latest"}
+
+
+def test_starts_at_the_same_time_get_names_of_their_own(tmp_path):
+    with futures.ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: runs.make_new("digits-vae", tmp_path / "runs"), range(40)))
+    assert len({*made}) == 40 and all(path.is_dir() for path in made)
+    with pytest.raises(OSError, match="directory"):
+        (tmp_path / "file").write_text("")
+        runs.make_new("digits-vae", tmp_path / "file")
+
+
+def test_where_there_are_no_symbolic_links(tmp_path, monkeypatch, capsys):
+    """As on some network disks: a run all the same, and one line."""
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.chdir(tmp_path)
+    cli.main(["train", *QUICK.split()])
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("no runs/latest (Operation not permitted): name the run's folder") == 1
+    (path,) = (tmp_path / "runs").iterdir()  # and nothing else
+    assert flaxvae.load(path)
+
+
+def test_commands_can_be_pasted(tmp_path, monkeypatch, capsys):
+    """Of a run whose name a shell would take apart."""
+    monkeypatch.chdir(tmp_path)
+    name = "my 'run' (1); $HOME"
+    line = ["train", *QUICK.split(), "--run"]
+    cli.main([*line, name])
+    said = [x.strip() for x in capsys.readouterr().out.partition("Next:")[2].splitlines()]
+    commands = [shlex.split(x) for x in said if "flaxvae" in x]
+    assert len(commands) >= 3 and all(name in words for words in commands)
+    with pytest.raises(SystemExit):
+        cli.main([*line, name])
+    err = capsys.readouterr().err
+    assert shlex.split(err.split("`")[1]) == ["flaxvae", "train", "--resume", name]
+    goes_on = runs.RunFolder(tmp_path / name).goes_on
+    assert shlex.split(goes_on) == ["flaxvae", "train", "--resume", str(tmp_path / name)]
+
+
+def test_columns_in_tensorboard(tmp_path):
+    """Those of a split together; the others have names of several words."""
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.proto.event_pb2 import Event
+
+    folder = runs.RunFolder(tmp_path)
+    row = {"epoch": 1, "step": 10, "train_elbo": 1.0, "validation_kl": 2.0}
+    folder.append(row | {"learning_rate": 3.0, "images_per_second": 4.0, "kl_weight": 5.0})
+    folder.close()
+    (path,) = (tmp_path / "tb").iterdir()
+    raw, at, found = path.read_bytes(), 0, {}
+    while at < len(raw):  # length, its checksum, the event, its checksum
+        (size,) = struct.unpack_from("<Q", raw, at)
+        event = Event.FromString(raw[at + 12 : at + 12 + size])
+        found |= {value.tag: value.simple_value for value in event.summary.value}
+        at += 12 + size + 4
+    assert found == {
+        "train/elbo": 1,
+        "validation/kl": 2,
+        "learning_rate": 3,
+        "images_per_second": 4,
+        "kl_weight": 5,
+    }
 
 
 def test_a_plan_survives_the_folder(tmp_path):

@@ -24,7 +24,7 @@ from flaxvae.analysis import bounds
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
 from flaxvae.declared import hints, typed
-from flaxvae.errors import UsageError, counted
+from flaxvae.errors import UsageError, command, counted
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
@@ -32,7 +32,14 @@ from flaxvae.synonyms import hint
 from flaxvae.training import batches, contents, hosts, lock, loop
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
-from flaxvae.training.runs import Plan, RunFolder, new_path, write_json
+from flaxvae.training.runs import (
+    Plan,
+    RunFolder,
+    check_new,
+    make_new,
+    point_latest,
+    write_json,
+)
 from flaxvae.training.trained import Run, check_same_data, example, load, prior_folder
 
 
@@ -208,7 +215,7 @@ def execute(
     lists: any but the model, the data, and what shapes the parameters.
     """
     started = time.monotonic()
-    folder, changes = None, {}
+    folder, changes, unlinked = None, {}, ""
     if resume is not None:
         if run is not None:
             raise UsageError(f"--run {run} with --resume {resume}: expected one of them")
@@ -219,30 +226,34 @@ def execute(
             check_resume(folder.plan(), plan)
     elif allow_changes:
         raise UsageError("--allow-changes without --resume: expected a run to change")
+    elif run is not None and hosts.first():
+        check_new(Path(run), _GOES_ON)
     data = pipeline.prepare(plan.data)
     if folder is not None:
         data = check_same_data(folder, data)
     anywhere = dataclasses.replace(plan.data, data_dir=None)
     asked = [plan.model, dict(plan.arguments), asdict(anywhere), asdict(plan.training)]
     hosts.check_same([asked, data.sha256, data.labels_sha256], "settings, images or labels")
-    path = folder.path if folder else _new_path(plan, run)
     recipe, mesh = plan.recipe(data.spec), meshes.make(plan.training.devices)
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
     shapes = jax.eval_shape(trainer.init)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.variables["params"]))
     # All that a user can get wrong has been checked: from here on files are written.
     first = hosts.first()  # the others compute, and write nothing
-    if first:
-        path.mkdir(parents=True, exist_ok=True)
+    path = folder.path if folder else _new_folder(plan, run)
     with lock.hold(path) if first else contextlib.nullcontext():
         if not first:
             folder, terminal = None, None
         elif folder is None:
+            check_new(path, _GOES_ON)  # nobody was quicker
             folder = RunFolder.create(path, plan, run_facts(data, parameters, mesh))
+            unlinked = point_latest(path)
         else:
             folder.extend(plan, changes)
         if terminal:
             terminal.header(words.header(plan, data, parameters, mesh, path))
+            if unlinked:
+                terminal.note(f"no {path.parent / 'latest'} ({unlinked}): name the run's folder")
         variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
         mesh, variables = _own(mesh, variables)
         trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh)
@@ -263,10 +274,18 @@ def execute(
     return trained
 
 
-def _new_path(plan: Plan, run: str | None) -> Path:
-    """A new run's folder, as the first process names it."""
-    stem = Path(plan.data.dataset).stem
-    return Path(hosts.share(str(new_path(plan, stem, run)) if hosts.first() else ""))
+_GOES_ON = "flaxvae train --resume"
+
+
+def _new_folder(plan: Plan, run: str | None) -> Path:
+    """A new run's folder, made and named by the first process."""
+    path = Path(run or "")
+    if hosts.first():
+        if run is None:
+            seed, now = plan.training.seed, time.strftime("%Y%m%d-%H%M%S")
+            path = make_new(f"{Path(plan.data.dataset).stem}-{plan.model}-s{seed}-{now}")
+        path.mkdir(parents=True, exist_ok=True)
+    return Path(hosts.share(str(path)))
 
 
 def _own(mesh: Mesh, variables: Variables) -> tuple[Mesh, Variables]:
@@ -352,10 +371,10 @@ def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | N
             "parameters": sum(x.size for x in jax.tree.leaves(shapes.variables["params"])),
             "units": "nats, summed over codes, averaged over images",
         }
-        folder = RunFolder.create(run.path / "prior", plan, facts, latest=False)
+        folder = RunFolder.create(run.path / "prior", plan, facts)
     else:
         folder.extend(plan)
-    folder.goes_on = f"flaxvae fit-prior {run.path}"
+    folder.goes_on = command("flaxvae", "fit-prior", run.path)
     if terminal:
         terminal.header(words.prior_header(run, data, folder, plan))
     fitted, history = loop.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from flaxvae import api, declared, doctor
+from flaxvae import api, declared, doctor, writing
 from flaxvae.analysis import bounds
 from flaxvae.data import sources
 from flaxvae.data.labels import listed
@@ -65,17 +67,22 @@ def evaluate(
             loaded, chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what)
         )
         options: dict[str, Any] = {"k": k, "samples": samples, "split": split, "images": images}
-        usual = loaded.path / "evaluation.json"
-        path = _target(None, usual, evaluate, **options, seed=seed)
-        write_json(
-            path,
-            {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
-            | found
-            | {"units": UNITS},
-        )
         facts = numbers(loaded, found, split)
-        facts["written"] = relative(path)
+        unwritten = ""
+        try:
+            path = _target(loaded, "evaluation.json", None, evaluate, **options, seed=seed)
+            write_json(
+                path,
+                {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
+                | found
+                | {"units": UNITS},
+            )
+            facts["written"] = relative(path)
+        except (DataError, OSError) as error:
+            unwritten = f"the numbers are not written down: {error}"
         terminal.summary(facts, [])
+    if unwritten:
+        print(f"flaxvae: {unwritten}", file=sys.stderr)
     return found
 
 
@@ -93,7 +100,7 @@ def sample(
     loaded = load(run)
     _check_label(loaded, label)
     options: dict[str, Any] = {"seed": seed, "temperature": temperature, "label": label}
-    path = _target(out, loaded.folder.figures / "samples.png", sample, n=n, **options)
+    path = _target(loaded, "figures/samples.png", out, sample, n=n, **options)
     return relative(figures.samples(path, loaded, n, **options))
 
 
@@ -103,8 +110,7 @@ def reconstruct(
 ) -> str:
     """Draw images over their reconstructions; returns the file's path."""
     loaded = load(run)
-    usual = loaded.folder.figures / "reconstructions.png"
-    path = _target(out, usual, reconstruct, images=images, n=n)
+    path = _target(loaded, "figures/reconstructions.png", out, reconstruct, images=images, n=n)
     with Terminal(sys.stderr) as terminal:
         shown, _ = _images(loaded, images, terminal)
     count = _upto("n", n, 20, len(shown.x))
@@ -124,8 +130,7 @@ def interpolate(
     ends = figures.pairs(test, len(test.x) // 2, same_class)
     what = "pairs of test images" + " of one class" * same_class
     count = _upto("rows", rows, 8, len(ends.x) // 2, what)
-    usual = loaded.folder.figures / "interpolations.png"
-    path = _target(out, usual, interpolate, rows=rows, steps=steps)
+    path = _target(loaded, "figures/interpolations.png", out, interpolate, rows=rows, steps=steps)
     ends = figures.rows(ends, np.arange(2 * count))
     return relative(figures.interpolations(path, loaded, ends, steps))
 
@@ -159,7 +164,7 @@ def traverse(
         "steps": steps,
         "span": span,
     }
-    path = _target(out, loaded.folder.figures / "traversals.png", traverse, **options)
+    path = _target(loaded, "figures/traversals.png", out, traverse, **options)
     evaluation = bounds.evaluate(loaded, test)
     return relative(figures.traversals(path, loaded, evaluation, test, **options))
 
@@ -173,7 +178,7 @@ def encode(
     Of a file, what else it holds for each image is kept.
     """
     loaded = load(run)
-    path = _target(out, loaded.path / "latents.npz", encode, images=images, scores=scores)
+    path = _target(loaded, "latents.npz", out, encode, images=images, scores=scores)
     with Terminal(sys.stderr) as terminal:
         split, others = _images(loaded, images, terminal)
         x, y = figures.pixels(split, slice(None)), split.y
@@ -189,9 +194,10 @@ def encode(
         if kept:
             terminal.note(f"{images}: {listed(kept)} kept")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.stem + ".partial.npz")
-    np.savez(partial, **others | arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    with writing.whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in (others | arrays).items():  # np.savez would not take all names
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
     return relative(path)
 
 
@@ -204,6 +210,7 @@ def fit_prior(run: str, settings: TrainSettings) -> None:
 def draw(run: str) -> list[str]:
     """Draw all figures of a run again; returns their paths."""
     loaded = load(run)
+    _check_writable(loaded, loaded.folder.figures)
     test = loaded.data().test
     evaluation = bounds.evaluate(loaded, test)
     return [relative(p) for p in figures.write(loaded, evaluation, test, loaded.folder.figures)]
@@ -263,18 +270,35 @@ def _check_label(run: Run, label: Any) -> None:
         raise UsageError(f"--label {label}: expected none, model {run.plan.model} has no classes")
 
 
-def _target(out: str | None, usual: Path, command: Callable[..., Any], **options: Any) -> Path:
+def _check_writable(run: Run, folder: Path, advice: str = "") -> None:
+    """Raises DataError if nothing can be written into a folder of a run, or into one it lacks."""
+    there = folder if folder.exists() else folder.parent
+    if not os.access(there, os.W_OK):
+        raise DataError(
+            f"{there} cannot be written: expected a run that can; {advice}copy it to where you "
+            "may write"
+        )
+    writing.check_own(run.path)
+
+
+def _target(
+    run: Run, usual: str, out: str | None, command: Callable[..., Any], **options: Any
+) -> Path:
     """Where a command writes: ``out``, or as usual, with those options in the name that are not.
 
     So a figure of the training is drawn again by what drew it, and replaced by nothing else.
+
+    Raises DataError if nothing can be written there.
     """
     if out is not None:
-        if Path(out).suffix.lower() != usual.suffix:
-            raise UsageError(f"--out {out}: expected a name that ends in {usual.suffix}")
-        return Path(out)
+        if Path(out).suffix.lower() != Path(usual).suffix:
+            raise UsageError(f"--out {out}: expected a name that ends in {Path(usual).suffix}")
+        return Path(out).resolve() if Path(out).is_symlink() else Path(out)
     defaults = inspect.signature(command).parameters
     chosen = {k: v for k, v in options.items() if v != defaults[k].default}
     if "images" in chosen and isinstance(chosen["images"], str):
         chosen["images"] = Path(chosen["images"]).stem
     words = [re.sub(r"[^\w.+-]+", "_", f"{name}-{value(x)}") for name, x in chosen.items()]
-    return usual.with_name("-".join([usual.stem, *words]) + usual.suffix)
+    path = run.path / usual
+    _check_writable(run, path.parent, "give --out FILE, or " if "out" in defaults else "")
+    return path.with_name("-".join([path.stem, *words]) + path.suffix)

@@ -149,7 +149,7 @@ def _self_test() -> str:
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
     facts = {"data_spec": data.spec._asdict(), "peak": data.peak}
     with tempfile.TemporaryDirectory(prefix="flaxvae-doctor-") as folder:
-        run = RunFolder.create(Path(folder, "run"), plan, facts, latest=False)
+        run = RunFolder.create(Path(folder, "run"), plan, facts)
         variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, run)
         restored = trained.load(run.path).variables
     first, last = history[0]["train_elbo"], history[-1]["train_elbo"]

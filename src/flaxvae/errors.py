@@ -8,7 +8,8 @@
 | 3         | data: missing, damaged, not what it is said to be, or unsaved; |
 |           | or processes that cannot meet, or lost one of theirs           |
 | 4         | training diverged: a loss, gradient or state is not finite     |
-| 130, 143  | stopped by Ctrl-C, by SIGTERM, after saving                     |
+| 129, 130, | stopped by a closed terminal (SIGHUP), by Ctrl-C, by SIGTERM;  |
+| 143       | a training has saved its state                                 |
 
 A message has three parts: what was seen, what was expected, what to do.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import shlex
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -71,6 +73,11 @@ class Finding(NamedTuple):
 def counted(number: int, what: str, many: str | None = None) -> str:
     """``"1 epoch"``, ``"2 epochs"``, ``"2,000 epochs"``; ``many`` is a plural without s."""
     return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def command(*words: object) -> str:
+    """A command as it can be pasted into a shell: ``sample 'my data (1)'``."""
+    return shlex.join(map(str, words))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

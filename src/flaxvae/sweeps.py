@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import api, declared, zoo
+from flaxvae import api, declared, writing, zoo
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.declared import Positive, Seed, typed
-from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, counted
+from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, command, counted
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
 from flaxvae.report.terminal import Terminal
@@ -39,11 +39,12 @@ from flaxvae.training import lock, loop, members
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.runs import Plan, RunFolder, versions, write_json
+from flaxvae.training.runs import Plan, RunFolder, check_new, make_new, versions, write_json
 from flaxvae.training.trained import Run, load, same_data
 
 FORMAT = 1
 SEEDS = 5
+_GOES_ON = "flaxvae sweep --resume"
 _SINGLE = {"seed", "epochs", "patience", "devices"}  # what all members of a sweep share
 
 
@@ -168,12 +169,8 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
     plan = next(iter(plans.values()))
     data = pipeline.prepare(plan.data)
     stem = f"sweep-{Path(plan.data.dataset).stem}-{grid.model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = Path(run) if run else Path("runs") / stem
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(
-            f"--run {path} exists and is not empty: expected a new folder; to go on with an "
-            f"interrupted sweep, `flaxvae sweep --resume {path}`"
-        )
+    if run is not None:
+        check_new(Path(run), _GOES_ON)
     groups = _groups(plans, data)
     # All that a user can get wrong has been checked: from here on files are written.
     settings = asdict(plan.data) | asdict(plan.training) | dict(plan.arguments)
@@ -190,9 +187,11 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "members": [],
     }
+    path = make_new(stem) if run is None else Path(run)
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "sweep.json", record)
-    return _train(grid, groups, data, path, record, terminal)
+    with lock.hold(path) as held:
+        check_new(path, _GOES_ON)  # nobody was quicker
+        return _train(grid, groups, data, held, record, terminal)
 
 
 def resume(folder: str, *, terminal: Terminal | None = None) -> Sweep:
@@ -222,7 +221,8 @@ def resume(folder: str, *, terminal: Terminal | None = None) -> Sweep:
     data = pipeline.prepare(plan.data)
     uses_labels = plan.recipe(data.spec).classes is not None
     data = same_data({**record, "data_sha256": sha256}, None, uses_labels, data, path)
-    return _train(grid, _groups(plans, data), data, path, record, terminal)
+    with lock.hold(path) as held:
+        return _train(grid, _groups(plans, data), data, held, record, terminal)
 
 
 def _value(stored: Any) -> Any:
@@ -245,11 +245,13 @@ def _train(
     grid: Grid,
     groups: list[dict[str, members.Member]],
     data: pipeline.Data,
-    path: Path,
+    held: lock.Held,
     record: dict[str, Any],
     terminal: Terminal | None,
 ) -> Sweep:
     """Train the groups that are not in ``record`` yet, one after another; then compare."""
+    path = held.folder
+    write_json(path / "sweep.json", record)
     started, plan = time.monotonic(), next(iter(groups[0].values())).plan
     sizes = [members.mesh_of(len(group), plan.training.devices) for group in groups]
     devices = "; ".join(dict.fromkeys(meshes.describe(mesh) for mesh in sizes))
@@ -258,7 +260,7 @@ def _train(
     )
     if terminal:
         terminal.header(facts)
-    with lock.hold(path), loop.caught_signals() as signals:
+    with loop.caught_signals() as signals:
         for number, (group, mesh) in enumerate(zip(groups, sizes, strict=True)):
             if group.keys() <= {member["name"] for member in record["members"]}:
                 continue
@@ -270,7 +272,7 @@ def _train(
                 for name, epoch in _train_group(group, data, mesh, path, state, terminal, signals):
                     record["members"].append(_member(name, group[name].plan, grid, epoch))
             except Stopped as stop:
-                text = f"{stop}; `flaxvae sweep --resume {path}` goes on"
+                text = f"{stop}; `{command(*_GOES_ON.split(), path)}` goes on"
                 raise Stopped(text, signals[0]) from None
             write_json(path / "sweep.json", record)
             shutil.rmtree(state)
@@ -283,10 +285,10 @@ def _train(
         runs, where = counted(len(found.names), "run"), words.relative(path)
         written = f"{runs}, sweep.json and sweep.md in {where}"
         minutes = f"{(time.monotonic() - started) / 60:.1f} minutes"
-        one, program = f"'{words.relative(path / found.names[0])}'", words.program()
+        one, program = words.relative(path / found.names[0]), words.program()
         following = [
-            (f"{program} figures {one}", "draw a member's figures"),
-            (f"{program} eval {one} --k 500", "tighter estimate of log p(x)"),
+            (command(program, "figures", one), "draw a member's figures"),
+            (command(program, "eval", one, "--k", 500), "tighter estimate of log p(x)"),
         ]
         terminal.summary({"written": written, "time": minutes}, following)
     return found
@@ -298,7 +300,7 @@ def _compare(grid: Grid, path: Path, record: dict[str, Any], facts: Mapping[str,
     order = {name: i for i, name in enumerate(grid.plans())}
     record["members"].sort(key=lambda member: order[member["name"]])
     write_json(path / "sweep.json", record | {"table": table})
-    (path / "sweep.md").write_text(report.markdown(path.name, facts, table))
+    writing.text(path / "sweep.md", report.markdown(path.name, facts, table))
     names = [member["name"] for member in record["members"] if member["diverged"] is None]
     if not names:
         raise DivergedError(
@@ -352,14 +354,13 @@ def _write(
     evaluation: dict[str, Any],
 ) -> None:
     """The run folder of a member, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    for old in (partial, path):
-        shutil.rmtree(old, ignore_errors=True)
+    partial = writing.temporary(path)
+    shutil.rmtree(path, ignore_errors=True)
     try:
         variables = state.final()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         facts = api.run_facts(data, parameters, mesh)
-        folder = RunFolder.create(partial, plan, facts, latest=False)
+        folder = RunFolder.create(partial, plan, facts)
         for row in history:
             folder.append(row)
         folder.close()

@@ -10,7 +10,6 @@ need, so no text is cut.
 from __future__ import annotations
 
 import math
-import os
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from flaxvae import writing
 
 if TYPE_CHECKING:  # Matplotlib is imported on first use: it is slow to import.
     from matplotlib.axes import Axes
@@ -287,12 +288,8 @@ def _page(
         if canvas is not None:
             fig.figimage(canvas, left, bottom, zorder=-1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            fig.savefig(part, format="png", dpi=fig.dpi, metadata={"Software": None})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with writing.whole(path) as file:
+            fig.savefig(file, format="png", dpi=fig.dpi, metadata={"Software": None})
 
 
 def _wrap(text: Text, width: float) -> None:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from flaxvae import zoo
 from flaxvae.data.pipeline import Data, Split
-from flaxvae.errors import counted
+from flaxvae.errors import command, counted
 from flaxvae.settings import TrainSettings
 from flaxvae.training import mesh as meshes
 from flaxvae.training.runs import Plan
@@ -155,14 +155,15 @@ def program() -> str:
 def next_commands(run: Run) -> list[tuple[str, str]]:
     """Commands worth running now, each with a few words."""
     flaxvae, path = program(), relative(run.path)
-    draw = [(f"{flaxvae} sample {path}", "draw new images")]
+    draw = [(command(flaxvae, "sample", path), "draw new images")]
     if not run.generates:
-        draw = [(f"{flaxvae} fit-prior {path}", "learn to draw new images")]
+        draw = [(command(flaxvae, "fit-prior", path), "learn to draw new images")]
     commands = [
         *draw,
-        (f"{flaxvae} interpolate {path}", "walk between images"),
-        (f"{flaxvae} encode {path}", "latents of the test images, .npz"),
+        (command(flaxvae, "interpolate", path), "walk between images"),
+        (command(flaxvae, "encode", path), "latents of the test images, .npz"),
     ]
     if run.recipe.has_bound:
-        commands.insert(0, (f"{flaxvae} eval {path} --k 500", "tighter estimate of log p(x)"))
+        tighter = command(flaxvae, "eval", path, "--k", 500)
+        commands.insert(0, (tighter, "tighter estimate of log p(x)"))
     return commands

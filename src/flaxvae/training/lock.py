@@ -2,6 +2,9 @@
 
 The file is made by an exclusive create, which is atomic. One left by a process of this host that
 is gone is taken over; another host's process cannot be seen from here, so its lock is respected.
+
+A folder may be moved or removed under a training. Whoever has it can make it anew: its lock, and
+the files without which it would be no run.
 """
 
 from __future__ import annotations
@@ -9,35 +12,90 @@ from __future__ import annotations
 import json
 import os
 import platform
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flaxvae.errors import UsageError
+from flaxvae import writing
+from flaxvae.errors import DataError, UsageError
 
 NAME = "lock"
 
 
+class Held:
+    """A folder that this process has."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._lock = folder, json.dumps(_identity(os.getpid()))
+        self._kept: dict[Path, bytes] = {}
+
+    def keep(self, path: Path) -> None:
+        """Remember a file of the folder as it is now, for ``mend``."""
+        self._kept[path] = path.read_bytes()
+
+    def mend(self) -> list[str]:
+        """Write again what is gone of the lock and the files that are kept; returns their names.
+
+        Raises:
+            DataError: in the folder's place is another one, which has a run or a lock of its own.
+            OSError: they cannot be written.
+        """
+        gone = []
+        if not self._mine():
+            for path, content in self._kept.items():
+                if path.exists() and path.read_bytes() != content:
+                    raise DataError(
+                        f"{path} is of another run: expected that of this training, which was "
+                        "moved away or removed; what it saved is where it was moved"
+                    )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.take()
+            except UsageError as error:
+                raise DataError(f"the folder of this training has been replaced: {error}") from None
+            gone.append(NAME)
+        for path, content in self._kept.items():
+            if not path.is_file() or path.read_bytes() != content:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with writing.whole(path) as file:
+                    file.write(content)
+                gone.append(str(path.relative_to(self.folder)))
+        return gone
+
+    def take(self) -> None:
+        path = self.folder / NAME
+        while not _make(path, self._lock):
+            _take_over(path)
+
+    def release(self) -> None:
+        with suppress(OSError):  # gone, or on a disk that is
+            if self._mine():
+                (self.folder / NAME).unlink()
+
+    def _mine(self) -> bool:
+        return _read(self.folder / NAME) == self._lock
+
+
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[Held]:
     """Have ``folder`` for this process, until the block is left in whatever way.
 
     Raises:
         UsageError: another process has it, or may have it.
+        DataError: a symbolic link is in it.
         OSError: the folder cannot be written.
     """
-    path = folder / NAME
-    mine = json.dumps(_identity(os.getpid()))
-    while not _make(path, mine):
-        _take_over(path)
+    writing.check_own(folder)
+    held = Held(folder)
+    held.take()
     try:
-        yield
+        writing.clear(folder)
+        yield held
     finally:
-        with suppress(OSError):  # gone, or on a disk that is
-            if path.read_text() == mine:
-                path.unlink()
+        held.release()
 
 
 def _identity(pid: int) -> dict[str, Any]:
@@ -65,7 +123,7 @@ def _make(path: Path, text: str) -> bool:
     try:
         with os.fdopen(file, "w") as opened:
             opened.write(text)
-    except OSError:  # a full disk
+    except BaseException:  # a full disk
         path.unlink()
         raise
     return True
@@ -85,7 +143,7 @@ def _take_over(path: Path) -> None:
             f"{path.parent} is in use by {holder}: expected one training a folder; wait for it, "
             f"or, if that process is gone, remove {path}"
         )
-    aside = path.with_name(f"{NAME}.{os.getpid()}")
+    aside = writing.temporary(path)
     with suppress(FileNotFoundError):
         path.rename(aside)
         if _read(aside) != text:  # another process was quicker, and this is its lock
@@ -95,10 +153,16 @@ def _take_over(path: Path) -> None:
 
 
 def _read(path: Path) -> str | None:
+    """What a lock says; None if there is none. Nothing that stands in its place is waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        return path.read_text()
+        file = os.open(path, flags)
     except FileNotFoundError:
         return None
+    with os.fdopen(file, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return "no file"
+        return opened.read(4096).decode(errors="replace")
 
 
 def _holder(text: str) -> str | None:

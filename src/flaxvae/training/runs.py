@@ -14,6 +14,7 @@ runs/latest          points to the newest
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -24,8 +25,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flaxvae import zoo
-from flaxvae.errors import DataError, UsageError
+from flaxvae import writing, zoo
+from flaxvae.errors import DataError, UsageError, command
 from flaxvae.settings import DataSettings, TrainSettings, asdict
 from flaxvae.training import events
 
@@ -48,18 +49,7 @@ class Plan:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
-    _write(path, json.dumps(value, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+    writing.text(path, json.dumps(value, indent=2) + "\n")
 
 
 @contextmanager
@@ -91,14 +81,12 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
-        self.goes_on = f"flaxvae train --resume {path}"
+        self.goes_on = command("flaxvae", "train", "--resume", path)
         self._events: events.Events | None = None
 
     @classmethod
-    def create(
-        cls, path: Path, plan: Plan, facts: Mapping[str, Any], latest: bool = True
-    ) -> RunFolder:
-        """Make the folder and its run.json; point ``latest`` beside it to it, if asked."""
+    def create(cls, path: Path, plan: Plan, facts: Mapping[str, Any]) -> RunFolder:
+        """Make the folder and its run.json."""
         path.mkdir(parents=True, exist_ok=True)
         record = {
             "format": FORMAT,
@@ -112,11 +100,6 @@ class RunFolder:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         write_json(path / "run.json", record)
-        link = path.parent / "latest"
-        if latest and (link.is_symlink() or not link.exists()):
-            partial = path.parent / f".latest-{os.getpid()}"
-            partial.symlink_to(path.name)
-            partial.replace(link)
         return cls(path)
 
     @classmethod
@@ -205,15 +188,15 @@ class RunFolder:
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Make these the rows of metrics.jsonl, whatever became of it."""
-        _write(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+        writing.text(self.path / "metrics.jsonl", content)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add an epoch to metrics.jsonl, and to TensorBoard's events where it is installed.
 
         Raises OSError if it may not be there in full: then ``rewrite`` what there should be.
         """
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        writing.append(self.path / "metrics.jsonl", json.dumps(row) + "\n")
         if self._events is None:
             self._events = events.writer(self.path / "tb")
         self._events.add(row)
@@ -229,21 +212,34 @@ class RunFolder:
             self._events.close()
 
 
-def new_path(plan: Plan, dataset: str, run: str | None, root: Path = Path("runs")) -> Path:
-    """Where a new run goes: ``run`` if given, else a fresh name under ``root``.
+def check_new(path: Path, goes_on: str) -> None:
+    """Raises UsageError unless ``path`` can be a new folder: there is none, or nothing in it.
 
-    Raises:
-        UsageError: the folder exists and is not empty.
+    ``goes_on`` is the command that would go on with what is in it.
     """
-    stem = f"{dataset}-{plan.model}-s{plan.training.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = Path(run) if run else root / stem
-    count = 1
-    while not run and path.exists():
-        count += 1
-        path = root / f"{stem}-{count}"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and writing.is_empty(path)):
         raise UsageError(
-            f"--run {path} exists and is not empty: expected a new folder; "
-            f"to go on with it, `flaxvae train --resume {path}`"
+            f"--run {path} exists and is not empty: expected a new folder; to go on with it, "
+            f"`{command(*goes_on.split(), path)}`"
         )
-    return path
+
+
+def make_new(stem: str, root: Path = Path("runs")) -> Path:
+    """Make a folder of its own, even if another process asks for one of this name just now."""
+    for number in itertools.count(1):
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise AssertionError
+
+
+def point_latest(path: Path) -> str:
+    """Point ``latest`` beside a run folder to it; returns why that cannot be, or ""."""
+    link = path.parent / "latest"
+    if link.is_symlink() or not link.exists():
+        try:
+            writing.link(link, path.name)
+        except (OSError, NotImplementedError) as error:
+            return getattr(error, "strerror", None) or str(error)
+    return ""

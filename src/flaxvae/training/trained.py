@@ -17,7 +17,7 @@ from flaxvae.core import Batch, Variables
 from flaxvae.data import labels, pipeline, pixels
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import NotNegative, Positive, Seed, typed
-from flaxvae.errors import DataError, UsageError, did_you_mean
+from flaxvae.errors import DataError, UsageError, command, did_you_mean
 from flaxvae.training import batches
 from flaxvae.training import mesh as meshes
 from flaxvae.training.checkpoints import Checkpoints
@@ -98,7 +98,7 @@ class Run:
         if not self.generates:
             raise UsageError(
                 f"{self.path} has no prior yet: expected one over its codes; run "
-                f"`flaxvae fit-prior {self.path}` first"
+                f"`{command('flaxvae', 'fit-prior', self.path)}` first"
             )
         if y is None and self.recipe.classes is not None:
             names = np.array(self.spec.names)
