@@ -455,6 +455,37 @@ def test_stopped_and_killed(tmp_path, shard):
     assert len(digests) == 1 and rows(path) == rows(tmp_path / "straight")
 
 
+EVALUATES = """
+import pathlib, time
+from flaxvae.analysis import bounds
+evaluate = bounds.evaluate
+def slowly(*arguments, watch):
+    pathlib.Path({mark!r}).touch()
+    time.sleep(3)
+    watch(1, 2)
+    return evaluate(*arguments, watch=watch)
+bounds.evaluate = slowly
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("who", "codes"), [([1], [0, 143]), ([1, 0], [143, 143])])
+def test_signals_while_the_first_evaluates(tmp_path, who, codes):
+    """Process 1, which only waits, waits on: its end would be that of process 0."""
+    path, mark = tmp_path / "run", tmp_path / "evaluates"
+    before = EVALUATES.format(mark=str(mark))
+    processes = start(2, *CHOICES, "--epochs", "1", "--run", str(path), before=before)
+    wait_for(lambda: mark.exists() or processes[0].poll() is not None)
+    for process in who:
+        processes[process].send_signal(signal.SIGTERM)
+    found = ends(processes)
+    assert [end[0] for end in found] == codes, found
+    assert all(end[2].count("\n") == (end[0] > 0) for end in found), found
+    assert (path / "summary.json").exists() == (0 not in who)
+    found = ends(start(2, "--resume", str(path)))
+    assert [end[0] for end in found] == [0, 0] and summary(path)["epochs"] == 1, found
+
+
 POISON = """
 import jax.numpy as jnp
 from disturbed import loss_times, spoiled

@@ -16,6 +16,8 @@ FLOORS = [
     "synonyms",
     "declared",
     "settings",
+    "streams",
+    "signals",
     "machine",
     "writing",
     "compilation",

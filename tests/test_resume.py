@@ -1,9 +1,7 @@
 """A run that was stopped and resumed ends in the same bits as one that nobody disturbed."""
 
 import json
-import os
 import shutil
-import signal
 
 import jax
 import numpy as np
@@ -14,7 +12,6 @@ from conftest import TINY
 from disturbed import EPOCHS, resume, rows, same, sha256, steps_saved
 from flaxvae import api, cli
 from flaxvae.errors import UsageError
-from flaxvae.report.terminal import Terminal
 from flaxvae.settings import interval
 from flaxvae.training import checkpoints, contents
 
@@ -46,21 +43,6 @@ def test_an_unsaved_tail_of_metrics_is_done_again(straight, stopped, tmp_path, c
     path = shutil.copytree(stopped, tmp_path / "run")
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "step": 20, "train_loss": 0.0}\n{"epo')
-    resume(path, capsys)
-    assert same(path, straight)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_twice(straight, stopped, tmp_path, capsys, monkeypatch, number):
-    path = shutil.copytree(stopped, tmp_path / "run")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(Terminal, "progress", lambda *arguments: os.kill(os.getpid(), number))
-        resume(path, capsys)
-    assert stop.value.code == 128 + number
-    err = capsys.readouterr().err
-    assert err.startswith("flaxvae: stopped at step ") and err.count("\n") == 1
-    assert f"flaxvae train --resume {path}" in err
-    assert steps_saved(path)[-1] == 16 and not (path / "summary.json").exists()
     resume(path, capsys)
     assert same(path, straight)
 

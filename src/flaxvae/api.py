@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxvae import declared, zoo
+from flaxvae import declared, signals, zoo
 from flaxvae.analysis import bounds
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
 from flaxvae.declared import hints, typed
-from flaxvae.errors import UsageError, command, counted
+from flaxvae.errors import Stopped, UsageError, command, counted
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
@@ -241,7 +241,8 @@ def execute(
     # All that a user can get wrong has been checked: from here on files are written.
     first = hosts.first()  # the others compute, and write nothing
     path = folder.path if folder else _new_folder(plan, run)
-    with lock.hold(path) if first else contextlib.nullcontext():
+    holding = lock.hold(path) if first else contextlib.nullcontext()
+    with holding, signals.caught() as heard:
         if not first:
             folder, terminal = None, None
         elif folder is None:
@@ -259,7 +260,7 @@ def execute(
         trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh)
         if folder is None:  # the first process does the rest, on its own devices
             return trained
-        stage = (terminal or loop.Quiet()).stage
+        stage = _stages(folder, terminal, heard)
         stage(f"evaluating {counted(len(data.test.x), 'test image')}")
         watch = functools.partial(stage, "evaluating test images")
         evaluation = bounds.evaluate(trained, data.test, watch=watch)
@@ -272,6 +273,21 @@ def execute(
         facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
         terminal.summary(facts, words.next_commands(trained))
     return trained
+
+
+def _stages(
+    folder: RunFolder, terminal: Terminal | None, heard: Sequence[int]
+) -> Callable[..., None]:
+    """The terminal's ``stage`` for what follows a training; where a signal came, it ends there."""
+    watch = terminal or loop.Quiet()
+
+    def stage(what: str, done: int = 0, total: int = 0) -> None:
+        if heard:
+            after = f"stopped after training, which is saved, before {what}"
+            raise Stopped(f"{after}; `{folder.goes_on}` goes on", heard[0])
+        watch.stage(what, done, total)
+
+    return stage
 
 
 _GOES_ON = "flaxvae train --resume"
@@ -377,16 +393,17 @@ def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | N
     folder.goes_on = command("flaxvae", "fit-prior", run.path)
     if terminal:
         terminal.header(words.prior_header(run, data, folder, plan))
-    fitted, history = loop.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)
-    stage = (terminal or loop.Quiet()).stage
-    stage(f"evaluating the codes of {counted(len(data.test.x), 'test image')}")
-    test = batches.over_split(batches.bound_terms(codes.prior.model), mesh)
-    nats = -test(data.test, fitted, jax.random.key(0))["elbo"].mean(dtype="float64")
-    summary = {"epochs": len(history), "test": {"code_nats": float(nats)}}
-    write_json(folder.path / "summary.json", summary)
-    stage("drawing samples")
-    done = load(path)
-    figures.samples(done.folder.figures / "samples.png", done)
+    with signals.caught() as heard:
+        fitted, history = loop.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)
+        stage = _stages(folder, terminal, heard)
+        stage(f"evaluating the codes of {counted(len(data.test.x), 'test image')}")
+        test = batches.over_split(batches.bound_terms(codes.prior.model), mesh)
+        nats = -test(data.test, fitted, jax.random.key(0))["elbo"].mean(dtype="float64")
+        summary = {"epochs": len(history), "test": {"code_nats": float(nats)}}
+        write_json(folder.path / "summary.json", summary)
+        stage("drawing samples")
+        done = load(path)
+        figures.samples(done.folder.figures / "samples.png", done)
     if terminal:
         terminal.summary(words.prior_numbers(done, float(nats)), words.next_commands(done))
     return done

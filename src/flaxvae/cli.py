@@ -6,12 +6,12 @@ JAX is imported only once the arguments have been understood, so that ``--help``
 from __future__ import annotations
 
 import gc
-import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
-from flaxvae import flags, zoo
+from flaxvae import flags, signals, streams, zoo
 from flaxvae.errors import FlaxvaeError, UsageError
 from flaxvae.flags import LATEST, RunArgument
 from flaxvae.settings import DataSettings, Hosts, TrainSettings
@@ -380,20 +380,19 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``flaxvae`` command; exits with the codes that ``errors`` documents."""
     sys.excepthook = _hook
     gc.set_threshold(50_000)  # imports and tracing make millions of objects, hardly any garbage
-    try:
-        _run(sys.argv[1:] if argv is None else argv)
-    except FlaxvaeError as error:
-        print(f"flaxvae: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("flaxvae: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe left early
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:  # a folder that cannot be written, a full disk
-        print(f"flaxvae: {error.strerror}: {error.filename}", file=sys.stderr)
-        sys.exit(3)
+    with streams.steady(), signals.raised():
+        try:
+            _run(sys.argv[1:] if argv is None else argv)
+            return
+        except FlaxvaeError as error:
+            said, code = str(error), error.exit_code
+        except KeyboardInterrupt as error:
+            said, code = "interrupted", 128 + getattr(error, "number", signal.SIGINT)
+        except OSError as error:  # a folder that cannot be written, a full disk
+            where = f": {error.filename}" if error.filename else ""
+            said, code = f"{error.strerror or error}{where}", 3
+        print(f"flaxvae: {said}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import api, declared, writing, zoo
+from flaxvae import api, declared, signals, writing, zoo
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.declared import Positive, Seed, typed
@@ -260,7 +260,7 @@ def _train(
     )
     if terminal:
         terminal.header(facts)
-    with loop.caught_signals() as signals:
+    with signals.caught() as heard:
         for number, (group, mesh) in enumerate(zip(groups, sizes, strict=True)):
             if group.keys() <= {member["name"] for member in record["members"]}:
                 continue
@@ -269,11 +269,11 @@ def _train(
                 terminal.note(f"{which}: {counted(len(group), 'member')}")
             state = path / "state" / str(number)
             try:
-                for name, epoch in _train_group(group, data, mesh, path, state, terminal, signals):
+                for name, epoch in _train_group(group, data, mesh, path, state, terminal, heard):
                     record["members"].append(_member(name, group[name].plan, grid, epoch))
             except Stopped as stop:
                 text = f"{stop}; `{command(*_GOES_ON.split(), path)}` goes on"
-                raise Stopped(text, signals[0]) from None
+                raise Stopped(text, heard[0]) from None
             write_json(path / "sweep.json", record)
             shutil.rmtree(state)
     shutil.rmtree(path / "state", ignore_errors=True)
@@ -317,21 +317,21 @@ def _train_group(
     path: Path,
     state_folder: Path,
     terminal: Terminal | None,
-    signals: list[int],
+    heard: list[int],
 ) -> Iterator[tuple[str, int | None]]:
     """Train members and write their run folders: names, and the epoch in which one diverged."""
     group = list(named.values())
     watch = terminal or loop.Quiet()
     trainer = members.trainer(group, data, mesh)
-    state, histories = members.fit(group, trainer, data, mesh, state_folder, watch, signals)
+    state, histories = members.fit(group, trainer, data, mesh, state_folder, watch, heard)
     watch.stage(f"evaluating {counted(len(group), 'member')}")
     keys = jnp.stack([bounds.evaluation_keys(0)[0]] * len(group))
     measure = members.over_split([member.measure for member in group], mesh)
     found = measure(data.test, state.final(), meshes.put(keys, meshes.split(mesh)))
     state = jax.device_get(state)
     for i, (name, member) in enumerate(named.items()):
-        if signals:
-            raise Stopped(f"stopped after training, {i} of {len(group)} runs written", signals[0])
+        if heard:
+            raise Stopped(f"stopped after training, {i} of {len(group)} runs written", heard[0])
         numbers = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
         evaluation = bounds.numbers(member.recipe, data.test, numbers)
         watch.stage("writing runs", i, len(group))

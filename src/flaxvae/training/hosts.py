@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from flaxvae import signals
 from flaxvae.errors import DivergedError, FlaxvaeError, HostsError, Stopped, UsageError
 from flaxvae.settings import Hosts
 from flaxvae.training import lifelines, relay, roll
@@ -97,6 +98,7 @@ def joined(hosts: Hosts) -> Iterator[None]:
         yield
         return
     lines = _join(hosts)
+    speaks = first()
     try:
         yield
     except (Stopped, DivergedError):  # all of them, at the same step
@@ -105,7 +107,9 @@ def joined(hosts: Hosts) -> Iterator[None]:
     except BaseException as error:
         _fail(lines, error)
         raise
-    _part(lines)
+    heard = _part(lines)
+    if heard and not speaks:
+        raise Stopped("stopped after training; process 0 says what is saved", heard[0])
 
 
 def _join(hosts: Hosts) -> lifelines.Lifelines:
@@ -156,10 +160,15 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _part(lines: lifelines.Lifelines) -> None:
-    """Wait for the others, and leave them."""
-    lines.tell(lifelines.BYE)
-    jax.distributed.shutdown()
+def _part(lines: lifelines.Lifelines) -> list[int]:
+    """Wait for the others, and leave them; returns the signals that came meanwhile.
+
+    None of them ends the wait: a process that died now would end the others.
+    """
+    with signals.caught() as heard:
+        lines.tell(lifelines.BYE)
+        jax.distributed.shutdown()
+    return heard
 
 
 _last_words = threading.Lock()  # whoever holds it says why this process ends
@@ -172,7 +181,9 @@ def _fail(lines: lifelines.Lifelines, error: BaseException) -> None:
         time.sleep(3 * MOMENT)
     _last_words.acquire()
     lines.tell(lifelines.FAILED)
-    code = 130 if isinstance(error, KeyboardInterrupt) else 3 if isinstance(error, OSError) else 1
+    code = 3 if isinstance(error, OSError) else 1
+    if isinstance(error, KeyboardInterrupt):
+        code = 128 + getattr(error, "number", 2)
     atexit.register(_vanish, getattr(error, "exit_code", code))
 
 
@@ -181,17 +192,19 @@ def _mourn(lines: lifelines.Lifelines, process: int, failed: bool) -> None:
     if failed:  # this process may be about to fail in the same way
         time.sleep(MOMENT)
     _last_words.acquire()
-    print(
-        f"flaxvae: process {process} has ended: expected all processes until the end; start all "
-        "again, with --resume",
-        file=sys.stderr,
-        flush=True,
-    )
+    with suppress(OSError, ValueError):
+        print(
+            f"flaxvae: process {process} has ended: expected all processes until the end; start "
+            "all again, with --resume",
+            file=sys.stderr,
+            flush=True,
+        )
     lines.tell(lifelines.FAILED)
     os._exit(HostsError.exit_code)
 
 
 def _vanish(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

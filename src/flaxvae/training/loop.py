@@ -12,11 +12,8 @@ lost.
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import jax
@@ -24,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from flaxvae import signals
 from flaxvae.core import Variables
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import DataError, DivergedError, Stopped, counted
@@ -68,29 +66,6 @@ class Quiet:
     def stage(self, what, done=0, total=0): ...
 
     def note(self, text): ...
-
-
-@contextmanager
-def caught_signals():
-    """A list that SIGINT and SIGTERM are put into, between steps; the second one stops at once."""
-    seen: list[int] = []
-
-    def handler(number, frame):
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    previous = {
-        number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield seen
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
 
 
 def _epochs_since_best(history: list[dict[str, Any]]) -> int:
@@ -169,7 +144,7 @@ def fit(
     Raises:
         DivergedError: something is not finite, and ``settings.on_nan`` has no help; the last
             good state is saved.
-        Stopped: SIGINT or SIGTERM came; the state is saved.
+        Stopped: a signal came; the state is saved.
         DataError: the training is over, but its last state or rows could not be saved.
     """
     watch = watch or Quiet()
@@ -224,6 +199,10 @@ class _Training:
         return self.trainer.total_steps + int(self.state.offset)
 
     def run(self) -> tuple[Variables, list[dict[str, Any]]]:
+        with signals.caught() as heard:
+            return self._run(heard)
+
+    def _run(self, heard: list[int]) -> tuple[Variables, list[dict[str, Any]]]:
         if self.step == 0:
             self.save()
         if not self.finished():
@@ -234,22 +213,20 @@ class _Training:
             # No steps: compiles, so that what follows is timed without it.
             self.state = self.trainer.segment(self.state, self.trainer.order(0), 0)
         self.saved = time.monotonic()
-        with caught_signals() as signals:
-            while not self.finished():
-                self.advance()
-                if int(self.state.guard.fault):
-                    self.recover()
-                    continue
-                self.watch.progress(self.step, self.means(), self.speed())
-                if self.position % self.per_epoch == 0:
-                    self.end_epoch()
-                due, signalled = self.agree(signals)
-                if signalled and not self.finished():
-                    kept = self.keeper.close(self.state, self.history)
-                    text = f"stopped at step {self.step} of {self.total}{kept}"
-                    raise Stopped(text, signalled)
-                if due:
-                    self.save()
+        while not self.finished():
+            due, signalled = self.agree(heard)
+            if signalled:
+                kept = self.keeper.close(self.state, self.history)
+                raise Stopped(f"stopped at step {self.step} of {self.total}{kept}", signalled)
+            if due:
+                self.save()
+            self.advance()
+            if int(self.state.guard.fault):
+                self.recover()
+                continue
+            self.watch.progress(self.step, self.means(), self.speed())
+            if self.position % self.per_epoch == 0:
+                self.end_epoch()
         self.keeper.close(self.state, self.history)
         return self.state.final(), self.history
 
@@ -275,12 +252,12 @@ class _Training:
         self.done, self.seconds = self.done + self.step - before, self.seconds + elapsed
         self.chunk = max(1, min(4 * steps, round(SEGMENT_SECONDS * steps / elapsed)))
 
-    def agree(self, signals: list[int]) -> tuple[bool, int]:
+    def agree(self, heard: list[int]) -> tuple[bool, int]:
         """Whether to save, by the first process's clock, and the signal that came to any, or 0.
 
         Clocks and signals are a process's own: what follows from them all do alike.
         """
-        said = hosts.gather(self.chunk, self.due(), signals[0] if signals else 0)
+        said = hosts.gather(self.chunk, self.due(), heard[0] if heard else 0)
         self.chunk, due = said[0, :2].tolist()
         return bool(due), int(said[:, 2].max())
 

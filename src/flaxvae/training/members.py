@@ -262,7 +262,7 @@ def fit(
     mesh: Mesh,
     folder: Path,
     watch: loop.Watcher,
-    signals: Sequence[int],
+    heard: Sequence[int],
 ) -> tuple[TrainState, list[list[Row]]]:
     """Train a group to the end, from the newest checkpoint in ``folder`` if there is one.
 
@@ -273,7 +273,7 @@ def fit(
         folder: takes checkpoints and what was measured so far, for an interrupted sweep.
         watch: hears of progress: means over the members whose loss is finite, and their images a
             second all together.
-        signals: of ``loop.caught_signals``.
+        heard: of ``signals.caught``.
 
     Returns:
         The last state, and for each member its rows of metrics.jsonl.
@@ -282,10 +282,10 @@ def fit(
         Stopped: a signal came; the state is saved.
     """
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return _fit(group, run, data, mesh, folder, checkpoints, watch, signals)
+        return _fit(group, run, data, mesh, folder, checkpoints, watch, heard)
 
 
-def _fit(group, run, data, mesh, folder, checkpoints, watch, signals):
+def _fit(group, run, data, mesh, folder, checkpoints, watch, heard):
     state = _restore(run, checkpoints, watch.note)
     state = run.init() if state is None else state
     step, per_epoch, total = int(state.step), run.steps_per_epoch, run.total_steps
@@ -341,6 +341,9 @@ def _fit(group, run, data, mesh, folder, checkpoints, watch, signals):
     chunk, done, seconds, saved = 1, 0, 0.0, time.monotonic()
     epoch, order = -1, None
     while step < total:
+        if heard:
+            save()
+            raise Stopped(f"stopped at step {step} of {total}, saved", heard[0])
         if step // per_epoch != epoch:
             epoch, order = step // per_epoch, run.order(step // per_epoch)
         count = min(chunk, per_epoch - step % per_epoch)
@@ -359,11 +362,9 @@ def _fit(group, run, data, mesh, folder, checkpoints, watch, signals):
             at = {"epoch": step // per_epoch, "step": step, "images_per_second": speed}
             watch.epoch(_over_finite(columns) | at)
             done, seconds = 0, 0.0
-        if signals or time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
             save()
             saved = time.monotonic()
-        if signals and step < total:
-            raise Stopped(f"stopped at step {step} of {total}, saved", signals[0])
     save()
     return state, [list(rows) for rows in zip(*history, strict=True)] or [[] for _ in group]
 

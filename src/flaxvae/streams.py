@@ -1,0 +1,99 @@
+"""Standard output and error, whose failures end nothing.
+
+A log on a full disk, a pipe whose reader has left, a terminal that was closed: what cannot be
+written there is dropped, and the work goes on to the end that it would have had.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+_FAULTS = (OSError, ValueError)  # ValueError: of a stream that was closed
+
+
+class Steady:
+    """A text stream that drops what cannot be written; ``failed`` hears of the first failure."""
+
+    def __init__(self, stream: TextIO, failed: Callable[[Exception], None] = lambda error: None):
+        self._stream, self._failed, self._whole = stream, failed, True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            known = self._stream.encoding
+            self.write(text.encode(known, "replace").decode(known))
+        except _FAULTS as error:
+            self._fail(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except _FAULTS as error:
+            self._fail(error)
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream.isatty()
+        except _FAULTS:
+            return False
+
+    def drain(self) -> None:
+        """Leave nothing for Python to write when it ends, which would fail once more."""
+        with suppress(*_FAULTS):
+            self._stream.flush()
+            return
+        with suppress(*_FAULTS):  # of a closed one, or one without a number
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            self._stream.flush()
+
+    def _fail(self, error: Exception) -> None:
+        first, self._whole = self._whole, False
+        if first:
+            self._failed(error)
+
+
+def _say(error: Exception) -> None:
+    if getattr(error, "errno", None) != errno.EPIPE:  # whoever read has read enough
+        reason = getattr(error, "strerror", None) or error
+        print(f"flaxvae: standard output cannot be written ({reason})", file=sys.stderr)
+
+
+def _occupy() -> None:
+    """Let no file that is opened later be taken for a standard stream that was closed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """Standard output and error are ``Steady`` inside, closed ones included."""
+    _occupy()
+    before = sys.stdout, sys.stderr
+    with Path(os.devnull).open("w") as nowhere:
+        error, output = Steady(before[1] or nowhere), Steady(before[0] or nowhere, _say)
+        sys.stdout, sys.stderr = output, error
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+            output.drain()
+            error.drain()
