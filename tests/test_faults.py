@@ -417,28 +417,6 @@ def test_a_folder_that_cannot_be_written(
     assert same(path, straight)
 
 
-def test_checkpoints_that_are_deleted_while_training(
-    straight, tmp_path, monkeypatch, saves_at_once
-):
-    """One save fails; the next one makes the folder again."""
-    path, notes = tmp_path / "run", []
-
-    class Watch(loop.Quiet):
-        def progress(self, step, metrics, images_per_second):
-            if step == 12:
-                shutil.rmtree(path / "checkpoints")
-
-        def note(self, text):
-            notes.append(text)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "SEGMENT_SECONDS", 0)
-        patch.setattr(loop, "Quiet", Watch)
-        train(path, checkpoint_every="5steps")
-    assert len(notes) == 1 and "could not be written" in notes[0]
-    assert steps_saved(path)[-1] == 40 and same(path, straight)
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_read_only_folder(stopped, tmp_path, capsys):
     path = shutil.copytree(stopped, tmp_path / "run")

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shlex
-import struct
 from concurrent import futures
 
 import chex
@@ -151,31 +150,6 @@ def test_commands_can_be_pasted(tmp_path, monkeypatch, capsys):
     assert shlex.split(err.split("`")[1]) == ["flaxvae", "train", "--resume", name]
     goes_on = runs.RunFolder(tmp_path / name).goes_on
     assert shlex.split(goes_on) == ["flaxvae", "train", "--resume", str(tmp_path / name)]
-
-
-def test_columns_in_tensorboard(tmp_path):
-    """Those of a split together; the others have names of several words."""
-    pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-
-    folder = runs.RunFolder(tmp_path)
-    row = {"epoch": 1, "step": 10, "train_elbo": 1.0, "validation_kl": 2.0}
-    folder.append(row | {"learning_rate": 3.0, "images_per_second": 4.0, "kl_weight": 5.0})
-    folder.close()
-    (path,) = (tmp_path / "tb").iterdir()
-    raw, at, found = path.read_bytes(), 0, {}
-    while at < len(raw):  # length, its checksum, the event, its checksum
-        (size,) = struct.unpack_from("<Q", raw, at)
-        event = Event.FromString(raw[at + 12 : at + 12 + size])
-        found |= {value.tag: value.simple_value for value in event.summary.value}
-        at += 12 + size + 4
-    assert found == {
-        "train/elbo": 1,
-        "validation/kl": 2,
-        "learning_rate": 3,
-        "images_per_second": 4,
-        "kl_weight": 5,
-    }
 
 
 def test_a_plan_survives_the_folder(tmp_path):

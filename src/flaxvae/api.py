@@ -242,7 +242,7 @@ def execute(
     first = hosts.first()  # the others compute, and write nothing
     path = folder.path if folder else _new_folder(plan, run)
     holding = lock.hold(path) if first else contextlib.nullcontext()
-    with holding, signals.caught() as heard:
+    with holding as held, signals.caught() as heard:
         if not first:
             folder, terminal = None, None
         elif folder is None:
@@ -251,6 +251,8 @@ def execute(
             unlinked = point_latest(path)
         else:
             folder.extend(plan, changes)
+        if folder is not None:
+            folder.hold(held)
         if terminal:
             terminal.header(words.header(plan, data, parameters, mesh, path))
             if unlinked:
@@ -267,6 +269,7 @@ def execute(
         write_json(folder.path / "summary.json", run_summary(data, variables, history, evaluation))
         drawing = functools.partial(stage, "drawing figures")
         written = figures.write(trained, evaluation, data.test, folder.figures, drawing)
+        folder.check_complete()
     if terminal:
         facts = words.numbers(trained, evaluation)
         facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
@@ -362,11 +365,12 @@ def fit_prior(
     settings = settings or TrainSettings(schedule="cosine")
     if settings.epochs is None:
         settings = dataclasses.replace(settings, epochs=50)
-    with lock.hold(RunFolder.open(path).path):
-        return _fit_prior(path, settings, terminal)
+    with lock.hold(RunFolder.open(path).path) as held:
+        return _fit_prior(held, settings, terminal)
 
 
-def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | None) -> Run:
+def _fit_prior(held: lock.Held, settings: TrainSettings, terminal: Terminal | None) -> Run:
+    path = held.folder
     run = load(path)
     codes = run.recipe.codes
     if codes is None or codes.prior is None:
@@ -391,6 +395,7 @@ def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | N
     else:
         folder.extend(plan)
     folder.goes_on = command("flaxvae", "fit-prior", run.path)
+    folder.hold(held)
     if terminal:
         terminal.header(words.prior_header(run, data, folder, plan))
     with signals.caught() as heard:
@@ -404,6 +409,7 @@ def _fit_prior(path: str | Path, settings: TrainSettings, terminal: Terminal | N
         stage("drawing samples")
         done = load(path)
         figures.samples(done.folder.figures / "samples.png", done)
+        folder.check_complete()
     if terminal:
         terminal.summary(words.prior_numbers(done, float(nats)), words.next_commands(done))
     return done

@@ -251,7 +251,12 @@ def _train(
 ) -> Sweep:
     """Train the groups that are not in ``record`` yet, one after another; then compare."""
     path = held.folder
-    write_json(path / "sweep.json", record)
+
+    def note() -> None:
+        write_json(path / "sweep.json", record)
+        held.keep(path / "sweep.json")
+
+    note()
     started, plan = time.monotonic(), next(iter(groups[0].values())).plan
     sizes = [members.mesh_of(len(group), plan.training.devices) for group in groups]
     devices = "; ".join(dict.fromkeys(meshes.describe(mesh) for mesh in sizes))
@@ -269,13 +274,13 @@ def _train(
                 terminal.note(f"{which}: {counted(len(group), 'member')}")
             state = path / "state" / str(number)
             try:
-                for name, epoch in _train_group(group, data, mesh, path, state, terminal, heard):
+                for name, epoch in _train_group(group, data, mesh, held, state, terminal, heard):
                     record["members"].append(_member(name, group[name].plan, grid, epoch))
             except Stopped as stop:
                 text = f"{stop}; `{command(*_GOES_ON.split(), path)}` goes on"
                 raise Stopped(text, heard[0]) from None
-            write_json(path / "sweep.json", record)
-            shutil.rmtree(state)
+            note()
+            shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(path / "state", ignore_errors=True)
     found = _compare(grid, path, record, facts)
     if terminal:
@@ -314,7 +319,7 @@ def _train_group(
     named: Mapping[str, members.Member],
     data: pipeline.Data,
     mesh: Any,
-    path: Path,
+    held: lock.Held,
     state_folder: Path,
     terminal: Terminal | None,
     heard: list[int],
@@ -323,7 +328,8 @@ def _train_group(
     group = list(named.values())
     watch = terminal or loop.Quiet()
     trainer = members.trainer(group, data, mesh)
-    state, histories = members.fit(group, trainer, data, mesh, state_folder, watch, heard)
+    how = (state_folder, watch, heard, held.mend)
+    state, histories = members.fit(group, trainer, data, mesh, *how)
     watch.stage(f"evaluating {counted(len(group), 'member')}")
     keys = jnp.stack([bounds.evaluation_keys(0)[0]] * len(group))
     measure = members.over_split([member.measure for member in group], mesh)
@@ -340,7 +346,7 @@ def _train_group(
             epoch = len(histories[i])
         if epoch is None:
             alone = members.alone(state, i)
-            _write(path / name, member.plan, data, mesh, alone, histories[i], evaluation)
+            _write(held.folder / name, member.plan, data, mesh, alone, histories[i], evaluation)
         yield name, epoch
 
 

@@ -29,20 +29,37 @@ def temporary(path: Path) -> Path:
 
 
 @contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    partial = temporary(path)
+    try:
+        yield partial
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _made(path: Path) -> IO[bytes]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY
+    return os.fdopen(os.open(path, flags, 0o666), "w+b")
+
+
+@contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """A new file to write in, which takes the place of ``path`` once the block is left.
 
     If that is by an error, ``path`` is as it was, and nothing else is left.
     """
-    partial = temporary(path)
-    try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY
-        with os.fdopen(os.open(partial, flags, 0o666), "w+b") as file:
+    with _unfinished(path) as partial:
+        with _made(partial) as file:
             yield file
         partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[IO[bytes]]:
+    """A new file beside ``path`` to write in, which is removed when the block is left."""
+    with _unfinished(path) as partial, _made(partial) as file:
+        yield file
 
 
 def text(path: Path, content: str) -> None:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flaxvae import writing
 from flaxvae.errors import DataError
 from flaxvae.training import contents
 from flaxvae.training import mesh as meshes
@@ -63,16 +64,20 @@ def _reason(error: Exception) -> str:
 
 def _check_room(folder: Path, size: int) -> None:
     """Raises OSError unless ``size`` bytes can be written; Orbax, short of room, is not quiet."""
-    probe = folder / "probe"
+    with writing.scratch(folder / "room") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.write(bytes(size))
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one that takes its place; None if there is none."""
     try:
-        with probe.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.write(bytes(size))
-    finally:
-        with suppress(OSError):
-            probe.unlink()
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _NewestAndBest:
@@ -109,6 +114,7 @@ class Checkpoints:
         self.folder, self.facts, self._read_only = folder, facts or {}, read_only
         self._policy = _NewestAndBest(keep)
         self._opened: Any = None
+        self._seen: tuple[int, int] | None = None  # the folder, when it was opened
         self._writer = futures.ThreadPoolExecutor(1)
         self._writing: futures.Future[None] | None = None
 
@@ -284,6 +290,8 @@ class Checkpoints:
         return Restored(parts, meta)
 
     def _manager(self) -> Any:
+        if self._opened is not None and self._seen != _identity(self.folder):
+            self._close()  # the folder was moved or removed, and with it what the manager knows
         if self._opened is None:
             import orbax.checkpoint as ocp  # 0.9 s: only when checkpoints are touched
 
@@ -292,6 +300,7 @@ class Checkpoints:
             )
             if not self._read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
+            self._seen = _identity(self.folder)
             # Of weights compression would save 8 %, and costs as long as all else.
             self._opened = ocp.CheckpointManager(
                 self.folder.absolute(),

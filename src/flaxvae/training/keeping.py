@@ -54,12 +54,13 @@ class Keeper:
                 meshes.fetch(to_parts(state))  # this process's part in a save
             return ""
         reason = ""
+        self._mend()
         try:
             self.checkpoints.save(state, {row["step"]: value(row) for row in history})
         except Unsaved as error:
             reason = str(error)
             self._warn("a checkpoint", reason)
-        if self._unwritten:
+        if self._unwritten or not self.folder.as_left():
             self.write(history)
         try:
             self.folder.flush()
@@ -97,6 +98,7 @@ class Keeper:
                 f"{self.folder.checkpoints} ({reason}): {newest}; {remedy(reason)}, "
                 f"then `{self.folder.goes_on}` does the steps since again"
             )
+        self.folder.saved = int(state.step)
         if self._unwritten:
             raise DataError(
                 f"{self.folder.path / 'metrics.jsonl'} could not be written ({self._unwritten}): "
@@ -107,15 +109,27 @@ class Keeper:
 
     def add(self, history: Sequence[Row]) -> None:
         """Add the last row of the history to metrics.jsonl."""
-        if self._unwritten:
+        if self.folder is None:
+            return
+        if self._unwritten or not self.folder.as_left():
             self.write(history)
-        elif self.folder is not None:
+        else:
             self._try(self.folder.append, history[-1])
 
     def write(self, history: Sequence[Row]) -> None:
         """Write metrics.jsonl anew."""
         if self.folder is not None:
             self._try(self.folder.rewrite, history)
+
+    def _mend(self) -> None:
+        """See that the folder is still there. Raises DataError if another has taken its place."""
+        try:
+            gone = self.folder.mend() if self.folder is not None else []
+        except OSError as error:
+            self._warn("the run folder", error.strerror or str(error))
+        else:
+            if gone:
+                self._note(f"{', '.join(gone)} had gone, and is written again")
 
     def _try(self, write: Callable[[Any], None], what: Any) -> None:
         try:

@@ -263,6 +263,7 @@ def fit(
     folder: Path,
     watch: loop.Watcher,
     heard: Sequence[int],
+    mend: Callable[[], list[str]] = list,
 ) -> tuple[TrainState, list[list[Row]]]:
     """Train a group to the end, from the newest checkpoint in ``folder`` if there is one.
 
@@ -274,6 +275,7 @@ def fit(
         watch: hears of progress: means over the members whose loss is finite, and their images a
             second all together.
         heard: of ``signals.caught``.
+        mend: sees before each save that the sweep's folder is there: ``lock.Held.mend``.
 
     Returns:
         The last state, and for each member its rows of metrics.jsonl.
@@ -282,10 +284,10 @@ def fit(
         Stopped: a signal came; the state is saved.
     """
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return _fit(group, run, data, mesh, folder, checkpoints, watch, heard)
+        return _fit(group, run, data, mesh, folder, checkpoints, watch, heard, mend)
 
 
-def _fit(group, run, data, mesh, folder, checkpoints, watch, heard):
+def _fit(group, run, data, mesh, folder, checkpoints, watch, heard, mend):
     state = _restore(run, checkpoints, watch.note)
     state = run.init() if state is None else state
     step, per_epoch, total = int(state.step), run.steps_per_epoch, run.total_steps
@@ -326,6 +328,9 @@ def _fit(group, run, data, mesh, folder, checkpoints, watch, heard):
 
     def save() -> None:
         try:
+            if gone := mend():
+                watch.note(f"{', '.join(gone)} had gone, and is written again")
+            folder.mkdir(parents=True, exist_ok=True)
             write_json(measured, history)  # first: a checkpoint never lacks its epochs
             checkpoints.save(state)
         except (OSError, Unsaved) as error:

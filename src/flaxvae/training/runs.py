@@ -29,6 +29,7 @@ from flaxvae import writing, zoo
 from flaxvae.errors import DataError, UsageError, command
 from flaxvae.settings import DataSettings, TrainSettings, asdict
 from flaxvae.training import events
+from flaxvae.training.lock import Held
 
 FORMAT = 1
 
@@ -82,7 +83,10 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
         self.goes_on = command("flaxvae", "train", "--resume", path)
+        self.saved: int | None = None  # the last step, once it is on the disk
+        self._held: Held | None = None
         self._events: events.Events | None = None
+        self._left: tuple[int, int] | None = None  # metrics.jsonl, as this process left it
 
     @classmethod
     def create(cls, path: Path, plan: Plan, facts: Mapping[str, Any]) -> RunFolder:
@@ -180,6 +184,44 @@ class RunFolder:
                 break
         return rows
 
+    def as_left(self) -> bool:
+        """Whether metrics.jsonl is the file that this process last wrote, in full."""
+        return self._left == self._rows_file()
+
+    def _rows_file(self) -> tuple[int, int] | None:
+        with suppress(OSError):
+            found = (self.path / "metrics.jsonl").stat()
+            return found.st_ino, found.st_size
+        return None
+
+    def hold(self, held: Held | None) -> None:
+        """Be the folder that ``held`` is, or one within it, for ``mend``."""
+        self._held = held
+        if held is not None:
+            held.keep(self.path / "run.json")
+
+    def mend(self) -> list[str]:
+        """Write again what has gone of a folder in training; returns the names of it.
+
+        Raises:
+            DataError: another run is in its place.
+            OSError: it cannot be written.
+        """
+        gone = self._held.mend() if self._held is not None else []
+        if gone:
+            self.close()  # what is written there is lost
+        return gone
+
+    def check_complete(self) -> None:
+        """Raises DataError unless all is there that a finished run is loaded from."""
+        for path in (self.path / "summary.json", self.checkpoints / str(self.saved)):
+            if not path.exists():
+                raise DataError(
+                    f"{path} has gone since it was written: expected a folder that is left alone "
+                    "until its training ends; move it back and resume it, or train again"
+                )
+        self.mend()
+
     def rewind(self, epochs: int) -> list[dict[str, Any]]:
         """Forget the epochs after the first ``epochs``, which a resume will do again."""
         rows = [row for row in self.history() if row["epoch"] <= epochs]
@@ -190,6 +232,7 @@ class RunFolder:
         """Make these the rows of metrics.jsonl, whatever became of it."""
         content = "".join(json.dumps(row) + "\n" for row in rows)
         writing.text(self.path / "metrics.jsonl", content)
+        self._left = self._rows_file()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add an epoch to metrics.jsonl, and to TensorBoard's events where it is installed.
@@ -197,6 +240,7 @@ class RunFolder:
         Raises OSError if it may not be there in full: then ``rewrite`` what there should be.
         """
         writing.append(self.path / "metrics.jsonl", json.dumps(row) + "\n")
+        self._left = self._rows_file()
         if self._events is None:
             self._events = events.writer(self.path / "tb")
         self._events.add(row)
@@ -208,8 +252,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Flush TensorBoard's events, if there is room for them."""
-        if self._events is not None:
-            self._events.close()
+        written, self._events = self._events, None
+        if written is not None:
+            written.close()
 
 
 def check_new(path: Path, goes_on: str) -> None:
