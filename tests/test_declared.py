@@ -144,6 +144,24 @@ def test_a_run_of_numpy_settings_is_that_of_plain_ones(tmp_path, no_figures):
     assert sums[0]["parameters_sha256"] == sums[1]["parameters_sha256"]
 
 
+@pytest.mark.parametrize(
+    ("model", "wrong"),
+    [
+        ("vae", {"epochs": 2**31}),
+        ("vae", {"epochs": 2**29}),  # of ten steps each
+        ("vae", {"warmup_steps": 10**12}),
+        ("vae", {"anneal": "linear", "anneal_steps": 10**12}),
+        ("vae", {"anneal": "cyclical", "anneal_steps": 2**20, "cycles": 2**20}),
+        ("iwae", {"anneal": "cyclical", "cycles": 10**12}),
+        ("beta_vae", {"capacity": 1.0, "capacity_steps": 10**12}),
+    ],
+)
+def test_steps_that_cannot_be_counted_are_refused(tmp_path, model, wrong):
+    with pytest.raises(UsageError, match=r"^--.*: expected at most 2147483647"):
+        flaxvae.train(model, run=str(tmp_path / "run"), **{**TINY, "epochs": 1, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
 def test_values_of_a_grid():
     def varied(**choices):
         return sweeps.make_grid("vae", seeds=np.int64(2), **choices).varied

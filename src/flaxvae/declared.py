@@ -59,11 +59,13 @@ class Only:
         return found in self.values if self.values else found not in (None, 0, "none")
 
 
-Count = Annotated[int, Within(lambda n: n >= 0, "0 or more")]
-Positive = Annotated[int, Within(lambda n: n >= 1, "1 or more")]
+MOST = 2**31 - 1  # steps are counted in int32
+_COUNTABLE = Within(lambda n: n <= MOST, f"at most {MOST}")
+Count = Annotated[int, Within(lambda n: n >= 0, "0 or more"), _COUNTABLE]
+Positive = Annotated[int, Within(lambda n: n >= 1, "1 or more"), _COUNTABLE]
 Seed = Annotated[int, Within(lambda n: 0 <= n < 2**32, "0 to 4294967295")]
 NotNegative = Annotated[float, Within(lambda x: x >= 0, "0 or more")]
-Steps = Annotated[int, Within(lambda n: n >= 2, "2 or more, both ends")]
+Steps = Annotated[int, Within(lambda n: n >= 2, "2 or more, both ends"), _COUNTABLE]
 AboveZero = Annotated[float, Within(lambda x: x > 0, "a number above 0")]
 Part = Annotated[float, Within(lambda x: 0 <= x < 1, "at least 0 and below 1")]
 

@@ -261,6 +261,8 @@ class Bound:
         each = self.free_bits > 0 and self.free_bits_per == "dimension"
         expected = "closed_form with --free-bits for every dimension, or --free-bits-per total"
         check(self, "kl", self.kl == "closed_form" or not each, expected)
+        last = self.anneal_steps * self.cycles
+        check(self, "cycles", last <= declared.MOST, f"at most {declared.MOST} steps in all")
 
 
 def asdict(settings: Any) -> dict[str, Any]:

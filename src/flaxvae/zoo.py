@@ -84,7 +84,7 @@ def _check(ok: bool, seen: str, expected: str) -> None:
 
 def _positive(**arguments: int) -> None:
     for name, value in arguments.items():
-        _check(value >= 1, f"--{name.replace('_', '-')} {value}", "1 or more")
+        declared.conform(name, declared.Positive, value)
 
 
 def _not_negative(**arguments: float) -> None:

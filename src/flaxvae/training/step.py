@@ -17,6 +17,7 @@ import optax
 import optax.contrib
 from jax.sharding import Mesh
 
+from flaxvae import declared
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images
 from flaxvae.data.pipeline import Data
@@ -159,6 +160,12 @@ def check(recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh) -> No
         raise UsageError(
             f"--accumulate {parts}: expected a divisor of {size // mesh.size}, the batch on each "
             "device"
+        )
+    steps = (settings.epochs or 0) * (images_ // size)
+    if steps > declared.MOST:
+        raise UsageError(
+            f"--epochs {settings.epochs} of {images_ // size} steps: expected at most "
+            f"{declared.MOST} steps in all"
         )
     if settings.patience is not None and data.validation is None:
         raise UsageError("--patience needs validation images: expected --validation above 0")
