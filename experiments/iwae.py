@@ -2,7 +2,7 @@
 
 Burda et al. 2015, table 1: 784-200-200-50, tanh, all 60,000 training images, binarized anew at
 every visit; -log p(x) by 5,000 importance samples. They trained for 3,280 epochs in batches of 20,
-by Adam at falling learning rates; here Muon makes nearly orthogonal steps in batches of 200, and
+by Adam at falling learning rates; here Muon makes roughly orthogonal steps in batches of 200, and
 fewer epochs suffice. The encoder's gradient is the doubly reparameterized one (Tucker et al. 2018;
 for the VAE, k = 1, that of Roeder et al. 2017), and the KL is annealed in the first tenth, ten
 epochs at most. The second half trains all three for the same, few epochs, and takes k = 1,000: more

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 from flaxvae.core import Batch, elbo
 from flaxvae.distributions import Normal
@@ -412,6 +412,30 @@ def test_mmd_of_two_gaussians(assert_mean):
     values = sampled_mmd("gaussian", jnp.float32(scale), jnp.float32(shift))
     assert_mean(values, exact)
     assert exact > 20 * np.std(values) / np.sqrt(len(values))
+
+
+def test_how_large_an_mmd_is():
+    """The figures by which ``mmd_objective`` explains lambda: imq in 20 dimensions."""
+    dim, points = 20, np.linspace(0, 200, 20_001)
+    density = stats.chi2.pdf(points, dim)
+
+    def kernel(variance):
+        """E k(x, y) where x - y ~ N(0, variance I)."""
+        values = np.float64(aggregate.KERNELS["imq"](jnp.float32(variance * points), dim))
+        return integrate.simpson(values * density, x=points)
+
+    def expected(scale):
+        return kernel(2 * scale**2) + kernel(2.0) - 2 * kernel(1 + scale**2)
+
+    found = [expected(scale) for scale in (1.0, 0.5, 2.0, 0.0)]
+    np.testing.assert_allclose(found, [0, 0.44, 0.53, 1.90], atol=0.005)
+
+    def batch(key):
+        x, y = (jax.random.normal(k, (128, dim)) for k in jax.random.split(key))
+        return aggregate.mmd(x, y)
+
+    noise = jax.lax.map(batch, jax.random.split(jax.random.key(0), 500))
+    assert np.std(noise) == pytest.approx(0.006, abs=0.001)
 
 
 @both_kernels

@@ -95,6 +95,19 @@ def test_bernoulli_is_scipys(event):
         assert_rounded(found, expected.reshape(6, -1).sum(-1), bernoulli_log_prob(logits, x)[1])
 
 
+@pytest.mark.parametrize("logit", [8.0, 14.0, 15.5, 16.7, 20.0, 40.0])
+def test_bernoulli_of_near_certain_pixels(logit):
+    """-log p of an image that was foretold is tiny, and has its digits all the same."""
+    logits, x = jnp.full((1, 784), logit), jnp.ones((1, 784))
+    expected = -784 * np.log1p(np.exp(-logit))
+
+    def log_prob(logits):
+        return Bernoulli(logits).log_prob(x)
+
+    for found in (log_prob(logits), jax.vjp(log_prob, logits)[0]):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_bernoulli_keeps_the_precision_of_its_logits():
     logits, x = draws(3, 6, *EVENT), jnp.ones((6, *EVENT), jnp.bfloat16)
     found = Bernoulli(logits.astype(jnp.bfloat16)).log_prob(x)

@@ -62,18 +62,25 @@ def _in_groups(values: jax.Array) -> jax.Array:
     return values.reshape(len(values), math.gcd(values.shape[1], 64), -1)
 
 
+def _times(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(1 + a)(1 + b) - 1, which keeps the digits of what is far below 1."""
+    return a + b + a * b
+
+
 @jax.custom_jvp
 def _cross_entropy(x: jax.Array, logits: jax.Array) -> jax.Array:
-    """sum_d [softplus(logits_d) - x_d logits_d] of [B, D], exact for any logit: [B].
+    """sum_d [softplus(logits_d) - x_d logits_d] of [B, D], each with its digits: [B].
 
     softplus(l) = max(l, 0) + log(1 + exp(-|l|)), its logarithms those of products: one for every
     pixel would cost more than the rest of a likelihood on CPU.
     """
     x, logits = _in_groups(x), _in_groups(logits)
-    terms = (jnp.maximum(logits, 0) - x * logits, 1 + jnp.exp(-jnp.abs(logits)))
-    start = (jnp.zeros((), terms[0].dtype), jnp.ones((), terms[1].dtype))
-    linear, factors = jax.lax.reduce(terms, start, lambda a, b: (a[0] + b[0], a[1] * b[1]), [1])
-    return (linear + jnp.log(factors)).sum(-1)
+    terms = (jnp.maximum(logits, 0) - x * logits, jnp.exp(-jnp.abs(logits)))
+    zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
+    linear, excess = jax.lax.reduce(
+        terms, zeros, lambda a, b: (a[0] + b[0], _times(a[1], b[1])), [1]
+    )
+    return (linear + jnp.log1p(excess)).sum(-1)
 
 
 @_cross_entropy.defjvp
@@ -82,8 +89,9 @@ def _(primals, tangents):
     # In training x is made from bytes, which XLA's CPU loops convert slowly inside a reduction of
     # two values: so the same in two reductions.
     linear = (jnp.maximum(logits, 0) - x * logits).sum(-1)
-    factors = _in_groups(1 + jnp.exp(-jnp.abs(logits))).prod(1)
-    value = linear + jnp.log(factors).sum(-1)
+    excess = _in_groups(jnp.exp(-jnp.abs(logits)))
+    excess = jax.lax.reduce(excess, jnp.zeros((), excess.dtype), _times, [1])
+    value = linear + jnp.log1p(excess).sum(-1)
     return value, (logits_dot * (jax.nn.sigmoid(logits) - x) - x_dot * logits).sum(-1)
 
 
@@ -119,7 +127,7 @@ class Normal:
 class Bernoulli:
     """Independent Bernoulli pixels with the given ``logits`` [B, *event].
 
-    log p(x) = sum_d [x_d logits_d - softplus(logits_d)], exact for any logit. For pixels in
+    log p(x) = sum_d [x_d logits_d - softplus(logits_d)], right for any logit. For pixels in
     [0, 1] that are not binary this is the negative cross-entropy of the tutorials, which is not
     a normalised density: compare it only with itself.
     """

@@ -104,7 +104,7 @@ class TrainSettings:
     that memory does not hold at once."""
 
     optimizer: Optimizer = "adam"
-    """adam, or muon: orthogonalised steps for the layers' weights (mlp nets learn in far fewer
+    """adam, or muon: roughly orthogonal steps for the layers' weights (mlp nets learn in far fewer
     epochs, each of which costs more), adam for the rest."""
 
     learning_rate: Rate = 1e-3

@@ -113,11 +113,14 @@ def _layer_matrices(params: Any) -> Any:
 
 
 def muon(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Momentum whose matrices are made orthogonal by Newton-Schulz (Jordan et al. 2024).
+    """Momentum whose matrices Newton-Schulz brings near orthogonal ones (Jordan et al. 2024).
 
     For kernels, of dense layers and convolutions; Adam with Nesterov's momentum for all else.
     Steps are scaled to the size of Adam's (Liu et al. 2025), so that one learning rate serves
-    both. Three iterations, where five are usual, train 784-200-200-50 as well and cost less.
+    both. Three iterations, where five are usual, train 784-200-200-50 as well and cost less. Steps
+    are orthogonal only loosely: the singular values of a random 784 x 200 matrix end within 0.69
+    and 1.20, but those of one of condition 1e4 at 0.001 to 1.20, half of them below 0.12 (after
+    five iterations 0.014 to 1.20, and 0.71).
     """
     return optax.contrib.muon(
         schedule,
