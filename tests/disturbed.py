@@ -34,11 +34,16 @@ def spoiled(change, recipe=Plan.recipe):
     def made(plan, spec):
         sound = recipe(plan, spec)
 
-        def loss(variables, key, batch, step):
-            value, (metrics, updates) = sound.loss(variables, key, batch, step)
-            return change(step, value, metrics, updates)
+        def objective(model):
+            loss = sound.objective(model)
 
-        return sound._replace(loss=loss)
+            def changed(variables, key, batch, step):
+                value, (metrics, updates) = loss(variables, key, batch, step)
+                return change(step, value, metrics, updates)
+
+            return changed
+
+        return sound._replace(objective=objective)
 
     return made
 

@@ -174,7 +174,8 @@ def markov(seed, count):
 
 def test_fits_a_markov_chain():
     prior = autoregressive.code_prior((2, 3), CODES, width=16, layers=1, heads=2)
-    model, loss = autoregressive.fitting(prior)
+    model, objective = autoregressive.fitting(prior)
+    loss = objective(model)
     data = jnp.asarray(markov(0, 20_000).reshape(-1, 2, 3))
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 300))
 
@@ -210,7 +211,8 @@ def test_fits_a_markov_chain():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_fitting_minimises_the_negative_log_probability(params, log_prob, dtype):
-    model, loss = autoregressive.fitting(PRIOR)
+    model, objective = autoregressive.fitting(PRIOR)
+    loss = objective(model)
     x, expected = EVERY[20:28].reshape(-1, *GRID).astype(dtype), log_prob[20:28]
     variables, key, compiled = {"params": params}, jax.random.key(0), jax.jit(loss)
     for real in (8, 3):  # the rows after them only pad the batch

@@ -698,6 +698,16 @@ def test_a_step_has_one_all_reduce():
     check_one_all_reduce(made(8))
 
 
+@pytest.mark.parametrize("model", ["vae", "iwae"])
+def test_a_part_of_a_batch_stays_on_its_devices(model):
+    """Nothing but gradients and means passes between them: of each network once a part."""
+    trainer = made(8, model, accumulate=4)
+    found = collectives(trainer)
+    assert {(name, outside) for name, _, outside in found} == {("all-reduce", False)}
+    count = sum(leaf.size for leaf in parameters(trainer))
+    assert len(found) <= 3 and count < sum(size for _, size, _ in found) <= count + 64
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("net", ["conv", "resnet"])
 def test_a_step_of_image_networks_has_one_all_reduce(net):

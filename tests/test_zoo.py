@@ -19,6 +19,7 @@ from flaxvae import zoo
 from flaxvae.core import Batch, elbo_samples
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import UsageError
+from flaxvae.parts import memory
 from flaxvae.settings import TrainSettings
 from flaxvae.training import loop
 from flaxvae.training import mesh as meshes
@@ -225,6 +226,48 @@ def test_gradients_reach_every_parameter(case):
     if "elbo" in metrics:
         total = metrics["reconstruction"] + metrics["kl"]
         np.testing.assert_allclose(-metrics["elbo"], total, rtol=1e-5)
+
+
+# Whose losses or state ask something else of a batch than their recipe's do.
+OTHERS = (
+    "vae-monte_carlo vae-0.5 vae-logistic_mixture beta_vae-2.0 cvae-conv gumbel_vae-True "
+    "iwae-doubly_reparameterized vq_vae-gradient"
+)
+
+
+@pytest.mark.parametrize("case", [*(f"{n}-mlp" for n in zoo.RECIPES), *OTHERS.split()])
+def test_a_batch_in_parts_is_the_batch(case):
+    """Loss, metrics, gradients and state are those of the whole, whatever the loss asks of it."""
+    check_in_parts(recipe(case), variables(case), batch_of(case))
+
+
+def test_codes_in_parts_are_the_codes():
+    """Of the prior that is fitted to a codebook's codes."""
+    found = recipe("vq_vae-mlp").codes
+    grids = np.random.default_rng(0).integers(0, found.size, (B, *found.grid))
+    batch = Batch(jnp.asarray(grids, jnp.float32))
+    weights = jax.jit(found.prior.model.init)(jax.random.key(0), batch.x)
+    check_in_parts(found.prior, weights, batch)
+
+
+def check_in_parts(made, weights, batch):
+    late = jnp.int32(2_000)
+
+    @jax.jit
+    def gradients(weights):
+        def of(params, count):
+            loss = made.objective(memory.in_parts(made.model, count))
+            return loss({**weights, "params": params}, jax.random.key(1), batch, late)
+
+        gradient = jax.value_and_grad(of, has_aux=True)
+        return [gradient(weights["params"], count) for count in (1, 2, 4)]
+
+    ((_, (metrics, updates)), grads), *parts = gradients(weights)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
+    for (_, (same, moved)), slopes in parts:
+        chex.assert_trees_all_close(same, metrics, rtol=1e-5, atol=1e-5)
+        chex.assert_trees_all_close(moved, updates, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(slopes, grads, rtol=1e-3, atol=1e-5 * largest)
 
 
 @every_recipe
@@ -620,7 +663,7 @@ def test_state_that_would_be_lost_is_refused():
         loss, (metrics, _) = made.loss(*inputs)
         return loss, (metrics, {})
 
-    broken = made._replace(loss=forgetful)
+    broken = made._replace(objective=lambda model: forgetful)
     with pytest.raises(ValueError, match="no updates of codebook"):
         steps.trainer(broken, data(), TrainSettings(batch_size=B), meshes.make(1), 1).init()
 

@@ -100,8 +100,8 @@ class TrainSettings:
     """Images a step, over all devices together."""
 
     accumulate: Positive = 1
-    """Compute a batch in so many parts, one after another, and average their gradients: for batches
-    that memory does not hold at once."""
+    """Compute the batch in so many parts, one after another, where memory does not hold it at once;
+    the result is that of the whole batch, for the time of one more forward pass."""
 
     optimizer: Optimizer = "adam"
     """adam, or muon: roughly orthogonal steps for the layers' weights (mlp nets learn in far fewer

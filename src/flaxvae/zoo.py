@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from flaxvae.core import Model, Variables
     from flaxvae.parts.corruption import Corruption
     from flaxvae.parts.latents import Latents
-    from flaxvae.parts.objectives import Loss, Price, Schedule
+    from flaxvae.parts.objectives import Loss, Objective, Price, Schedule
 
 
 class DataSpec(NamedTuple):
@@ -58,10 +59,10 @@ class Codes(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A model with the loss that trains it, and what its numbers are."""
+    """A model with the objective that trains it, and what its numbers are."""
 
     model: Model
-    loss: Loss
+    objective: Objective  # model -> loss
     has_bound: bool = True  # False: a plain autoencoder, for which no likelihood is reported
     probabilities: bool = False  # the likelihood gives probabilities of the data, not densities
     standard_prior: bool = True  # p(z) = N(0, I): its quantiles can be walked through
@@ -72,6 +73,11 @@ class Recipe(NamedTuple):
     least_batch: int = 1  # images that its loss needs in a batch, to compare
     schedules: Mapping[str, Schedule] = MappingProxyType({})  # numbers of its loss that the step
     # decides, in nats or as a weight: each is a column of metrics.jsonl
+
+    @property
+    def loss(self) -> Loss:
+        """The objective of the model."""
+        return self.objective(self.model)
 
 
 # --- what recipes share -------------------------------------------------------------------------
@@ -181,8 +187,8 @@ def _bounded(
     **facts: Any,
 ) -> Recipe:
     """A model that is trained on its ELBO; ``facts`` are fields of the Recipe."""
-    loss = parts.objectives.negative_elbo(
-        model,
+    objective = partial(
+        parts.objectives.negative_elbo,
         price=price or _price(bound),
         closed_form=bound.kl == "closed_form",
         samples=bound.samples,
@@ -190,7 +196,7 @@ def _bounded(
     )
     return Recipe(
         model,
-        loss,
+        objective,
         probabilities=_probabilities(data, body),
         corrupt=corrupt,
         **{"schedules": {"kl_weight": _beta(bound)}, **facts},
@@ -210,7 +216,7 @@ def ae(data: DataSpec, body: Body = Body(), *, latent_dim: int = 20) -> Recipe:
     """
     _positive(latent_dim=latent_dim)
     model = _assemble(data, body, parts.latents.point(latent_dim))
-    return Recipe(model, parts.objectives.reconstruction(model), has_bound=False)
+    return Recipe(model, parts.objectives.reconstruction, has_bound=False)
 
 
 Noise = Literal["gaussian", "mask", "salt_and_pepper"]
@@ -245,8 +251,8 @@ def denoising_ae(
     _positive(latent_dim=latent_dim)
     corrupt = _corruption(noise, level)
     model = _assemble(data, body, parts.latents.point(latent_dim))
-    loss = parts.objectives.reconstruction(model, corrupt=corrupt)
-    return Recipe(model, loss, has_bound=False, corrupt=corrupt)
+    objective = partial(parts.objectives.reconstruction, corrupt=corrupt)
+    return Recipe(model, objective, has_bound=False, corrupt=corrupt)
 
 
 # --- Gaussian latents ---------------------------------------------------------------------------
@@ -363,11 +369,11 @@ def iwae(
     latents = parts.latents.gaussian(latent_dim, path_gradient=double)
     model = _assemble(data, body, latents)
     temper = _beta(Bound(anneal=anneal, anneal_steps=anneal_steps, cycles=cycles))
-    loss = parts.objectives.importance_weighted(
-        model, k, doubly_reparameterized=double, temper=temper
+    objective = partial(
+        parts.objectives.importance_weighted, k=k, doubly_reparameterized=double, temper=temper
     )
     schedules = {"kl_weight": temper}
-    return Recipe(model, loss, probabilities=_probabilities(data, body), schedules=schedules)
+    return Recipe(model, objective, probabilities=_probabilities(data, body), schedules=schedules)
 
 
 def tc_vae(
@@ -391,10 +397,10 @@ def tc_vae(
     _positive(latent_dim=latent_dim)
     _not_negative(alpha=alpha, beta=beta, gamma=gamma)
     model = _assemble(data, body, parts.latents.gaussian(latent_dim))
-    loss = parts.aggregate.tc_objective(
-        model, alpha=alpha, beta=beta, gamma=gamma, examples=data.examples
+    objective = partial(
+        parts.aggregate.tc_objective, alpha=alpha, beta=beta, gamma=gamma, examples=data.examples
     )
-    return Recipe(model, loss, probabilities=_probabilities(data, body), least_batch=2)
+    return Recipe(model, objective, probabilities=_probabilities(data, body), least_batch=2)
 
 
 Kernel = Literal["imq", "gaussian"]
@@ -421,8 +427,10 @@ def mmd_vae(
     _check(alpha <= 1, f"--alpha {alpha}", "at most 1")
     _check(1 - alpha <= mmd_weight < math.inf, f"--mmd-weight {mmd_weight}", "1 - alpha or more")
     model = _assemble(data, body, parts.latents.gaussian(latent_dim))
-    loss = parts.aggregate.mmd_objective(model, alpha=alpha, mmd_weight=mmd_weight, kernel=kernel)
-    return Recipe(model, loss, probabilities=_probabilities(data, body), least_batch=2)
+    objective = partial(
+        parts.aggregate.mmd_objective, alpha=alpha, mmd_weight=mmd_weight, kernel=kernel
+    )
+    return Recipe(model, objective, probabilities=_probabilities(data, body), least_batch=2)
 
 
 # --- richer posteriors and priors ---------------------------------------------------------------
@@ -688,7 +696,7 @@ def vq_vae(
 
     return Recipe(
         model,
-        parts.objectives.reconstruction(model),
+        parts.objectives.reconstruction,
         probabilities=_probabilities(data, body),
         standard_prior=False,
         codes=Codes(codes, indices, grid, Recipe(*parts.autoregressive.fitting(prior))),

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flaxvae.core import Latent, Model
 from flaxvae.errors import UsageError
 from flaxvae.parts.networks import Dense
-from flaxvae.parts.objectives import Loss, average
+from flaxvae.parts.objectives import Objective, average
 
 Array = jax.Array
 
@@ -170,7 +170,7 @@ class CodeGrids:
         return self._grids(self.prior.sample(self.params, key, self.count))
 
 
-def fitting(prior: AutoregressivePrior) -> tuple[Model, Loss]:
+def fitting(prior: AutoregressivePrior) -> tuple[Model, Objective]:
     """What the training loop needs to fit ``prior`` to grids of codes by maximum likelihood.
 
     The codes are data x [B, h, w], float32 or integers with the values 0 to K - 1 (so not scaled:
@@ -179,8 +179,8 @@ def fitting(prior: AutoregressivePrior) -> tuple[Model, Loss]:
 
     Returns:
         The Model, whose ``init`` gives {"params": the prior's own} and raises UsageError for
-        data of another shape; and the loss, the mean of -log p(codes) in nats, with the metrics
-        ``loss`` and ``bits_per_code`` = loss / (positions log 2).
+        data of another shape; and the objective, the mean of -log p(codes) in nats, with
+        the metrics ``loss`` and ``bits_per_code`` = loss / (positions log 2).
     """
 
     def init(key, x, y=None):
@@ -204,12 +204,13 @@ def fitting(prior: AutoregressivePrior) -> tuple[Model, Loss]:
     def prior_sample(variables, key, n, y=None, temperature=1.0):
         return jnp.zeros((n, 0))
 
-    def loss(variables, key, batch, step):
-        codes = CodeGrids(variables["params"], prior, batch.x.shape[0])
-        nats = -average(codes.log_prob(batch.x), batch.mask)
-        return nats, (
-            {"loss": nats, "bits_per_code": nats / (math.prod(prior.grid) * math.log(2))},
-            {},
-        )
+    def objective(model):
+        def loss(variables, key, batch, step):
+            codes = model.decode(variables, jnp.zeros((batch.x.shape[0], 0)))
+            nats = -average(codes.log_prob(batch.x), batch.mask)
+            metrics = {"loss": nats, "bits_per_code": nats / (math.prod(prior.grid) * math.log(2))}
+            return nats, (metrics, {})
 
-    return Model(init, encode, reparameterize, decode, prior_sample), loss
+        return loss
+
+    return Model(init, encode, reparameterize, decode, prior_sample), objective

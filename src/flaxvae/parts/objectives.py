@@ -1,6 +1,7 @@
 """Objectives: what training minimises, a scalar in nats an image.
 
-A loss takes ``(variables, key, batch, step)`` and returns ``(scalar, (metrics, updates))``.
+An objective makes a loss of a model, and asks nothing of it but its functions. The loss takes
+``(variables, key, batch, step)`` and returns ``(scalar, (metrics, updates))``.
 Metrics are averages over the batch's real rows; ``updates`` are the collections that have no
 gradient. A negative ELBO is -E[log p(x|z)] + price(KL), and a *price* says what the KL costs:
 
@@ -35,6 +36,9 @@ class Loss(Protocol):
     def __call__(
         self, variables: Variables, key: Array, batch: Batch, step: Array
     ) -> tuple[Array, tuple[Metrics, Any]]: ...
+
+
+Objective = Callable[[Model], Loss]  # so that a training can put the model into another form
 
 
 def average(values: Array, mask: Array | None) -> Array:

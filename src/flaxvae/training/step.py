@@ -22,6 +22,7 @@ from flaxvae.core import Batch, Variables
 from flaxvae.data import images
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import UsageError
+from flaxvae.parts import memory
 from flaxvae.settings import TrainSettings
 from flaxvae.training import guard as guards
 from flaxvae.training import mesh as meshes
@@ -229,31 +230,12 @@ def program(
     schedule = learning_rate(settings, total_steps)
     descent = optimizer(settings, schedule)
 
+    objective = recipe.objective(memory.in_parts(recipe.model, settings.accumulate))
+
     def loss(params, rest, key, batch, step):
-        return recipe.loss({**rest, "params": params}, key, batch, step)
+        return objective({**rest, "params": params}, key, batch, step)
 
     gradient = jax.grad(loss, has_aux=True)
-
-    def gradient_in_parts(params, rest, key, batch, step):
-        """``gradient`` averaged over parts of the batch; the state goes through all of them."""
-        count = settings.accumulate
-        if count == 1:
-            return gradient(params, rest, key, batch, step)
-
-        def add(carry, inputs):
-            rest, total = carry
-            grads, (metrics, updates) = gradient(params, rest, *inputs, step)
-            return ({**rest, **updates}, jax.tree.map(jnp.add, total, (grads, metrics))), None
-
-        # Rows in turn, so that every part is spread over the devices as the batch was.
-        parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
-        keys = jax.random.split(key, count)
-        first = jax.tree.map(lambda x: x[0], (keys, parts))
-        grads, (metrics, _) = jax.eval_shape(gradient, params, rest, *first, step)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
-        (rest, total), _ = jax.lax.scan(add, (rest, zeros), (keys, parts))
-        grads, metrics = jax.tree.map(lambda x: x / count, total)
-        return grads, (metrics, rest)
 
     def make_batch(rows: Array, key: Array, x_all, y_all) -> Batch:
         # As flat rows, which XLA's CPU loops gather faster than images.
@@ -267,7 +249,7 @@ def program(
         batch = make_batch(order[position % steps_per_epoch], noise.pixels, x_all, y_all)
         params = state.variables["params"]
         rest = {k: v for k, v in state.variables.items() if k != "params"}
-        found = gradient_in_parts(gathered(params), rest, noise.model, batch, state.step)
+        found = gradient(gathered(params), rest, noise.model, batch, state.step)
         # Whole for the guard: the norm of what is shared out takes one more sum for each array.
         whole, (metrics, updates) = gathered(found[0]), found[1]
         grads = shared_out(whole)
