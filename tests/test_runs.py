@@ -193,6 +193,23 @@ def test_each_function_equals_the_models_own(run, raw, monkeypatch, values):
     assert np.abs(error).max() < 6 and 0.8 < error.std() < 1.2
 
 
+def test_images_that_hardly_differ_have_noise_of_their_own(run, raw):
+    """And by their pixels, however they are stored."""
+    x = np.repeat(raw[:1], 64, 0)
+    pixel = x.reshape(64, 64)[np.arange(64), np.arange(64)]
+    x.reshape(64, 64)[np.arange(64), np.arange(64)] = np.where(pixel > 0, pixel - 1, 1)
+    score = run.score(x, samples=1)
+    same = np.repeat(run.score(raw[:1], samples=200), 64)
+    spread = np.std([run.score(raw[:1], samples=1, seed=seed)[0] for seed in range(64)])
+    assert 0.6 * spread < np.std(score - same) < 1.7 * spread
+    numbers = pipeline.fingerprints(pipeline.Split(x, None, PEAK))
+    assert len(set(numbers)) == 64
+    floats = pipeline.Split(np.float32(x / PEAK), None, 1.0)
+    np.testing.assert_array_equal(pipeline.fingerprints(floats), numbers)
+    other = pipeline.Split(x, np.ones(64, np.int32), PEAK)
+    assert not set(pipeline.fingerprints(other)) & set(numbers)  # a label counts, too
+
+
 def test_shapes_types_and_determinism(run, raw):
     x = raw[:7]
     expected = {"encode": (7, 2), "reconstruct": (7, 8, 8, 1), "score": (7,)}

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import math
 import threading
+from pathlib import Path
 
 import chex
 import jax
@@ -20,11 +21,13 @@ from flaxvae.core import Batch, elbo_samples
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import UsageError
 from flaxvae.parts import memory
-from flaxvae.settings import TrainSettings
+from flaxvae.settings import DataSettings, TrainSettings
 from flaxvae.training import loop
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints
+from flaxvae.training.runs import Plan, RunFolder
+from flaxvae.training.trained import Run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -383,6 +386,32 @@ def test_training_goes_on_beside_a_save(tmp_path, monkeypatch):
         after = loop.resume(made, checkpoints, lambda text: None)
     chex.assert_trees_all_equal(before, jax.device_get(after))
     assert int(state.step) == 6
+
+
+def run_of(case: str, devices: int = 1) -> Run:
+    """A loaded run, of no folder, on images that are made binary."""
+    name, arguments = CASES[case]
+    settings = DataSettings(binarization="dynamic")
+    plan, mesh = Plan(name, arguments, settings, TrainSettings()), meshes.make(devices)
+    own = meshes.put(variables(case), meshes.replicated(mesh))
+    return Run(RunFolder(Path("nowhere")), plan, SPEC, recipe(case), own, 255.0, mesh)
+
+
+@every_recipe
+def test_a_score_is_an_images_own(case):
+    """Alone on eight devices; on one in any order, beside its double and padding."""
+    run, many, rng = run_of(case), run_of(case, 8), np.random.default_rng(1)
+    x, y = data().train.x[:40], data().train.y[:40]
+    scores = run.score(x, y, samples=2)
+    order = rng.permutation(np.r_[:40, :7])  # 47 in a batch of 64
+    close = {"rtol": 2e-6, "atol": 1e-4}
+    np.testing.assert_allclose(run.score(x[order], y[order], samples=2), scores[order], **close)
+    for i in (0, 39):
+        alone = many.score(x[i : i + 1] / np.float64(255), y[i : i + 1], samples=2)
+        np.testing.assert_allclose(alone, scores[i : i + 1], **close)
+    np.testing.assert_array_equal(run.split(x[order], y[order]).x, run.split(x, y).x[order])
+    drawn = run.recipe.has_bound and case != "vq_vae-mlp"  # others have no noise
+    assert (run.score(x, y, samples=2, seed=1) != scores).all() == drawn
 
 
 # --- estimators of the KL ------------------------------------------------------------------------

@@ -93,6 +93,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """The numbers of a model on a split: nats summed over dimensions, averaged over images.
 
+    Draws belong to places in the split: the same images in another order, or on a number of devices
+    that cuts them into other batches, get other draws. ``Run.score`` gives an image its own.
+
     Args:
         run: the model.
         split: the images.

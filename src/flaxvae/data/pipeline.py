@@ -49,6 +49,11 @@ class Data(NamedTuple):
     notes: tuple[str, ...] = ()  # what is worth knowing of them
 
 
+def binarization_key(fold: int) -> jax.Array:
+    """The key of a draw that no setting changes; ``fold`` separates those of different images."""
+    return jax.random.fold_in(jax.random.key(images.FIXED_SEED), fold)
+
+
 def binarized(split: Split, how: Binarization, fold: int) -> Split:
     """Images binarized once, as uint8 0/1; ``dynamic`` and ``fixed`` give the same draw.
 
@@ -56,9 +61,24 @@ def binarized(split: Split, how: Binarization, fold: int) -> Split:
     """
     if how == "none":
         return split
-    key = jax.random.fold_in(jax.random.key(images.FIXED_SEED), fold)
-    x = images.binarize(images.scale(split.x, split.peak), how, key)
+    x = images.binarize(images.scale(split.x, split.peak), how, binarization_key(fold))
     return split._replace(x=np.asarray(x.astype(np.uint8)), peak=1.0)
+
+
+def fingerprints(split: Split) -> np.ndarray:
+    """A number for each image, [N] uint32, that its pixels (to 16 bits) and its label decide.
+
+    For noise that belongs to an image and not to its place. Images that share a number, one pair
+    in 2^32, share noise.
+    """
+    found = np.empty(len(split.x), np.uint32)
+    classes = np.zeros(len(split.x), np.int32) if split.classes is None else split.classes
+    for i, (x, label) in enumerate(zip(split.x, classes, strict=True)):
+        levels = np.rint(x.astype(np.float32) * np.float32(65535 / split.peak)).astype("<u2")
+        content = levels.tobytes() + int(label).to_bytes(4, "little")
+        digest = hashlib.blake2b(content, digest_size=4).digest()
+        found[i] = int.from_bytes(digest, "little")
+    return found
 
 
 def _hold_out(count: int, part: float) -> tuple[np.ndarray, np.ndarray]:

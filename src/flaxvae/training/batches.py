@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -55,27 +56,33 @@ def over_split(
         whole: every device gets the whole batch, where something else is shared out between them.
 
     Returns:
-        ``run(split, variables, key, watch=None)``: the pytree for all examples in order, as NumPy
-        arrays. Batch i gets the key ``fold_in(key, i)``, or each of several keys [M] folded so.
-        ``watch`` hears how far it is.
+        ``run(split, variables, key, watch=None, own=None)``: the pytree for all examples in order,
+        as NumPy arrays. Batch i gets the key ``fold_in(key, i)``, or each of several keys [M]
+        folded so: noise by position, another one for the same image elsewhere. With numbers
+        ``own`` [N], one an example, ``function`` gets a key for each row instead, [B]: then an
+        example's noise is its own, wherever it stands. ``watch`` hears how far it is.
     """
     placed = meshes.replicated(mesh) if whole else meshes.split(mesh)
 
     @jax.jit
-    def one(variables, key, i, x, y, peak):
+    def one(variables, key, number, x, y, peak):
         batch = Batch(images.scale(x, peak), y)
-        fold = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
-        return function(variables, fold(key, i), batch)
+        fold = jax.random.fold_in
+        if key.ndim or number.ndim:
+            fold = jax.vmap(fold, (0 if key.ndim else None, 0 if number.ndim else None))
+        return function(variables, fold(key, number), batch)
 
-    def run(split: Split, variables, key, watch: Watch | None = None):
+    def run(split: Split, variables, key, watch: Watch | None = None, own=None):
         count, classes = len(split.x), split.classes
         shape, devices = split.x.shape[1:], 1 if whole else mesh.size
         size = rows_at_once(count, shape, devices, batch_size)
         parts = []
         for i, start in enumerate(range(0, count, size)):
             rows = np.arange(start, start + size) % count  # the last batch is padded
-            x, y = meshes.put((split.x[rows], None if classes is None else classes[rows]), placed)
-            parts.append(one(variables, key, i, x, y, split.peak))
+            taken = [None if a is None else a[rows] for a in (split.x, classes, own)]
+            x, y, numbers = meshes.put(taken, placed)
+            number = np.int32(i) if numbers is None else numbers
+            parts.append(one(variables, key, number, x, y, split.peak))
             if watch is not None:
                 jax.block_until_ready(parts[-1])
                 watch(min((i + 1) * size, count), count)
@@ -92,3 +99,27 @@ def bound_terms(model: Model) -> Callable[[Any, jax.Array, Batch], dict[str, jax
         return {"elbo": found.elbo, "reconstruction": -found.log_px, "kl": found.kl}
 
     return terms
+
+
+def own_bound(model: Model) -> Callable[[tuple[Any, Any], jax.Array, Batch], jax.Array]:
+    """The ELBO [B] in nats, averaged over draws of z, where each row has a key of its own, [B].
+
+    A function of ((variables, draws), keys, batch): no row's draws depend on the others.
+    """
+
+    def bound(inputs, keys, batch):
+        variables, samples = inputs
+        features = model.encode(variables, batch.x, batch.y)
+
+        def row(key, features):
+            one = jax.tree.map(lambda leaf: leaf[None], features)
+            latent = model.reparameterize(variables, key, one, False)
+            return latent.z[0], latent.kl.sum()
+
+        def add(i, total):
+            z, kl = jax.vmap(row)(jax.vmap(jax.random.fold_in, (0, None))(keys, i), features)
+            return total + model.decode(variables, z, batch.y).log_prob(batch.x) - kl
+
+        return jax.lax.fori_loop(0, samples, add, jnp.zeros(len(batch.x))) / samples
+
+    return bound

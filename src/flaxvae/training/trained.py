@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxvae.core import Batch, Variables
-from flaxvae.data import labels, pipeline, pixels
+from flaxvae.data import images, labels, pipeline, pixels
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import NotNegative, Positive, Seed, typed
 from flaxvae.errors import DataError, UsageError, command, did_you_mean
@@ -122,17 +122,13 @@ class Run:
     ) -> np.ndarray:
         """-ELBO of each image in nats, averaged over draws of z, [N]: high where it is unusual.
 
-        A plain autoencoder, which has no bound, gives -log p(x | z = f(x)). ``watch`` hears how far
-        it is.
+        The noise is the image's own, by its pixels, its label and the seed: an image has the same
+        score alone and in any company, in any order, on any number of devices. A plain autoencoder,
+        which has no bound, gives -log p(x | z = f(x)). ``watch`` hears how far it is.
         """
         split, key = self.split(x, y), jax.random.key(seed)
-
-        def draw(i: int, key: jax.Array) -> np.ndarray:
-            part = watch and (lambda done, n: watch((i * n + done) // samples, n))
-            return self._elbo(split, self.variables, key, part)
-
-        draws = [draw(*each) for each in enumerate(jax.random.split(key, samples))]
-        return -np.mean(draws, axis=0)
+        inputs = (self.variables, np.int32(samples))
+        return -self._bound(split, inputs, key, watch, pipeline.fingerprints(split))
 
     def code(self, variables: Variables, key, batch: Batch) -> jax.Array:
         """``encode`` as a function of a batch, for ``batches.over_split``."""
@@ -185,7 +181,10 @@ class Run:
             raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1{hint}")
         x, peak = pixels.stored(pixels.array(x, what), self.peak, what)
         split = Split(x, self.labels(y, len(x)), peak)
-        return pipeline.binarized(split, self.plan.data.binarization, fold=3)
+        if self.plan.data.binarization == "none":
+            return split
+        key, own = pipeline.binarization_key(fold=3), pipeline.fingerprints(split)
+        return split._replace(x=self._binarize(split, {}, key, None, own), peak=1.0)
 
     def _latent(self, variables, key, batch):
         model = self.recipe.model
@@ -210,9 +209,18 @@ class Run:
         return batches.over_split(self.reconstruction, self.mesh)
 
     @functools.cached_property
-    def _elbo(self):
-        terms = batches.bound_terms(self.recipe.model)
-        return batches.over_split(lambda *inputs: terms(*inputs)["elbo"], self.mesh)
+    def _bound(self):
+        return batches.over_split(batches.own_bound(self.recipe.model), self.mesh)
+
+    @functools.cached_property
+    def _binarize(self):
+        how = self.plan.data.binarization
+
+        def each(variables, keys, batch):
+            drawn = jax.vmap(lambda x, key: images.binarize(x, how, key))(batch.x, keys)
+            return drawn.astype(jnp.uint8)
+
+        return batches.over_split(each, self.mesh)
 
     @functools.cached_property
     def _prior_sample(self):
