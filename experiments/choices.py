@@ -54,7 +54,7 @@ def negative_elbo(run: Run, data: pipeline.Data) -> float:
 
 
 def bound_100(run: Run, data: pipeline.Data) -> float:
-    return -bounds.evaluate(run, data.validation, k=100)["log_likelihood"]["nats"]
+    return -bounds.evaluate(run, data.validation, k=100)["importance_weighted_elbo"]["nats"]
 
 
 def train(

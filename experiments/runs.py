@@ -97,7 +97,7 @@ def evaluate(run: Run, k: int = 0, samples: int = 1) -> dict[str, Any]:
 
 def nll(run: Run, k: int) -> tuple[float, str]:
     """-log p(x) by k importance samples on all test images: the number, and it with its error."""
-    found = evaluate(run, k)["log_likelihood"]
+    found = evaluate(run, k)["importance_weighted_elbo"]
     return -found["nats"], f"{-found['nats']:.2f} ± {found['standard_error']:.2f}"
 
 

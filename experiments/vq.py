@@ -2,8 +2,8 @@
 
 The tutorials' convolutional encoder and decoder around a 7x7 grid of 128 codes (van den Oord et
 al. 2017), then an autoregressive prior over the grids, fitted by `flaxvae fit-prior`; with it the
-model generates, and its bound on log p(x) is its reconstruction and the code's length. All settings
-but the epochs, a matter of time, are the library's defaults.
+model generates, and its -ELBO is its reconstruction and the code's length. All settings but the
+epochs, a matter of time, are the library's defaults.
 """
 
 from __future__ import annotations

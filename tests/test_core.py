@@ -14,7 +14,7 @@ import pytest
 from scipy import special, stats
 
 from flaxvae import zoo
-from flaxvae.analysis.bounds import log_likelihood
+from flaxvae.analysis.bounds import importance_weighted_elbo
 from flaxvae.core import Batch, Latent, Model, elbo, elbo_samples, log_weights
 from flaxvae.distributions import Normal
 
@@ -115,7 +115,7 @@ def test_which_estimator_varies_less():
 def test_log_likelihood_does_not_depend_on_chunks(k, chunk):
     """At the exact posterior to rounding, whether or not ``chunk`` divides ``k``."""
     exact = linear()
-    function = jax.jit(log_likelihood(MODEL, k, chunk))
+    function = jax.jit(importance_weighted_elbo(MODEL, k, chunk))
     found = function(exact.variables, jax.random.key(0), exact.batch)
     np.testing.assert_allclose(found, exact.log_px, rtol=0, atol=ROUNDING)
 
@@ -127,13 +127,13 @@ def test_log_likelihood_is_the_logsumexp_of_its_draws():
     ]
     used = np.concatenate(chunks).astype(np.float64)[:10]
     expected = special.logsumexp(used, axis=0) - np.log(10)
-    found = jax.jit(log_likelihood(MODEL, 10, 4))(lg.variables, key, lg.batch)
+    found = jax.jit(importance_weighted_elbo(MODEL, 10, 4))(lg.variables, key, lg.batch)
     np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING)
 
 
 def repeated(lg, k, chunk, repeats, seed):
     """[repeats, B] independent estimates."""
-    function = log_likelihood(MODEL, k, chunk)
+    function = importance_weighted_elbo(MODEL, k, chunk)
     keys = jax.random.split(jax.random.key(seed), repeats)
     return jax.jit(jax.vmap(lambda key: function(lg.variables, key, lg.batch)))(keys)
 

@@ -62,7 +62,7 @@ def test_the_bound_has_the_prior_in_it(unfitted, fitted):
     summary = json.loads((fitted.path / "prior" / "summary.json").read_text())
     np.testing.assert_allclose(after["kl"], summary["test"]["code_nats"], rtol=1e-5)
     # The posterior is a point: one importance weight says all.
-    estimate = bounds.evaluate(fitted, test, k=2)["log_likelihood"]["nats"]
+    estimate = bounds.evaluate(fitted, test, k=2)["importance_weighted_elbo"]["nats"]
     np.testing.assert_allclose(estimate, after["elbo"], rtol=1e-5)
     indices = np.asarray(unfitted.recipe.codes.indices(unfitted.variables, test.x / 16.0, None))
     used = np.bincount(indices.ravel(), minlength=CODES) / indices.size

@@ -7,6 +7,7 @@ import itertools
 import math
 import threading
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import chex
 import jax
@@ -21,7 +22,8 @@ from flaxvae.core import Batch, elbo_samples
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import UsageError
 from flaxvae.parts import memory
-from flaxvae.settings import DataSettings, TrainSettings
+from flaxvae.report import words
+from flaxvae.settings import Body, DataSettings, TrainSettings
 from flaxvae.training import loop
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
@@ -713,10 +715,79 @@ def test_what_a_recipe_says_of_its_numbers():
             spec = SPEC._replace(binary=binary, levels=2 if binary else 256)
             made = zoo.build(name, spec)
             assert made.has_bound == (name not in ("ae", "denoising_ae"))
-            assert made.probabilities == (binary and made.has_bound)
-            assert not zoo.build(name, spec, likelihood="gaussian").probabilities
+            assert made.log_px == ("probability" if binary else "cross_entropy")
+            assert zoo.build(name, spec, likelihood="gaussian").log_px == "density"
             levels = zoo.build(name, spec, likelihood="discretized_logistic")
-            assert levels.probabilities == made.has_bound
+            assert levels.log_px == "probability"
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("likelihood", get_args(get_type_hints(Body)["likelihood"]))
+def test_what_log_px_is_the_logarithm_of(likelihood, binary):
+    """Summed over all images of one pixel it is 1, or integrated, or neither."""
+    levels = 2 if binary else 256
+    spec = zoo.DataSpec("one pixel", (1, 1, 1), binary=binary, levels=levels, examples=N)
+    made = zoo.build("vae", spec, net="mlp", widths=(4,), latent_dim=2, likelihood=likelihood)
+    weights = made.model.init(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))
+
+    def px(x):
+        z = jnp.broadcast_to(jnp.array([[2.0, -1.0]]), (len(x), 2))
+        log_px = made.model.decode(weights, z).log_prob(jnp.float32(x).reshape(-1, 1, 1, 1))
+        return np.exp(np.float64(log_px))
+
+    x = np.linspace(-9, 10, 40_001) if "gaussian" in likelihood else np.linspace(0, 1, 2001)
+    totals = {
+        "probability": px(np.linspace(0, 1, levels)).sum(),
+        "density": np.trapezoid(px(x), x),
+    }
+    for log_px, total in totals.items():
+        assert (abs(total - 1) < 1e-4) == (log_px == made.log_px), totals
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.RECIPES if n not in ("ae", "denoising_ae")])
+def test_what_a_recipe_says_of_its_codes(name, assert_mean):
+    """A posterior mean is the mean of the draws, and nothing else is called so."""
+    case = f"{name}-mlp"
+    made, batch = recipe(case), batch_of(case)
+    weights = jax.tree.map(lambda leaf: 2 * jnp.asarray(leaf), variables(case))
+
+    @jax.jit
+    def distances(key):
+        features = made.model.encode(weights, batch.x, batch.y)
+        code = made.model.reparameterize(weights, None, features, False).code
+
+        def distance(key):
+            return made.model.reparameterize(weights, key, features, False).z - code
+
+        return jax.vmap(distance)(jax.random.split(key, 20_000))
+
+    found = distances(jax.random.key(0))
+    if made.code == "posterior mean":
+        assert_mean(found, rounding=1e-5)
+    elif name == "vq_vae":  # one point
+        assert made.code == "nearest codes" and np.abs(found).max() == 0
+    else:
+        with pytest.raises(AssertionError):
+            assert_mean(found, rounding=1e-5)
+
+
+def test_nats_are_called_what_they_are():
+    """-log p(x) only where there is one; a code by its own name."""
+    numbers = {"images": 9, "reconstruction": 20.0, "kl": 3.0, "mse": 0.1}
+    numbers |= {"elbo": -23.0, "elbo_standard_error": 0.5, "kl_per_unit": [1.0] * D}
+    numbers |= {"importance_weighted_elbo": {"k": 7, "nats": -22.0, "standard_error": 0.25}}
+    for name in zoo.RECIPES:
+        run = run_of(f"{name}-mlp")
+        for likelihood, spec in [("bernoulli", SPEC._replace(binary=False)), ("gaussian", SPEC)]:
+            arguments = {**run.plan.arguments, "likelihood": likelihood}
+            made = zoo.build(name, spec, **arguments)
+            said = words.numbers(dataclasses.replace(run, recipe=made), numbers)
+            assert ("log p(x" in str(said)) == (likelihood == "gaussian"), said
+            assert ("cross-entropy" in said["reconstruction"]) == (likelihood == "bernoulli")
+            assert said["MSE"].endswith(f"from the {made.code}")
+            bound = [text for key, text in said.items() if "22.00 ± 0.25 nats" in text]
+            assert len(bound) == 1 and ("7 importance samples" in bound[0])
+            assert ("cross-entropies" in words.units([made])) == (likelihood == "bernoulli")
 
 
 def test_vae_is_beta_vae_with_beta_one():

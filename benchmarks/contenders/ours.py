@@ -66,7 +66,7 @@ def _variables(recipe: zoo.Recipe, data: Data):
 
 def _likelihood(case: Case):
     recipe, data = parts(case)
-    function = bounds.log_likelihood(recipe.model, case.k, bounds.CHUNK // IMAGES_AT_ONCE)
+    function = bounds.importance_weighted_elbo(recipe.model, case.k, bounds.CHUNK // IMAGES_AT_ONCE)
     return function, data, _variables(recipe, data)
 
 

@@ -135,11 +135,12 @@ def evaluate(
     images: int | None = None,
     seed: int = 0,
 ) -> None:
-    """ELBO, its terms, reconstruction error and, with --k, log p(x), on held-out images.
+    """ELBO, its terms, reconstruction error and, with --k, a tighter bound, on held-out images.
 
     Args:
         run: Run folder.
-        k: Importance samples an image for log p(x) (5000 in the papers); 0 leaves it out.
+        k: Importance samples an image for a bound that tends to log p(x) as they grow in number
+            (5000 in the papers), or on grey pixels under a Bernoulli to no density; 0: none.
         samples: Draws of z an image for the ELBO.
         split: Which images.
         images: Only the first so many of them.
@@ -283,7 +284,7 @@ def encode(
     scores: bool = True,
     out: str | None = None,
 ) -> None:
-    """Write latents (posterior means) and scores (-ELBO, nats) of images to an .npz file.
+    """Write latents (the code of each image) and scores (-ELBO, nats) to an .npz file.
 
     Args:
         run: Run folder.

@@ -61,7 +61,7 @@ def evaluate(
             raise UsageError(f"--images {images}: expected 1 to {len(chosen.x)}")
         y = None if chosen.y is None else chosen.y[:images]
         chosen = chosen._replace(x=chosen.x[:images], y=y)
-    what = "log p(x)" if k else "evaluating"
+    what = "importance samples" if k else "evaluating"
     with Terminal() as terminal:
         found = bounds.evaluate(
             loaded, chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what)

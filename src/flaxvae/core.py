@@ -38,7 +38,8 @@ class Latent(NamedTuple):
     """One draw z ~ q(z|x). L counts dimensions, levels, or discrete variables."""
 
     z: Array  # [B, D], what decode takes; flat: a hierarchy's levels, or a code grid, in a row
-    code: Array  # [B, D] the z that stands for x: its posterior mean or mode, drawn by no key
+    code: Array  # [B, D] the z that stands for x, drawn by no key: a posterior mean, a mode, or
+    # what a flow makes of its base's mean
     kl: Array  # [B, L] nats, in closed form; else [B, 1], this draw's log q(z|x) - log p(z)
     log_ratio: Array  # [B] log p(z) - log q(z|x) of this very z; of a discrete one no gradient
     penalty: Array  # [B] loss besides the bound, else zeros

@@ -285,7 +285,7 @@ def _train(
     found = _compare(grid, path, record, facts)
     if terminal:
         terminal.table(report.lines(found.table))
-        for text in (f"{report.NOTE}; {words.UNITS}", *report.remarks(found.table)):
+        for text in (f"{report.NOTE}; {facts['units']}", *report.remarks(found.table)):
             terminal.note(text)
         runs, where = counted(len(found.names), "run"), words.relative(path)
         written = f"{runs}, sweep.json and sweep.md in {where}"
@@ -293,7 +293,7 @@ def _train(
         one, program = words.relative(path / found.names[0]), words.program()
         following = [
             (command(program, "figures", one), "draw a member's figures"),
-            (command(program, "eval", one, "--k", 500), "tighter estimate of log p(x)"),
+            (command(program, "eval", one, "--k", 500), "tighter bound"),
         ]
         terminal.summary({"written": written, "time": minutes}, following)
     return found

@@ -63,8 +63,11 @@ class Recipe(NamedTuple):
 
     model: Model
     objective: Objective  # model -> loss
+    log_px: Literal["probability", "density", "cross_entropy"]  # of which the logarithm
+    # is log p(x|z); the cross-entropy of pixels between 0 and 1 is that of none: its exponential
+    # does not integrate to 1
     has_bound: bool = True  # False: a plain autoencoder, for which no likelihood is reported
-    probabilities: bool = False  # the likelihood gives probabilities of the data, not densities
+    code: str = "posterior mean"  # what Latent.code is, in words
     standard_prior: bool = True  # p(z) = N(0, I): its quantiles can be walked through
     classes: int | None = None  # labels 0..classes-1, which it needs with every image; None: none
     hierarchical: bool = False  # a column of its KL belongs to a level, not to a dimension
@@ -121,8 +124,12 @@ def _likelihood(data: DataSpec, body: Body):
 _ON_LEVELS = ("discretized_logistic", "logistic_mixture")
 
 
-def _probabilities(data: DataSpec, body: Body) -> bool:
-    return body.likelihood in _ON_LEVELS or (data.binary and body.likelihood == "bernoulli")
+def _log_px(data: DataSpec, body: Body) -> Literal["probability", "density", "cross_entropy"]:
+    if body.likelihood in _ON_LEVELS:
+        return "probability"
+    if body.likelihood == "bernoulli":
+        return "probability" if data.binary else "cross_entropy"
+    return "density"
 
 
 def _network(data: DataSpec, body: Body, heads, values: int, spatial: bool = False):
@@ -197,7 +204,7 @@ def _bounded(
     return Recipe(
         model,
         objective,
-        probabilities=_probabilities(data, body),
+        _log_px(data, body),
         corrupt=corrupt,
         **{"schedules": {"kl_weight": _beta(bound)}, **facts},
     )
@@ -216,7 +223,8 @@ def ae(data: DataSpec, body: Body = Body(), *, latent_dim: int = 20) -> Recipe:
     """
     _positive(latent_dim=latent_dim)
     model = _assemble(data, body, parts.latents.point(latent_dim))
-    return Recipe(model, parts.objectives.reconstruction, has_bound=False)
+    objective, log_px = parts.objectives.reconstruction, _log_px(data, body)
+    return Recipe(model, objective, log_px, has_bound=False, code="encoder's output")
 
 
 Noise = Literal["gaussian", "mask", "salt_and_pepper"]
@@ -252,7 +260,8 @@ def denoising_ae(
     corrupt = _corruption(noise, level)
     model = _assemble(data, body, parts.latents.point(latent_dim))
     objective = partial(parts.objectives.reconstruction, corrupt=corrupt)
-    return Recipe(model, objective, has_bound=False, corrupt=corrupt)
+    log_px, code = _log_px(data, body), "encoder's output"
+    return Recipe(model, objective, log_px, has_bound=False, code=code, corrupt=corrupt)
 
 
 # --- Gaussian latents ---------------------------------------------------------------------------
@@ -373,7 +382,7 @@ def iwae(
         parts.objectives.importance_weighted, k=k, doubly_reparameterized=double, temper=temper
     )
     schedules = {"kl_weight": temper}
-    return Recipe(model, objective, probabilities=_probabilities(data, body), schedules=schedules)
+    return Recipe(model, objective, _log_px(data, body), schedules=schedules)
 
 
 def tc_vae(
@@ -400,7 +409,7 @@ def tc_vae(
     objective = partial(
         parts.aggregate.tc_objective, alpha=alpha, beta=beta, gamma=gamma, examples=data.examples
     )
-    return Recipe(model, objective, probabilities=_probabilities(data, body), least_batch=2)
+    return Recipe(model, objective, _log_px(data, body), least_batch=2)
 
 
 Kernel = Literal["imq", "gaussian"]
@@ -427,10 +436,7 @@ def mmd_vae(
     _check(alpha <= 1, f"--alpha {alpha}", "at most 1")
     _check(1 - alpha <= mmd_weight < math.inf, f"--mmd-weight {mmd_weight}", "1 - alpha or more")
     model = _assemble(data, body, parts.latents.gaussian(latent_dim))
-    objective = partial(
-        parts.aggregate.mmd_objective, alpha=alpha, mmd_weight=mmd_weight, kernel=kernel
-    )
-    return Recipe(model, objective, probabilities=_probabilities(data, body), least_batch=2)
+    return Recipe(model, objective, _log_px(data, body), least_batch=2)
 
 
 # --- richer posteriors and priors ---------------------------------------------------------------
@@ -475,7 +481,7 @@ def flow_vae(
     }[flow]()
     base = _assemble(data, body, parts.latents.gaussian(latent_dim, context=steps.context))
     model = parts.flows.posterior(base, steps)
-    return _bounded(model, data, body, bound)
+    return _bounded(model, data, body, bound, code="flow's value at its base's mean")
 
 
 def _with_prior(
@@ -575,7 +581,15 @@ def ladder_vae(
     )
     latents = parts.hierarchy.ladder(tuple(latent_dims), tuple(level_widths))
     model = _assemble(data, body, latents)
-    return _bounded(model, data, body, bound, standard_prior=False, hierarchical=True)
+    return _bounded(
+        model,
+        data,
+        body,
+        bound,
+        code="posterior means, level by level",
+        standard_prior=False,
+        hierarchical=True,
+    )
 
 
 # --- discrete latents ---------------------------------------------------------------------------
@@ -635,7 +649,9 @@ def gumbel_vae(
         return parts.discrete.indices(code, categories)
 
     codes = Codes(categories, indices, (1, variables))
-    return _bounded(model, data, body, bound, standard_prior=False, codes=codes)
+    return _bounded(
+        model, data, body, bound, code="posterior mode", standard_prior=False, codes=codes
+    )
 
 
 Codebook = Literal["ema", "gradient"]
@@ -697,9 +713,12 @@ def vq_vae(
     return Recipe(
         model,
         parts.objectives.reconstruction,
-        probabilities=_probabilities(data, body),
+        _log_px(data, body),
+        code="nearest codes",
         standard_prior=False,
-        codes=Codes(codes, indices, grid, Recipe(*parts.autoregressive.fitting(prior))),
+        codes=Codes(
+            codes, indices, grid, Recipe(*parts.autoregressive.fitting(prior), "probability")
+        ),
     )
 
 

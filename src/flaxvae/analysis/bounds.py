@@ -1,4 +1,4 @@
-"""How good a model is: ELBO and its terms, bits per dimension, log p(x), reconstruction error."""
+"""How good a model is: ELBO and its terms, tighter bounds, bits a dimension, squared error."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from flaxvae.zoo import Recipe
 
 Array = jax.Array
 
-ACTIVE = 0.01  # variance over images of a unit's posterior mean, above which it counts as used
+ACTIVE = 0.01  # variance over images of a unit's code, above which it counts as used
 CHUNK = 1000  # images decoded at once at most, over draws and examples: any k in bounded memory
 
 
-def log_likelihood(model: Model, k: int, chunk: int):
+def importance_weighted_elbo(model: Model, k: int, chunk: int):
     """log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), as a function of a batch.
 
-    A lower bound on log p(x) in expectation, tight as k grows (Burda et al. 2015). The sum runs
-    over chunks of ``chunk`` draws with a streaming logsumexp, so memory does not grow with k.
+    A lower bound on log p(x) in expectation, tight as k grows (Burda et al. 2015), where p(x|z) is
+    a probability or a density of x (``Recipe.log_px``). The sum runs over chunks of ``chunk`` draws
+    with a streaming logsumexp, so memory does not grow with k.
 
     Returns:
         ``function(variables, key, batch) -> [B]`` nats.
@@ -99,27 +100,29 @@ def evaluate(
     Args:
         run: the model.
         split: the images.
-        k: draws of the importance-weighted estimate of log p(x); 0 leaves it out.
+        k: draws of the importance-weighted ELBO, a tighter bound; 0 leaves it out.
         samples: draws of z for the ELBO.
         seed: decides the draws.
-        watch: hears how far it is, or with k how far the importance-weighted estimate is.
+        watch: hears how far it is, or with k how far the importance-weighted ELBO is.
 
     Returns:
-        images; reconstruction = -log p(x|z); mse, squared error of the reconstruction from the
-        posterior mean, averaged over pixels too; code_variance over images (a list), or, of
+        images; log_px, of what log p(x|z) is the logarithm: probability or density, of which elbo
+        bounds log p(x), or cross_entropy of grey pixels under a Bernoulli, which is neither;
+        reconstruction = -log p(x|z); mse, squared error of the reconstruction from the code
+        (``Recipe.code``), averaged over pixels too; code_variance over images (a list), or, of
         discrete codes, codes_used and perplexity = exp(entropy of their frequencies). With a bound
         also: elbo, elbo_standard_error (over images), kl, kl_per_unit (a list), active_units
         (code_variance above 0.01, Burda et al. 2015); with probabilities, bits_per_dim = -elbo /
-        (D log 2); with k, log_likelihood = {k, nats, standard_error}.
+        (D log 2); with k, importance_weighted_elbo = {k, nats, standard_error}.
 
     Raises:
-        UsageError: k or samples out of range, or a likelihood asked of a plain autoencoder.
+        UsageError: k or samples out of range, or a bound asked of a plain autoencoder.
     """
     if k < 0 or samples < 1:
         raise UsageError(f"k = {k}, samples = {samples}: expected k >= 0 and samples >= 1")
     if k and not run.recipe.has_bound:
         raise UsageError(
-            f"model {run.plan.model} has no likelihood: expected --k 0, or a model with a prior"
+            f"model {run.plan.model} has no bound: expected --k 0, or a model with a prior"
         )
     bound_key, weight_key = evaluation_keys(seed)
     measure = batches.over_split(measurement(run.recipe, samples), run.mesh)
@@ -128,11 +131,12 @@ def evaluate(
     if k:
         images = max(run.mesh.size, 10)
         chunk = min(CHUNK, batches.at_once(split.x.shape[1:])) // images
-        function = log_likelihood(run.recipe.model, k, max(chunk, 1))
+        function = importance_weighted_elbo(run.recipe.model, k, max(chunk, 1))
         estimate = batches.over_split(function, run.mesh, images)
         nats = estimate(split, run.variables, weight_key, watch)
         error = float(nats.std() / math.sqrt(len(split.x)))
-        result["log_likelihood"] = {"k": k, "nats": _mean(nats), "standard_error": error}
+        found = {"k": k, "nats": _mean(nats), "standard_error": error}
+        result["importance_weighted_elbo"] = found
     return result
 
 
@@ -142,6 +146,7 @@ def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> di
     count, size, codes = len(split.x), math.prod(split.x.shape[1:]), recipe.codes
     result: dict[str, Any] = {
         "images": count,
+        "log_px": recipe.log_px,
         "mse": _mean(found["mse"]),
         "reconstruction": _mean(found["reconstruction"]),
     }
@@ -162,6 +167,6 @@ def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> di
         "kl": _mean(found["kl"].sum(-1)),
         "kl_per_unit": found["kl"].mean(0, dtype=np.float64).tolist(),
     }
-    if recipe.probabilities:
+    if recipe.log_px == "probability":
         result["bits_per_dim"] = -result["elbo"] / (size * math.log(2))
     return result

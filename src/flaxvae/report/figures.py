@@ -30,7 +30,7 @@ def heading(run: Run) -> str:
 
 
 def reconstructions(path: Path, run: Run, shown: Split, which: str = "test images"):
-    """Originals over the decoder's means at their posterior means."""
+    """Originals over the decoder's means at their codes."""
     originals = pixels(shown, slice(None))
     decoded = run.reconstruct(originals, shown.y)
     mse = float(np.square(decoded - originals).mean())
@@ -139,7 +139,7 @@ def latent_scatter(path: Path, run: Run, split: Split):
     codes = run.encode(pixels(split, slice(None)), split.y)
     found = latent_space.plane(codes)
     if found.explained is None:
-        labels = ["z1 (posterior mean)", "z2 (posterior mean)"]
+        labels = [f"z{unit} ({run.recipe.code})" for unit in (1, 2)]
     else:
         labels = [
             f"principal component {i} ({100 * part:.0f} % of variance)"

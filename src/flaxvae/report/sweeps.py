@@ -60,7 +60,7 @@ def header(
         "data": words.data_line(data),
         "training": words.training_line(plan.training, varied),
         "devices": devices,
-        "units": words.UNITS,
+        "units": words.units(member.recipe for group in groups for member in group),
         "folder": words.relative(path),
     }
 

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from flaxvae.training.runs import Plan
 from flaxvae.training.trained import Run
 
 UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
+CROSS_ENTROPY = "grey pixels under a Bernoulli give cross-entropies, not log-densities"
 
 
 def relative(path: Path) -> str:
@@ -28,36 +29,48 @@ def relative(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def units(recipes: Iterable[zoo.Recipe]) -> str:
+    """What the numbers of these models are, and what they are not."""
+    grey = any(recipe.log_px == "cross_entropy" for recipe in recipes)
+    return f"{UNITS}; {CROSS_ENTROPY}" if grey else UNITS
+
+
 def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dict[str, str]:
     """An evaluation in words, units included."""
+    recipe = run.recipe
+    density, given = recipe.log_px != "cross_entropy", "|y" * (recipe.classes is not None)
     facts = {f"{split} data": f"{counted(evaluation['images'], 'image')}, {run.spec.name}"}
     if "elbo" in evaluation:
         error = evaluation["elbo_standard_error"]
-        given = ", of log p(x|y)" if run.recipe.classes is not None else ""
-        facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{given}"
-    facts["reconstruction"] = f"{evaluation['reconstruction']:.2f} nats, -log p(x|z)"
+        of = f", of log p(x{given})" if given and density else ""
+        facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{of}"
+    said = f"-log p(x|z{given.replace('|', ', ')})" if density else "cross-entropy"
+    facts["reconstruction"] = f"{evaluation['reconstruction']:.2f} nats, {said}"
     if "kl" in evaluation:
         facts["KL"] = f"{evaluation['kl']:.2f} nats"
-        units = evaluation["kl_per_unit"]
-        if run.recipe.hierarchical and len(units) > 1:
-            each = ", ".join(f"{nats:.2f}" for nats in units)
+        columns = evaluation["kl_per_unit"]
+        if recipe.hierarchical and len(columns) > 1:
+            each = ", ".join(f"{nats:.2f}" for nats in columns)
             facts["KL"] += f"; by level, from the data upwards: {each}"
     if "active_units" in evaluation:
         total = len(evaluation["code_variance"])
         facts["active units"] = f"{evaluation['active_units']} of {total}"
-    if "codes_used" in evaluation and run.recipe.codes is not None:
+    if "codes_used" in evaluation and recipe.codes is not None:
         facts["codes used"] = (
-            f"{evaluation['codes_used']} of {run.recipe.codes.size}, "
+            f"{evaluation['codes_used']} of {recipe.codes.size}, "
             f"perplexity {evaluation['perplexity']:.1f}"
         )
     if "bits_per_dim" in evaluation:
         facts["bits per dim"] = f"{evaluation['bits_per_dim']:.4f}"
-    if "log_likelihood" in evaluation:
-        found = evaluation["log_likelihood"]
+    if "importance_weighted_elbo" in evaluation:
+        found = evaluation["importance_weighted_elbo"]
         nats = f"{-found['nats']:.2f} ± {found['standard_error']:.2f} nats"
         samples = counted(found["k"], "importance sample")
-        facts["-log p(x)"] = f"{nats}, upper bound from {samples}"
-    facts["MSE"] = f"{evaluation['mse']:.5f} a pixel, from the posterior mean"
+        if density:
+            facts[f"-log p(x{given})"] = f"{nats}, upper bound from {samples}"
+        else:
+            facts["-IW-ELBO"] = f"{nats}, of cross-entropies, from {samples}"
+    facts["MSE"] = f"{evaluation['mse']:.5f} a pixel, from the {recipe.code}"
     if "elbo" in evaluation:
         facts["±"] = "standard error over images"
     return facts
@@ -115,7 +128,7 @@ def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> d
         "data": data_line(data),
         "training": f"{training_line(training)}, seed {training.seed}",
         "devices": meshes.describe(mesh),
-        "units": UNITS,
+        "units": units([plan.recipe(data.spec)]),
         "run": relative(path),
     }
 
@@ -165,5 +178,5 @@ def next_commands(run: Run) -> list[tuple[str, str]]:
     ]
     if run.recipe.has_bound:
         tighter = command(flaxvae, "eval", path, "--k", 500)
-        commands.insert(0, (tighter, "tighter estimate of log p(x)"))
+        commands.insert(0, (tighter, "tighter bound"))
     return commands

@@ -62,7 +62,7 @@ class Run:
         return codes is None or codes.prior is None or "prior" in self.variables
 
     def encode(self, x: Any, y: Any = None, *, watch: batches.Watch | None = None) -> np.ndarray:
-        """The deterministic code of each image (its posterior's mean or mode), [N, D]."""
+        """The code of each image, [N, D], drawn by no key: ``recipe.code`` says what it is."""
         return self._encode(self.split(x, y), self.variables, jax.random.key(0), watch)
 
     def decode(self, z: Any, y: Any = None) -> np.ndarray:
@@ -107,7 +107,7 @@ class Run:
         return self.decode(z, y)
 
     def reconstruct(self, x: Any, y: Any = None) -> np.ndarray:
-        """The mean of p(x|z) at each image's posterior mean, [N, *shape]."""
+        """The mean of p(x|z) at each image's code, [N, *shape]."""
         return self._reconstruct(self.split(x, y), self.variables, jax.random.key(0))
 
     @typed
