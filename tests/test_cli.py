@@ -143,7 +143,7 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("train --run {run}/run.json", ["exists"]),
         ("train --resume {run} --run new", ["--run new", "--resume"]),
         ("train --resume", ["--resume"]),
-        ("eval {ae} --k 100", ["likelihood"]),
+        ("eval {ae} --k 100", ["bound"]),
         ("eval {ae} --split validation", ["validation", "test"]),
         ("eval {run} --split tset", ["tset", "validation"]),
         ("eval {run} --k -1", ["-1"]),

@@ -215,6 +215,7 @@ NPZ_REFUSED = {
     "one image": ({"x": X[:1]}, "1 image;"),
     "empty": ({"x": X[:, :0]}, "(20, 0, 5)"),
     "NaN": ({"x": NAN}, "hold 1 values that are NaN or infinite, the first at index (1, 1, 2)"),
+    "a Gaussian's means": ({"x": np.float32(1.2 * X / 255 - 0.1)}, "np.clip(x, 0, 1)"),
     "floats of bytes": ({"x": X.astype(np.float32)}, "divide by 255"),
     "floats of 16 bits": ({"x": X * 257.0}, "divide by 65535"),
     "floats of digits": ({"x": X // 16 * 1.0}, "divide them by the value that is white"),

@@ -20,7 +20,7 @@ from scipy import special, stats
 from flaxvae import zoo
 from flaxvae.core import Batch, elbo_samples
 from flaxvae.data.pipeline import Data, Split
-from flaxvae.errors import UsageError
+from flaxvae.errors import DataError, UsageError
 from flaxvae.parts import memory
 from flaxvae.report import words
 from flaxvae.settings import Body, DataSettings, TrainSettings
@@ -769,6 +769,32 @@ def test_what_a_recipe_says_of_its_codes(name, assert_mean):
     else:
         with pytest.raises(AssertionError):
             assert_mean(found, rounding=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", get_args(get_type_hints(Body)["likelihood"]))
+def test_what_is_decoded_can_be_encoded_again(likelihood):
+    """As it is; means of a Gaussian once they are clipped, as the error says."""
+    name, arguments = CASES["vae-mlp"]
+    run = run_of("vae-mlp")
+    run = dataclasses.replace(
+        run,
+        plan=dataclasses.replace(run.plan, data=DataSettings()),
+        recipe=zoo.build(
+            name, SPEC._replace(binary=False, levels=256), **arguments, likelihood=likelihood
+        ),
+    )
+    init = run.recipe.model.init(jax.random.key(0), examples())
+    run = dataclasses.replace(run, variables=init)
+    out = init["params"]["decoder"]["out"]
+    out["bias"] = out["bias"].at[:].set(1.1 + jnp.arange(len(out["bias"])) % 2 * -0.2)
+    decoded = run.reconstruct(np.asarray(examples()))
+    if likelihood.startswith("gaussian"):
+        assert 1 < decoded.max() < 1.5
+        with pytest.raises(DataError, match=r"np\.clip\(x, 0, 1\) if .* Gaussian"):
+            run.reconstruct(decoded)
+        decoded = np.clip(decoded, 0, 1)
+    again = run.reconstruct(decoded)
+    assert np.isfinite(again).all() and (decoded.min() >= 0) and (decoded.max() <= 1)
 
 
 def test_nats_are_called_what_they_are():

@@ -28,7 +28,7 @@ def interpolations(run: Run, x: np.ndarray, steps: int, y: np.ndarray | None = N
         y: [2 N] labels for a conditional model, which decodes a row with that of its start.
 
     Returns:
-        [N, steps, *shape] in [0, 1].
+        [N, steps, *shape], as ``Run.decode`` gives them.
     """
     codes = run.encode(x, y)
     path = interpolate(codes[0::2], codes[1::2], steps)

@@ -76,6 +76,12 @@ def stored(x: np.ndarray, peak: float, what: str) -> tuple[np.ndarray, float]:
 
 
 def _advice(low: float, high: float, floats: bool) -> str:
+    if floats and low >= -0.5 and high <= 1.5:
+        return f"np.clip(x, 0, 1) if they are a Gaussian's means; else {_rescale(low, high, True)}"
+    return _rescale(low, high, floats)
+
+
+def _rescale(low: float, high: float, floats: bool) -> str:
     if floats and low < 0 and max(-low, high) <= 1 + ROUNDING:
         return "if they run from -1 to 1, (x + 1) / 2"
     if low < 0:

@@ -66,7 +66,11 @@ class Run:
         return self._encode(self.split(x, y), self.variables, jax.random.key(0), watch)
 
     def decode(self, z: Any, y: Any = None) -> np.ndarray:
-        """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes."""
+        """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes.
+
+        In [0, 1], like all that decodes, but for the Gaussian likelihoods, whose means are any
+        numbers; ``np.clip(x, 0, 1)`` makes images of them, to encode or reconstruct again.
+        """
         z = jnp.asarray(z, jnp.float32)
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise UsageError(f"latents of shape {z.shape}: expected [N, {self.latent_size}]")
