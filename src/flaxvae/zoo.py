@@ -436,6 +436,9 @@ def mmd_vae(
     _check(alpha <= 1, f"--alpha {alpha}", "at most 1")
     _check(1 - alpha <= mmd_weight < math.inf, f"--mmd-weight {mmd_weight}", "1 - alpha or more")
     model = _assemble(data, body, parts.latents.gaussian(latent_dim))
+    objective = partial(
+        parts.aggregate.mmd_objective, alpha=alpha, mmd_weight=mmd_weight, kernel=kernel
+    )
     return Recipe(model, objective, _log_px(data, body), least_batch=2)
 
 
