@@ -118,7 +118,7 @@ def test_a_sweep_goes_on_with_its_own_labels_only(here, capsys, monkeypatch):
         raise stopped
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(sweeps, "_train", stop)
+        patch.setattr(sweeps.members, "mesh_of", stop)  # after sweep.json is written
         sweeps.sweep("cvae", seeds=2, run="sweep", **SHORT)
     relabel(lambda y: np.random.default_rng(0).permutation(y))
     assert "the labels of years.npz" in fails(capsys, "sweep --resume sweep")
