@@ -17,6 +17,7 @@ from flaxvae.errors import Stopped, UsageError
 from flaxvae.settings import TrainSettings
 from flaxvae.training import loop
 from flaxvae.training.contents import digest
+from flaxvae.training.runs import write_json
 
 CODES, POSITIONS = 8, 16
 SETTINGS = TrainSettings(epochs=4, learning_rate=3e-3, devices=1)
@@ -118,7 +119,7 @@ def test_a_prior_of_other_weights_is_not_used(unfitted, fitted, tmp_path):
     path = tmp_path / "other"
     shutil.copytree(fitted.path, path)
     record = json.loads((path / "prior" / "run.json").read_text())
-    (path / "prior" / "run.json").write_text(json.dumps(record | {"model_sha256": "0" * 64}))
+    write_json(path / "prior" / "run.json", record | {"model_sha256": "0" * 64})
     assert not flaxvae.load(path).generates
     assert api.fit_prior(path, SETTINGS).generates
 

@@ -85,10 +85,11 @@ def test_metrics_are_one_row_an_epoch(trained):
 
 def test_a_cut_off_last_line_of_metrics_does_not_count(tmp_path):
     folder = runs.RunFolder(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert folder.history() == [{"epoch": 1}, {"epoch": 2}]
-    assert folder.rewind(1) == [{"epoch": 1}]
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+    lines = ['{"epoch": 1, "step": 9}', '{"epoch": 2, "step": 18}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"epo']))
+    assert folder.history() == [json.loads(line) for line in lines]
+    assert folder.rewind(1) == [json.loads(lines[0])]
+    assert (tmp_path / "metrics.jsonl").read_text() == lines[0] + "\n"
 
 
 def test_latest_is_a_relative_link_to_the_newest(tmp_path, monkeypatch):

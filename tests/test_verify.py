@@ -12,7 +12,7 @@ from conftest import TINY
 from flaxvae import api, cli
 from flaxvae.settings import TrainSettings
 from flaxvae.training import loop
-from flaxvae.training.runs import RunFolder
+from flaxvae.training.runs import RunFolder, write_json
 from flaxvae.training.verify import verify
 
 # Orbax leaves coroutines behind when it fails to read.
@@ -47,7 +47,8 @@ def rewrite(path, change):
 
 
 def edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    """Other values in a record, under a seal of their own."""
+    write_json(path, json.loads(path.read_text()) | changes)
 
 
 def test_a_whole_run(run, capsys):
@@ -124,7 +125,7 @@ def test_summary(run):
         ({"epochs": 3}, "3 epochs: expected 2"),
         ({"test": {"elbo": float("-inf")}}, "test elbo is -inf"),
     ):
-        path.write_text(json.dumps(whole | changes))
+        write_json(path, whole | changes)
         found = wrong(run)
         assert words in found.pop("summary.json") and not found
     path.write_text(path.read_text()[:-9])
@@ -132,8 +133,10 @@ def test_summary(run):
 
 
 def test_run_json(run):
-    whole = (run / "run.json").read_text()
-    record = json.loads(whole)
+    assert "changed since it was written" in wrong_after(run, '"peak": 16', '"peak": 1')
+    record = json.loads((run / "run.json").read_text())
+    del record["seal"]  # as an earlier flaxvae wrote it
+    whole = json.dumps(record, indent=2)
     del record["training"]["seed"], record["arguments"]["latent_dim"], record["data_sha256"]
     faults = {
         json.dumps(record): "without data_sha256, latent_dim, seed",
@@ -146,6 +149,14 @@ def test_run_json(run):
         (run / "run.json").write_text(text)
         found = wrong(run)
         assert words in found.pop("run.json") and not found
+
+
+def wrong_after(run, old, new):
+    """What is said of run.json where ``old`` in it has become ``new``."""
+    text = (run / "run.json").read_text()
+    assert old in text
+    (run / "run.json").write_text(text.replace(old, new))
+    return wrong(run)["run.json"]
 
 
 def test_figures(run):

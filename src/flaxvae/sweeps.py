@@ -371,7 +371,8 @@ def _write(
             folder.append(row)
         folder.close()
         about = {"machine": meshes.machine(meshes.make(1))}
-        with Checkpoints(folder.checkpoints, facts=about) as checkpoints:
+        owners = folder.digests()
+        with Checkpoints(folder.checkpoints, facts=about, owners=owners) as checkpoints:
             checkpoints.save(state)
         summary = api.run_summary(data, variables, history, evaluation)
         write_json(partial / "summary.json", summary)

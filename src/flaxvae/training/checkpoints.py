@@ -12,8 +12,6 @@ the caller's choice. Of several processes the first alone reads and writes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -30,7 +28,7 @@ import numpy as np
 
 from flaxvae import writing
 from flaxvae.errors import DataError
-from flaxvae.training import contents
+from flaxvae.training import contents, records
 from flaxvae.training import mesh as meshes
 from flaxvae.training.step import TrainState
 
@@ -44,10 +42,6 @@ class Restored(NamedTuple):
 
 class Unsaved(Exception):
     """A checkpoint could not be written; the text says why, in a few words."""
-
-
-def _seal(meta: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:
@@ -107,11 +101,17 @@ class Checkpoints:
         keep: int = 2,
         read_only: bool = False,
         facts: Mapping[str, Any] | None = None,
+        owners: Sequence[str] = (),
     ):
-        """``facts``: recorded in the meta of every checkpoint."""
+        """``facts``: recorded in the meta of every checkpoint.
+
+        ``owners``: seals of the run.json that a checkpoint is written for, the present one first;
+        one that names none of them is not restored.
+        """
         for name in ("absl", "asyncio"):  # Orbax reports all that it does
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.folder, self.facts, self._read_only = folder, facts or {}, read_only
+        self._owners = owners
         self._policy = _NewestAndBest(keep)
         self._opened: Any = None
         self._seen: tuple[int, int] | None = None  # the folder, when it was opened
@@ -182,8 +182,10 @@ class Checkpoints:
             "parameters_sha256": contents.digest(model["variables"]["params"]),
             **self.facts,
         }
+        if self._owners:
+            meta["run"] = self._owners[0]
         self._policy.values = values
-        sealed = ocp.args.JsonSave({**meta, "seal": _seal(meta)})
+        sealed = ocp.args.JsonSave(records.sealed(meta))
         items = ocp.args.Composite(meta=sealed, state=ocp.args.PyTreeSave(parts))
         self._manager().save(step, args=items)
 
@@ -272,8 +274,13 @@ class Checkpoints:
                 "one; train anew, or go on with the flaxvae that wrote it"
             )
         meta = read(meta=ocp.args.JsonRestore())["meta"]
-        if meta.pop("seal", None) != _seal(meta):
+        if meta.pop("seal", None) != records.seal(meta):
             raise ValueError("the sha256 of its meta differs from the recorded one")
+        if self._owners and meta.get("run", self._owners[0]) not in self._owners:
+            raise DataError(
+                f"{self.folder / str(step)} was not written for the run.json beside it: expected "
+                "the one it was; put that back"
+            )
         like = contents.as_saved(like, meta)
         for name, part in like.items():
             if contents.structure(part) != meta["structure"][name]:

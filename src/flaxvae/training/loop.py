@@ -69,8 +69,8 @@ class Quiet:
 
 
 def _epochs_since_best(history: list[dict[str, Any]]) -> int:
-    values = [value(row) for row in history]
-    return len(values) - 1 - values.index(max(values)) if values else 0
+    best = max(history, key=value, default=None)  # the first of equals
+    return history[-1]["epoch"] - best["epoch"] if best else 0
 
 
 def resume(trainer: Trainer, checkpoints: Checkpoints | None, note) -> TrainState | None:
@@ -151,7 +151,8 @@ def fit(
     if folder is None:
         return _Training(recipe, trainer, data, settings, mesh, None, None, watch).run()
     facts = {"steps_per_epoch": trainer.steps_per_epoch, "machine": meshes.machine(mesh)}
-    with Checkpoints(folder.checkpoints, facts=facts) as checkpoints:
+    owners = folder.digests()
+    with Checkpoints(folder.checkpoints, facts=facts, owners=owners) as checkpoints:
         try:
             made = _Training(recipe, trainer, data, settings, mesh, folder, checkpoints, watch)
             return made.run()
@@ -169,7 +170,8 @@ class _Training:
         self.per_epoch: int = trainer.steps_per_epoch
         state = resume(trainer, checkpoints, watch.note)
         self.state: TrainState = trainer.init() if state is None else state
-        kept = folder.rewind(self.position // self.per_epoch) if folder else []
+        epochs = self.position // self.per_epoch
+        kept = folder.rewind(epochs, watch.note) if folder else []
         self.history: list[dict[str, Any]] = hosts.share(kept)
         every, self.unit = interval(settings.checkpoint_every) or (0, "seconds")
         if self.unit == "epochs":

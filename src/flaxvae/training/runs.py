@@ -16,22 +16,80 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from flaxvae import writing, zoo
-from flaxvae.errors import DataError, UsageError, command
+from flaxvae.declared import Count, Positive, Within
+from flaxvae.errors import DataError, FlaxvaeError, UsageError, command
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-from flaxvae.training import events
+from flaxvae.training import events, records
 from flaxvae.training.lock import Held
+from flaxvae.training.records import Sha256
 
 FORMAT = 1
+Size = Annotated[int, Within(lambda n: 1 <= n < 2**31, "1 or more")]
+
+
+class _Format(TypedDict):
+    format: int
+    versions: NotRequired[dict[str, str]]
+
+
+class _Spec(TypedDict):
+    """``zoo.DataSpec`` in JSON."""
+
+    name: str
+    shape: Annotated[list[Size], Within(lambda x: 0 < len(x) <= 8, "one to eight sizes")]
+    classes: NotRequired[Positive | None]
+    binary: NotRequired[bool]
+    levels: NotRequired[Positive | None]
+    examples: NotRequired[Count]
+    labels: NotRequired[list[int | str] | None]
+    unlabelled: NotRequired[str]
+
+
+class _Record(_Format):
+    """run.json; a prior's has no data of its own, and an earlier flaxvae's no seal."""
+
+    model: str
+    arguments: dict[str, Any]  # held to what the recipe declares
+    data: dict[str, Any]  # DataSettings
+    training: dict[str, Any]  # TrainSettings
+    data_spec: NotRequired[_Spec]
+    data_origin: NotRequired[str]
+    data_sha256: NotRequired[Sha256]
+    labels_sha256: NotRequired[Sha256 | None]
+    data_notes: NotRequired[list[str]]
+    peak: NotRequired[Annotated[float, Within(lambda x: 0 < x < math.inf, "above 0")]]
+    parameters: NotRequired[Positive]
+    model_sha256: NotRequired[Sha256]
+    devices: NotRequired[str]
+    units: NotRequired[str]
+    cores: NotRequired[int | None]
+    created: NotRequired[str]
+    changes: NotRequired[list[dict[str, Any]]]
+    former: NotRequired[list[Sha256]]  # seals of what it was before the run went on otherwise
+    seal: NotRequired[Sha256]
+
+
+class _Summary(TypedDict):
+    """summary.json; an earlier flaxvae's says less."""
+
+    epochs: Count
+    test: dict[str, Any]
+    step: NotRequired[Count]
+    parameters_sha256: NotRequired[Sha256]
+    variables_sha256: NotRequired[Sha256]
+    run: NotRequired[Sha256]  # the seal of run.json
+    seal: NotRequired[Sha256]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +107,8 @@ class Plan:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is either the old one or the whole new one."""
-    writing.text(path, json.dumps(value, indent=2) + "\n")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What goes wrong inside is the file's fault: DataError."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} is damaged ({reason}): expected what train wrote") from None
+    """Write JSON so that the file is either the old one or the whole new one; a record sealed."""
+    writing.text(path, json.dumps(records.sealed(value), indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -114,7 +162,7 @@ class RunFolder:
             UsageError: ``path`` is not a run folder.
         """
         path = Path(path).resolve()
-        if not (path / "run.json").is_file():
+        if not (path / "run.json").exists():
             seen = "no such folder" if not path.exists() else "no run.json in it"
             raise UsageError(
                 f"{path} is not a run folder ({seen}): expected one that `flaxvae train` wrote, "
@@ -128,7 +176,8 @@ class RunFolder:
         ``changes``, {name: (old, new)}, are those that make it another run than it was: run.json
         lists them, with their time.
         """
-        record = self.record() | {
+        old = self.record()
+        record = old | {
             "arguments": dict(plan.arguments),
             "data": asdict(plan.data),
             "training": asdict(plan.training),
@@ -136,52 +185,83 @@ class RunFolder:
         if changes:
             now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changed": dict(changes)}
             record["changes"] = [*record.get("changes", []), now]
-        write_json(self.path / "run.json", record)
+        if records.seal(record) != records.seal(old):
+            record["former"] = [*record.get("former", []), records.seal(old)]
+            write_json(self.path / "run.json", record)
 
-    def record(self) -> dict[str, Any]:
-        """The contents of run.json. Raises DataError if it cannot be read as such."""
+    def record(self) -> records.Record:
+        """The contents of run.json. Raises DataError if it is damaged, or was changed."""
         path = self.path / "run.json"
-        with _reading(path):
-            record = json.loads(path.read_text())
-            known = record["format"] == FORMAT
-        if not known:
+        record = records.read(path, _Format)
+        if record["format"] != FORMAT:
             raise DataError(
                 f"{path} has format {record['format']}: expected {FORMAT}; use the flaxvae "
                 f"that wrote it ({record.get('versions', {}).get('flaxvae', 'unknown')})"
             )
-        return record
+        return records.fit(path, _Record, record)
+
+    def digests(self) -> list[str]:
+        """Seals of run.json: as it is, and as it was when older checkpoints were written."""
+        record = self.record()
+        return [records.seal(record), *record.get("former", [])]
 
     def plan(self) -> Plan:
         """What the run was asked to be."""
         record = self.record()
-        with _reading(self.path / "run.json"):
-            arguments = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in record["arguments"].items()
-            }
+        try:
             return Plan(
                 record["model"],
-                arguments,
+                zoo.arguments(record["model"], record["arguments"]),
                 DataSettings(**record["data"]),
                 TrainSettings(**record["training"]),
             )
+        except (UsageError, TypeError) as error:
+            raise records.damaged(self.path / "run.json", str(error)) from None
 
     def spec(self) -> zoo.DataSpec:
         """What the recipe was told of the data."""
-        record = self.record()
-        with _reading(self.path / "run.json"):
-            lists = {k: tuple(v) for k, v in record["data_spec"].items() if isinstance(v, list)}
-            return zoo.DataSpec(**record["data_spec"] | lists)
+        found = self.record()["data_spec"]
+        lists = {name: tuple(x) for name, x in found.items() if isinstance(x, list)}
+        try:
+            return zoo.DataSpec(**found | lists)
+        except TypeError as error:
+            raise records.damaged(self.path / "run.json", str(error)) from None
+
+    def recipe(self) -> zoo.Recipe:
+        """The recipe, built for the run's data."""
+        plan, spec = self.plan(), self.spec()
+        try:
+            return plan.recipe(spec)
+        except (FlaxvaeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise records.damaged(self.path / "run.json", str(error)) from None
+
+    def finished(self) -> records.Record | None:
+        """summary.json of a training that is over; None of one that is not, or has gone on since.
+
+        Raises DataError if it is damaged.
+        """
+        path = self.path / "summary.json"
+        if not path.exists():
+            return None
+        advice = f"put back an intact copy, or `{self.goes_on}` writes it anew"
+        found, record = records.read(path, _Summary, advice), self.record()
+        if "run" in found:
+            return found if found["run"] == records.seal(record) else None
+        last = max((row["epoch"] for row in self.history()), default=0)  # an earlier flaxvae's
+        return found if last <= found["epochs"] and "former" not in record else None
 
     def history(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last line that was cut off does not count."""
-        rows = []
-        path = self.path / "metrics.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+        """The rows of metrics.jsonl; those that are damaged, or cut off, do not count."""
+        path, rows = self.path / "metrics.jsonl", list[dict[str, Any]]()
+        if not path.exists():
+            return rows
+        if not path.is_file():
+            raise records.damaged(path, "not a file", "move it away")
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):
+                row = records.row(line)
+                if not rows or row["epoch"] > rows[-1]["epoch"]:
+                    rows.append(row)
         return rows
 
     def as_left(self) -> bool:
@@ -222,9 +302,17 @@ class RunFolder:
                 )
         self.mend()
 
-    def rewind(self, epochs: int) -> list[dict[str, Any]]:
-        """Forget the epochs after the first ``epochs``, which a resume will do again."""
+    def rewind(
+        self, epochs: int, note: Callable[[str], None] = lambda text: None
+    ) -> list[dict[str, Any]]:
+        """Forget the epochs after the first ``epochs``, which a resume will do again.
+
+        ``note`` hears of rows that are damaged or missing: training goes on without them.
+        """
         rows = [row for row in self.history() if row["epoch"] <= epochs]
+        if lost := sorted({*range(1, epochs + 1)} - {row["epoch"] for row in rows}):
+            which = ", ".join(map(str, lost[:5])) + ", …" * (len(lost) > 5)
+            note(f"{self.path / 'metrics.jsonl'}: damaged or missing, and left out: epoch {which}")
         self.rewrite(rows)
         return rows
 

@@ -294,7 +294,7 @@ def load(path: str | Path) -> Run:
     """
     folder = RunFolder.open(path)
     plan, spec, record = folder.plan(), folder.spec(), folder.record()
-    recipe, mesh = plan.recipe(spec), meshes.local()
+    recipe, mesh = folder.recipe(), meshes.local()
     variables = _restore(folder, plan, recipe, mesh, *example(spec))
     if recipe.codes and recipe.codes.prior:
         fitted = prior_folder(folder, variables)
@@ -323,7 +323,8 @@ def _restore(
     ema, best = plan.training.ema is not None, plan.training.patience is not None
     if not folder.checkpoints.is_dir():
         raise DataError(f"{folder.path} has no checkpoints: expected a run that has begun")
-    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
+    owners = folder.digests()
+    with Checkpoints(folder.checkpoints, read_only=True, owners=owners) as checkpoints:
         found = checkpoints.restore({"model": model_part(like, ema, best)})
     if found is None:
         raise DataError(f"{folder.checkpoints} is empty: expected a run that has saved")

@@ -134,7 +134,7 @@ def _shapes(recipe: Recipe, spec: DataSpec, settings: TrainSettings) -> Parts:
 def _checkpoints(folder: RunFolder, shapes: Parts) -> Iterator[tuple[int, Parts | None, str]]:
     if not folder.checkpoints.is_dir():
         return
-    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
+    with Checkpoints(folder.checkpoints, read_only=True, owners=folder.digests()) as checkpoints:
         yield from checkpoints.each(shapes)
 
 
@@ -158,7 +158,7 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
 def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Parts) -> str:
     record = folder.record()
     missing = [name for name in facts if name not in record]
-    missing += [name for name in zoo.arguments(plan.model) if name not in plan.arguments]
+    missing += [name for name in zoo.arguments(plan.model) if name not in record["arguments"]]
     for part, kind in (("data", DataSettings), ("training", TrainSettings)):
         missing += [name for name in asdict(kind()) if name not in record[part]]
     if missing:
