@@ -61,7 +61,7 @@ def train(name: str, model: str, **choices: Any) -> Run:
     resume = None
     if (path / "run.json").exists():
         if RunFolder.open(path).plan() == plan:
-            if (path / "summary.json").exists():
+            if RunFolder.open(path).finished():
                 print(f"{path}: trained before", flush=True)
                 return api.load(path)
             resume = str(path)

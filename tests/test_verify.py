@@ -1,8 +1,13 @@
 """A run folder with one real fault: named, in one line, and nothing else found wrong."""
 
+import dataclasses
 import json
+import random
 import re
 import shutil
+import struct
+import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ import flaxvae
 from conftest import TINY
 from flaxvae import api, cli
 from flaxvae.settings import TrainSettings
-from flaxvae.training import loop
+from flaxvae.training import checkpoints, events, loop
 from flaxvae.training.runs import RunFolder, write_json
 from flaxvae.training.verify import verify
 
@@ -58,8 +63,9 @@ def test_a_whole_run(run, capsys):
     assert err == "" and state(run) == before
     marks = [(line.split()[0], line[7:].split("  ")[0]) for line in out.splitlines()]
     named = [what for mark, what in marks if mark == "ok"]
-    expected = ["run.json", "checkpoint 20", "checkpoint 0", "metrics.jsonl", "summary.json"]
-    assert named[:6] == [*expected, "figures"]
+    assert named[:4] == ["run.json", "checkpoint 20", "metrics.jsonl", "summary.json"]
+    events = [what for what in named[4:] if what != "figures"]
+    assert "figures" in named and all(what.startswith("tb/events") for what in events)
     assert max(map(len, out.splitlines())) <= 80 and "\x1b" not in out
     assert wrong(run) == remarks(run) == {}
 
@@ -82,7 +88,7 @@ def test_a_flipped_byte_in_a_checkpoint(run, capsys, where):
     flip(data_files(run / "checkpoints" / "20" / "state")[0], where)
     before = state(run)
     found = wrong(run)
-    assert found.keys() == {"checkpoint 20", "summary.json"}  # the older one is good
+    assert found.keys() == {"checkpoint 20", "summary.json"}
     assert "damaged (" in found["checkpoint 20"] and "newest" in found["summary.json"]
     with pytest.raises(SystemExit) as stop:
         cli.main(["verify", str(run)])
@@ -107,7 +113,7 @@ def test_a_checkpoint_of_an_older_flaxvae_is_not_called_damaged(run):
         (lambda text: text.replace('"step": 20', '"step": 10'), "line 2 is of step 10"),
         (lambda text: re.sub(r'("train_kl": )[^,]*', r"\1NaN", text), "line 1: train_kl is nan"),
         (lambda text: text.rstrip("\n"), "line 2 is cut off"),
-        (lambda text: text.replace("{", "", 1), "JSONDecodeError"),
+        (lambda text: text.replace("{", "", 1), "line 1 is damaged (not JSON"),
         (lambda text: "", "0 rows: expected 2"),
     ],
 )
@@ -129,7 +135,8 @@ def test_summary(run):
         found = wrong(run)
         assert words in found.pop("summary.json") and not found
     path.write_text(path.read_text()[:-9])
-    assert "JSONDecodeError" in wrong(run)["summary.json"]
+    found = wrong(run)["summary.json"]
+    assert "not JSON" in found and f"`flaxvae train --resume {run}` writes it anew" in found
 
 
 def test_run_json(run):
@@ -159,6 +166,20 @@ def wrong_after(run, old, new):
     return wrong(run)["run.json"]
 
 
+def png(pixels):
+    """A PNG of 4 x 4 grey pixels, with these bytes of rows; None: with bytes that zlib cannot."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", 4, 4, 8, 0, 0, 0, 0)
+    data = b"\xff" * 9 if pixels is None else zlib.compress(pixels)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
 def test_figures(run):
     paths = sorted((run / "figures").iterdir())[:4]
     raw = [path.read_bytes() for path in paths]
@@ -166,8 +187,12 @@ def test_figures(run):
     paths[1].write_bytes(raw[1][:200] + bytes([raw[1][200] ^ 1]) + raw[1][201:])
     paths[2].write_bytes(b"GIF89a")
     paths[3].write_bytes(b"")
-    found = wrong(run)
     words = ["cut off after", "damaged in", "GIF89a", "expected a PNG"]
+    more = sorted((run / "figures").iterdir())[4:6]
+    more[0].write_bytes(png(pixels=b"\0" * 9))  # checksums fit, and pixels are missing
+    more[1].write_bytes(png(pixels=None))
+    paths, words = paths + more, [*words, "9 bytes of pixels: expected 20", "pixels are damaged"]
+    found = wrong(run)
     assert list(found) == [f"figures/{path.name}" for path in paths]
     assert all(word in said for word, said in zip(words, found.values()))
 
@@ -210,21 +235,87 @@ def test_an_interrupted_run_is_well(tmp_path, no_figures, monkeypatch, capsys):
 
 
 def test_a_finished_run_that_goes_on_is_well(run):
-    text = (run / "metrics.jsonl").read_text()
-    (run / "metrics.jsonl").write_text(text.splitlines()[0] + "\n")
-    shutil.rmtree(run / "checkpoints" / "20")  # as it was after its first epoch, which had
-    edit(run / "summary.json", epochs=0, parameters_sha256="0" * 64)  # come after an end
+    folder = RunFolder(run)
+    plan = folder.plan()
+    folder.extend(dataclasses.replace(plan, training=dataclasses.replace(plan.training, epochs=3)))
     assert wrong(run) == {}
     assert remarks(run) == {"summary.json": "of before: in training, or interrupted"}
 
 
-def test_a_checkpoint_that_a_training_removes_meanwhile(run):
-    findings = verify(RunFolder(run))
-    assert next(findings).what == "run.json"
-    assert next(findings).what == "checkpoint 20"
-    shutil.rmtree(run / "checkpoints" / "0")
-    others = {f.what for f in findings}  # and what other tests left in the shared run
-    assert others >= {"metrics.jsonl", "summary.json", "figures"} and "checkpoint 0" not in others
+@pytest.fixture
+def replaced(run, monkeypatch):
+    """``replaced(change)``: a training does this as soon as verify looks at a checkpoint."""
+
+    def set_up(change):
+        look = checkpoints.Checkpoints._look
+
+        def meanwhile(self, step, like):
+            change(step)
+            return look(self, step, like)
+
+        monkeypatch.setattr(checkpoints.Checkpoints, "_look", meanwhile)
+
+    shutil.copytree(run / "checkpoints" / "20", run / "checkpoints" / "10")
+    return set_up
+
+
+def test_a_checkpoint_that_a_training_removes_meanwhile(run, replaced):
+    looks = []
+
+    def remove(step):
+        """In two goes, between which it looks damaged."""
+        looks.append(step)
+        if step == 10 and looks.count(10) == 1:
+            (data_files(run / "checkpoints" / "10")[0]).unlink()
+        elif step == 10 and looks.count(10) == 2:
+            shutil.rmtree(run / "checkpoints" / "10")
+
+    replaced(remove)
+    found = {finding.what: finding.ok for finding in verify(RunFolder(run))}
+    assert looks[:3] == [20, 10, 10] and found["checkpoint 20"] is True
+    assert "checkpoint 10" not in found and False not in found.values()
+
+
+def test_all_checkpoints_are_others_meanwhile(run, replaced):
+    def replace(step):
+        if step == 20 and (run / "checkpoints" / "20").exists():
+            (run / "checkpoints" / "20").rename(run / "checkpoints" / "30")
+            shutil.rmtree(run / "checkpoints" / "10")
+
+    replaced(replace)
+    found = {finding.what: finding.ok for finding in verify(RunFolder(run))}
+    assert found["checkpoint 30"] is True and not {"checkpoint 10", "checkpoint 20"} & found.keys()
+
+
+def test_what_is_not_read_is_named(run):
+    (run / "notes.txt").write_text("mine")
+    (run / "figures" / "mine.svg").write_text("<svg/>")
+    assert wrong(run) == {}
+    assert remarks(run) == {"others": "not read: figures/mine.svg, notes.txt"}
+
+
+def test_events(run):
+    """Every bit of them is looked at; what a killed process left is no damage."""
+    pytest.importorskip("tensorboardX")
+    (path,) = (run / "tb").iterdir()
+    whole = path.read_bytes()
+    name = f"tb/{path.name}"
+    count, complete = events.count(path)
+    assert complete and count > 2 * len(json.loads((run / "metrics.jsonl").open().readline())) - 6
+    for bit in random.Random(0).sample(range(8 * len(whole)), 40):
+        raw = bytearray(whole)
+        raw[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(raw)
+        with suppress(ValueError):  # a longer last event is one that is not finished
+            seen, complete = events.count(path)
+            assert seen < count and not complete
+    path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    assert "damaged in the" in wrong(run)[name]
+    path.write_bytes(whole[:-5])
+    assert wrong(run) == {}
+    assert {f.what: f.said for f in verify(RunFolder(run))}[name] == (
+        f"{count - 1:,} events, the last one not finished"
+    )
 
 
 def test_a_run_without_anything_yet(run):

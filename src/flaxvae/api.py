@@ -29,9 +29,10 @@ from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import DataSettings, TrainSettings, asdict
 from flaxvae.synonyms import hint
-from flaxvae.training import batches, contents, hosts, lock, loop
+from flaxvae.training import batches, contents, hosts, lock, loop, restored
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
+from flaxvae.training.checkpoints import Checkpoints
 from flaxvae.training.runs import (
     Plan,
     RunFolder,
@@ -40,7 +41,15 @@ from flaxvae.training.runs import (
     point_latest,
     write_json,
 )
-from flaxvae.training.trained import Run, check_same_data, example, load, prior_folder
+from flaxvae.training.trained import (
+    Run,
+    check_same_data,
+    example,
+    is_closed,
+    load,
+    opened,
+    prior_folder,
+)
 
 
 def kinds(model: str) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def another_run(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     refused = {k: v for k, v in differences.items() if k not in _FREE_ON_RESUME}
     was, now = old.training.epochs or 0, new.training.epochs or 0
     # More epochs only, and not where the learning rate of the past ones depends on their number.
-    if now < was or (now > was and old.training.schedule != "constant"):
+    if now < was or (now > was and not old.training.open_ended):
         refused["epochs"] = (was, now)
     return refused
 
@@ -222,6 +231,11 @@ def execute(
         folder = RunFolder.open(resume)
         if allow_changes:
             changes = check_changes(folder.plan(), plan, folder.spec())
+            if changes and hosts.share(hosts.first() and is_closed(folder)):
+                raise UsageError(
+                    f"--allow-changes with {_listed(changes)}: the training of {folder.path} is "
+                    "over, and of it the model alone is kept; train a new run"
+                )
         else:
             check_resume(folder.plan(), plan)
     elif allow_changes:
@@ -259,14 +273,15 @@ def execute(
                 terminal.note(f"no {path.parent / 'latest'} ({unlinked}): name the run's folder")
         variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
         mesh, variables = _own(mesh, variables)
-        trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh)
+        step = history[-1]["step"] if history else 0
+        trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh, step)
         if folder is None:  # the first process does the rest, on its own devices
             return trained
         stage = _stages(folder, terminal, heard)
         stage(f"evaluating {counted(len(data.test.x), 'test image')}")
         watch = functools.partial(stage, "evaluating test images")
         evaluation = bounds.evaluate(trained, data.test, watch=watch)
-        write_json(folder.path / "summary.json", run_summary(data, variables, history, evaluation))
+        finish(folder, run_summary(folder, data, variables, history, evaluation))
         drawing = functools.partial(stage, "drawing figures")
         written = figures.write(trained, evaluation, data.test, folder.figures, drawing)
         folder.check_complete()
@@ -331,16 +346,36 @@ def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any
 
 
 def run_summary(
-    data: pipeline.Data, variables: Variables, history: Sequence[Any], evaluation: dict[str, Any]
+    folder: RunFolder,
+    data: pipeline.Data,
+    variables: Variables,
+    history: Sequence[Any],
+    evaluation: dict[str, Any],
 ) -> dict[str, Any]:
     """What summary.json says of a finished run."""
+    about = {"data": data.spec.name, "units": words.UNITS}
+    return closing(folder, variables, history, evaluation) | about
+
+
+def closing(
+    folder: RunFolder, variables: Variables, history: Sequence[Any], test: dict[str, Any]
+) -> dict[str, Any]:
+    """How far a training came, what it left, and the numbers of that on test images."""
+    last = history[-1] if history else {"epoch": 0, "step": 0}
     return {
-        "epochs": len(history),
-        "test": evaluation,
-        "parameters_sha256": contents.digest(jax.device_get(variables["params"])),
-        "data": data.spec.name,
-        "units": words.UNITS,
+        "epochs": last["epoch"],
+        "step": last["step"],
+        "test": test,
+        **restored.digests(variables),
+        "run": folder.digests()[0],
     }
+
+
+def finish(folder: RunFolder, summary: dict[str, Any]) -> None:
+    """Write summary.json; the older checkpoints have had their time."""
+    write_json(folder.path / "summary.json", summary)
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        checkpoints.keep_newest()
 
 
 def fit_prior(
@@ -371,11 +406,11 @@ def fit_prior(
 
 def _fit_prior(held: lock.Held, settings: TrainSettings, terminal: Terminal | None) -> Run:
     path = held.folder
-    run = load(path)
+    run = opened(path, prior=False)
     codes = run.recipe.codes
     if codes is None or codes.prior is None:
         raise UsageError(f"model {run.plan.model} has no prior to fit: expected a codebook, vq_vae")
-    variables = {k: v for k, v in run.variables.items() if k != "prior"}
+    variables = run.variables
     plan = Plan(run.plan.model, run.plan.arguments, run.plan.data, settings)
     folder = prior_folder(run.folder, variables)
     if folder is not None:
@@ -404,8 +439,7 @@ def _fit_prior(held: lock.Held, settings: TrainSettings, terminal: Terminal | No
         stage(f"evaluating the codes of {counted(len(data.test.x), 'test image')}")
         test = batches.over_split(batches.bound_terms(codes.prior.model), mesh)
         nats = -test(data.test, fitted, jax.random.key(0))["elbo"].mean(dtype="float64")
-        summary = {"epochs": len(history), "test": {"code_nats": float(nats)}}
-        write_json(folder.path / "summary.json", summary)
+        finish(folder, closing(folder, fitted, history, {"code_nats": float(nats)}))
         stage("drawing samples")
         done = load(path)
         figures.samples(done.folder.figures / "samples.png", done)

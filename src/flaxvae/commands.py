@@ -74,6 +74,7 @@ def evaluate(
             write_json(
                 path,
                 {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
+                | _step(loaded)
                 | found
                 | {"units": UNITS},
             )
@@ -187,6 +188,7 @@ def encode(
             arrays["score"] = loaded.score(x, y, watch=terminal.watch("scores"))
         if y is not None:
             arrays["labels"] = y
+        arrays |= {name: np.array(value) for name, value in _step(loaded).items()}
         taken = [name for name in others if name in arrays]
         if taken:
             terminal.note(f"{images}: {listed(taken)} left out, a name of what is written here")
@@ -254,6 +256,11 @@ def _images(run: Run, file: str | None, terminal: Terminal) -> tuple[Split, dict
     for note in found.notes:
         terminal.note(f"{file}: {note}")
     return split, found.others
+
+
+def _step(run: Run) -> dict[str, Any]:
+    """What is written beside numbers: the step they are of, and what is unusual about it."""
+    return {"step": run.step} | ({"remarks": list(run.remarks)} if run.remarks else {})
 
 
 def _upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:

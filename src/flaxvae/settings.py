@@ -146,6 +146,11 @@ class TrainSettings:
     def __post_init__(self):
         declared.conform_fields(self)
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether more epochs may follow: the learning rate does not depend on their number."""
+        return self.schedule == "constant"
+
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:

@@ -35,7 +35,7 @@ from flaxvae.report import sweeps as report
 from flaxvae.report import words
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import TrainSettings, asdict
-from flaxvae.training import lock, loop, members
+from flaxvae.training import contents, lock, loop, members
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints
@@ -373,8 +373,8 @@ def _write(
         about = {"machine": meshes.machine(meshes.make(1))}
         owners = folder.digests()
         with Checkpoints(folder.checkpoints, facts=about, owners=owners) as checkpoints:
-            checkpoints.save(state)
-        summary = api.run_summary(data, variables, history, evaluation)
+            checkpoints.save(state if plan.training.open_ended else contents.closed(state))
+        summary = api.run_summary(folder, data, variables, history, evaluation)
         write_json(partial / "summary.json", summary)
         partial.replace(path)
     finally:

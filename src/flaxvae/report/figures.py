@@ -25,8 +25,9 @@ def pixels(split: Split, rows: slice) -> np.ndarray:
 
 
 def heading(run: Run) -> str:
-    """Model and data, for titles: "vae on mnist, pixels in [0, 1]"."""
-    return f"{run.plan.model} on {run.spec.name}"
+    """Model and data, for titles: "vae on mnist, pixels in [0, 1]"; a step that is not the last."""
+    at = "" if run.finished else f", step {run.step}, not finished"
+    return f"{run.plan.model} on {run.spec.name}{at}"
 
 
 def reconstructions(path: Path, run: Run, shown: Split, which: str = "test images"):

@@ -32,6 +32,8 @@ from flaxvae.training import contents, records
 from flaxvae.training import mesh as meshes
 from flaxvae.training.step import TrainState
 
+LOOK_AGAIN = 0.2  # seconds, in which a training has removed a checkpoint
+
 
 class Restored(NamedTuple):
     """What a checkpoint held."""
@@ -178,7 +180,8 @@ class Checkpoints:
             "structure": {name: contents.structure(part) for name, part in parts.items()},
             "ema": "ema" in model,
             "best": "best" in model,
-            "totals": sorted(training["totals"]),
+            "totals": sorted(training.get("totals", {})),
+            "closed": "opt_state" not in training,
             "parameters_sha256": contents.digest(model["variables"]["params"]),
             **self.facts,
         }
@@ -238,17 +241,47 @@ class Checkpoints:
     def each(self, like: contents.Parts) -> Iterator[tuple[int, contents.Parts | None, str]]:
         """Every checkpoint from the newest: its step, and its parts, or None and why not.
 
-        Nothing is set aside. What a training has removed meanwhile is left out.
+        Nothing is set aside. What a training removes meanwhile is left out: what does not restore
+        is looked at again, and if none of them stayed, those that came instead.
         """
+        steps = self.steps()
+        while steps:
+            stayed = False
+            for step in steps[::-1]:
+                found, why = self._look(step, like)
+                if found is None and why.startswith("damaged"):
+                    time.sleep(LOOK_AGAIN)
+                    found, why = self._look(step, like)
+                if found is not None or (self.folder / str(step)).is_dir():
+                    stayed = True
+                    yield step, found, why
+            if stayed:
+                return
+            self._manager().reload()
+            steps = self.steps()
+
+    def _look(self, step: int, like: contents.Parts) -> tuple[contents.Parts | None, str]:
+        try:
+            return self._restore(step, like).parts, ""
+        except DataError as error:  # of an older flaxvae, or of another model
+            return None, str(error)
+        except Exception as error:
+            return None, f"damaged ({_reason(error)})"
+
+    def closed(self) -> bool:
+        """Whether the newest is all that was kept of a training that cannot go on."""
         for step in self.steps()[::-1]:
-            try:
-                found, why = self._restore(step, like).parts, ""
-            except Exception as error:
-                if not (self.folder / str(step)).is_dir():
-                    continue
-                sound = isinstance(error, DataError)  # of an older flaxvae, or of another model
-                found, why = None, str(error) if sound else f"damaged ({_reason(error)})"
-            yield step, found, why
+            with suppress(Exception):
+                return bool(self._meta(step).get("closed"))
+        return False
+
+    def keep_newest(self) -> None:
+        """Remove all but the newest, whole or not at all."""
+        for step in self.steps()[:-1]:
+            aside = self.folder / f"{step}.orbax-checkpoint-tmp"  # as what was not finished
+            with suppress(OSError):
+                (self.folder / str(step)).rename(aside)
+                shutil.rmtree(aside)
 
     def _set_aside(self, step: int) -> str:
         if self._read_only:
@@ -265,17 +298,12 @@ class Checkpoints:
     def _restore(self, step: int, like: contents.Parts) -> Restored:
         import orbax.checkpoint as ocp
 
-        def read(**items):
-            return self._manager().restore(step, args=ocp.args.Composite(**items))
-
         if (self.folder / str(step) / "model").is_dir():
             raise DataError(
                 f"{self.folder / str(step)} is of an older flaxvae: expected a checkpoint of this "
                 "one; train anew, or go on with the flaxvae that wrote it"
             )
-        meta = read(meta=ocp.args.JsonRestore())["meta"]
-        if meta.pop("seal", None) != records.seal(meta):
-            raise ValueError("the sha256 of its meta differs from the recorded one")
+        meta = self._meta(step)
         if self._owners and meta.get("run", self._owners[0]) not in self._owners:
             raise DataError(
                 f"{self.folder / str(step)} was not written for the run.json beside it: expected "
@@ -290,11 +318,20 @@ class Checkpoints:
                 )
         whole = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
         asked = ocp.args.PyTreeRestore(item=like, restore_args=whole, partial_restore=True)
-        parts = read(state=asked)["state"]
+        parts = self._manager().restore(step, args=ocp.args.Composite(state=asked))["state"]
         for name, part in parts.items():
             if contents.digest(part) != meta["sha256"][name]:
                 raise ValueError(f"the sha256 of its {name} differs from the recorded one")
         return Restored(parts, meta)
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
+        asked = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        meta = self._manager().restore(step, args=asked)["meta"]
+        if meta.pop("seal", None) != records.seal(meta):
+            raise ValueError("the sha256 of its meta differs from the recorded one")
+        return meta
 
     def _manager(self) -> Any:
         if self._opened is not None and self._seen != _identity(self.folder):

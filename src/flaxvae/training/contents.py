@@ -2,11 +2,13 @@
 
 ``model`` is the variables, and the moving average and the best variables where kept; ``training``
 the optimizer's state, this epoch's sums and the guard. The model part restores without knowing the
-optimizer, so a run folder can be loaded for use alone.
+optimizer, so a run folder can be loaded for use alone. Of a training that cannot go on the last
+checkpoint is ``closed``: the variables that evaluation uses, and how far it came.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -41,12 +43,39 @@ def to_parts(state: TrainState) -> Parts:
     model = {"variables": state.variables, "ema": state.ema, "best": state.best}
     names = ("step", "opt_state", "totals", "guard", "offset")
     training = {name: getattr(state, name) for name in names}
-    return {"model": {k: v for k, v in model.items() if v}, "training": training}
+    return {
+        "model": {k: v for k, v in model.items() if v},
+        "training": {k: v for k, v in training.items() if not _empty(v)},
+    }
+
+
+def _empty(field: Any) -> bool:
+    return isinstance(field, dict | tuple) and not field
 
 
 def from_parts(parts: Parts) -> TrainState:
     """The inverse of ``to_parts``."""
-    return TrainState(**{"ema": {}, "best": {}, **parts["model"], **parts["training"]})
+    empty: Parts = {"ema": {}, "best": {}, "opt_state": (), "totals": {}}
+    return TrainState(**{**empty, **parts["model"], **parts["training"]})
+
+
+def closed(state: TrainState) -> TrainState:
+    """What is kept of a training that cannot go on: what evaluation uses, once."""
+    variables = state.final()
+    return dataclasses.replace(state, variables=variables, ema={}, best={}, opt_state=(), totals={})
+
+
+def is_closed(state: TrainState) -> bool:
+    """Whether this is all that was kept of a training."""
+    return _empty(state.opt_state)
+
+
+def final(model: Mapping[str, Any]) -> Any:
+    """The variables that a training leaves, of a checkpoint's ``model`` part."""
+    variables = model["variables"]
+    if "ema" in model:
+        variables = {**variables, "params": model["ema"]}
+    return model.get("best", variables)
 
 
 def model_part(variables: Any, ema: bool, best: bool) -> Any:
@@ -66,6 +95,9 @@ def as_saved(like: Parts, meta: Mapping[str, Any]) -> Parts:
     if "training" in like:
         training = like["training"]
         scalar = next(iter(training["totals"].values()))
-        totals = dict.fromkeys(meta["totals"], scalar)
-        found["training"] = {**training, "totals": totals}
+        found["training"] = training | {"totals": dict.fromkeys(meta["totals"], scalar)}
+        if meta.get("closed"):
+            found["training"] = {
+                k: v for k, v in training.items() if k not in ("opt_state", "totals")
+            }
     return found

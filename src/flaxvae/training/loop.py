@@ -29,7 +29,7 @@ from flaxvae.settings import TrainSettings, interval
 from flaxvae.training import batches, guard, hosts, schedules
 from flaxvae.training import mesh as meshes
 from flaxvae.training.checkpoints import Checkpoints, Restored
-from flaxvae.training.contents import as_saved, from_parts, to_parts
+from flaxvae.training.contents import as_saved, closed, from_parts, is_closed, to_parts
 from flaxvae.training.keeping import Keeper, value
 from flaxvae.training.runs import RunFolder
 from flaxvae.training.step import Trainer, TrainState, keys
@@ -79,8 +79,11 @@ def resume(trainer: Trainer, checkpoints: Checkpoints | None, note) -> TrainStat
     found = _restore(like, checkpoints, note)
     if found is None:
         return None
+    state = from_parts(found.parts)
+    if is_closed(state):
+        return jax.tree.map(meshes.place, state, closed(trainer.sharding))
     per_epoch = found.meta.get("steps_per_epoch", trainer.steps_per_epoch)
-    state = _adopt(from_parts(found.parts), like, trainer, per_epoch, note)
+    state = _adopt(state, like, trainer, per_epoch, note)
     return jax.tree.map(meshes.place, state, trainer.sharding)
 
 
@@ -170,6 +173,7 @@ class _Training:
         self.per_epoch: int = trainer.steps_per_epoch
         state = resume(trainer, checkpoints, watch.note)
         self.state: TrainState = trainer.init() if state is None else state
+        self.over = is_closed(self.state)
         epochs = self.position // self.per_epoch
         kept = folder.rewind(epochs, watch.note) if folder else []
         self.history: list[dict[str, Any]] = hosts.share(kept)
@@ -205,9 +209,11 @@ class _Training:
             return self._run(heard)
 
     def _run(self, heard: list[int]) -> tuple[Variables, list[dict[str, Any]]]:
-        if self.step == 0:
-            self.save()
+        if self.over:
+            self.watch.note("the training is over, and of it the model alone is kept")
         if not self.finished():
+            if self.step == 0:
+                self.save()
             for text in schedules.remarks(self.recipe, self.settings, self.total):
                 self.watch.note(text)
         self.watch.start(self.total, self.per_epoch, self.step)
@@ -229,15 +235,17 @@ class _Training:
             self.watch.progress(self.step, self.means(), self.speed())
             if self.position % self.per_epoch == 0:
                 self.end_epoch()
-        self.keeper.close(self.state, self.history)
+        goes_on = self.settings.open_ended and not self.tired()
+        self.keeper.close(self.state if goes_on else closed(self.state), self.history)
         return self.state.final(), self.history
 
     def finished(self) -> bool:
+        return self.over or self.step >= self.total or self.tired()
+
+    def tired(self) -> bool:
+        """Whether early stopping has ended it."""
         patience = self.settings.patience
-        tired = patience is not None and self.history
-        return self.step >= self.total or bool(
-            tired and _epochs_since_best(self.history) >= patience
-        )
+        return patience is not None and _epochs_since_best(self.history) >= patience
 
     def advance(self) -> None:
         """One segment: up to the epoch's end, a checkpoint due, a fault, or the clock's cut."""

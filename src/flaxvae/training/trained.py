@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from flaxvae.data import images, labels, pipeline, pixels
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import NotNegative, Positive, Seed, typed
 from flaxvae.errors import DataError, UsageError, command, did_you_mean
-from flaxvae.training import batches
+from flaxvae.training import batches, records
 from flaxvae.training import mesh as meshes
 from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.contents import digest, model_part
+from flaxvae.training.contents import digest
+from flaxvae.training.restored import restore
 from flaxvae.training.runs import Plan, RunFolder
 from flaxvae.zoo import DataSpec, Recipe
 
@@ -46,6 +48,9 @@ class Run:
     variables: Variables
     peak: float  # what uint8 images are divided by
     mesh: Mesh
+    step: int = 0  # of the checkpoint that the variables are of
+    finished: bool = True
+    remarks: tuple[str, ...] = ()  # what to know of the variables, if they are not as usual
 
     @property
     def path(self) -> Path:
@@ -288,48 +293,74 @@ def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct 
 def load(path: str | Path) -> Run:
     """The model of a run folder, ready for use on this machine's devices.
 
+    Of a finished run the parameters are those that summary.json names. What there is to know of
+    others is said on stderr, and in the Run's ``remarks``.
+
     Raises:
         UsageError: not a run folder.
         DataError: the folder is damaged.
     """
+    run = opened(path)
+    for remark in run.remarks:
+        print(f"flaxvae: {remark}", file=sys.stderr)
+    return run
+
+
+def opened(path: str | Path, prior: bool = True) -> Run:
+    """``load`` without a word; ``prior``: with the one that was fitted to a codebook's codes."""
     folder = RunFolder.open(path)
-    plan, spec, record = folder.plan(), folder.spec(), folder.record()
-    recipe, mesh = folder.recipe(), meshes.local()
-    variables = _restore(folder, plan, recipe, mesh, *example(spec))
-    if recipe.codes and recipe.codes.prior:
-        fitted = prior_folder(folder, variables)
-        if fitted is not None and (fitted.path / "summary.json").exists():
-            grid = jax.ShapeDtypeStruct((1, *recipe.codes.grid), jnp.float32)
-            prior = _restore(fitted, fitted.plan(), recipe.codes.prior, mesh, grid, None)
-            variables = {**variables, "prior": prior["params"]}
-    return Run(folder, plan, spec, recipe, variables, record["peak"], mesh)
+    plan, spec, recipe = folder.plan(), folder.spec(), folder.recipe()
+    like = shapes(folder, recipe, *example(spec))
+    found = restore(folder, like, plan.training)
+    variables, remarks = found.variables, [found.remark]
+    if prior and recipe.codes and recipe.codes.prior:
+        fitted, remark = _fitted(folder, variables, recipe)
+        variables, remarks = variables | fitted, [found.remark, remark]
+    mesh = meshes.local()
+    variables = meshes.put(variables, meshes.replicated(mesh))
+    peak, said = folder.record()["peak"], tuple(filter(None, remarks))
+    over = folder.finished() is not None
+    return Run(folder, plan, spec, recipe, variables, peak, mesh, found.step, over, said)
+
+
+def is_closed(folder: RunFolder) -> bool:
+    """Whether of a run's training, which cannot go on, the model alone is kept."""
+    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
+        return checkpoints.closed()
+
+
+def shapes(folder: RunFolder, recipe: Recipe, image: Any, label: Any) -> Variables:
+    """The variables of a folder's recipe, as shapes. Raises DataError if there can be none."""
+    try:
+        return jax.eval_shape(recipe.model.init, jax.random.key(0), image, label)
+    except (ValueError, TypeError, ArithmeticError) as error:  # sizes that no array has
+        reason = str(error).partition("\n")[0]
+        raise records.damaged(folder.path / "run.json", reason) from None
 
 
 def prior_folder(folder: RunFolder, variables: Variables) -> RunFolder | None:
     """The folder of the prior over a run's codes, if one was fitted to these very parameters."""
     path = folder.path / "prior"
-    if not (path / "run.json").is_file():
+    if not (path / "run.json").exists():
         return None
     found = RunFolder.open(path)
+    found.goes_on = command("flaxvae", "fit-prior", folder.path)
     same = found.record()["model_sha256"] == digest(jax.device_get(variables["params"]))
     return found if same else None
 
 
-def _restore(
-    folder: RunFolder, plan: Plan, recipe: Recipe, mesh: Mesh, example, label
-) -> Variables:
-    """The variables that the training in ``folder`` left."""
-    like = jax.eval_shape(recipe.model.init, jax.random.key(0), example, label)
-    ema, best = plan.training.ema is not None, plan.training.patience is not None
-    if not folder.checkpoints.is_dir():
-        raise DataError(f"{folder.path} has no checkpoints: expected a run that has begun")
-    owners = folder.digests()
-    with Checkpoints(folder.checkpoints, read_only=True, owners=owners) as checkpoints:
-        found = checkpoints.restore({"model": model_part(like, ema, best)})
-    if found is None:
-        raise DataError(f"{folder.checkpoints} is empty: expected a run that has saved")
-    model = meshes.put(found.parts["model"], meshes.replicated(mesh))
-    variables = model["variables"]
-    if "ema" in model:
-        variables = {**variables, "params": model["ema"]}
-    return model.get("best", variables)
+def _fitted(folder: RunFolder, variables: Variables, recipe: Recipe) -> tuple[Variables, str]:
+    """The prior over a run's codes, if one was fitted to these, and what to know of it."""
+    path = folder.path / "prior"
+    if not path.is_dir():
+        return {}, ""
+    fitted = prior_folder(folder, variables)
+    if fitted is None:
+        return {}, f"{path} is not of these parameters, and not in use"
+    if fitted.finished() is None:
+        return {}, f"{path} is not finished, and not in use; `{fitted.goes_on}` goes on"
+    assert recipe.codes is not None and recipe.codes.prior is not None
+    grid = jax.ShapeDtypeStruct((1, *recipe.codes.grid), jnp.float32)
+    like = shapes(fitted, recipe.codes.prior, grid, None)
+    found = restore(fitted, like, fitted.plan().training)
+    return {"prior": found.variables["params"]}, found.remark

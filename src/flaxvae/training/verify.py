@@ -1,35 +1,44 @@
-"""Is a run folder whole? Every file of it is read, and held to what the others say of it.
+"""Is a run folder whole? Its files are read, and held to what the others say of them.
 
-Nothing is changed, and the run may be in training meanwhile.
+What is not read is named. Nothing is changed, and the run may be in training meanwhile.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
 
 from flaxvae import zoo
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-from flaxvae.training import mesh as meshes
+from flaxvae.training import events, records
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.contents import Parts, digest, from_parts, to_parts
+from flaxvae.training.contents import Parts, final, to_parts
+from flaxvae.training.restored import digests, named
 from flaxvae.training.runs import Plan, RunFolder
 from flaxvae.zoo import DataSpec, Recipe
 
-FAULTS = (FlaxvaeError, OSError, ValueError, LookupError, TypeError, AttributeError)
+FAULTS = (
+    FlaxvaeError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
 FACTS = ("data_spec", "data_origin", "data_sha256", "peak", "parameters", "versions", "created")
 PRIOR_FACTS = ("model_sha256", "parameters", "versions", "created")
 LEFTOVERS = {
@@ -37,122 +46,163 @@ LEFTOVERS = {
     "*.partial*": "a file that was not finished",
     "*.orbax-checkpoint-tmp*": "a checkpoint that was not finished, or is being written",
 }
+READ = (
+    *("run.json", "summary.json", "metrics.jsonl", "evaluation*.json", "latents*.npz", "lock"),
+    *("checkpoints", "figures", "figures/*.png", "tb", "tb/events*", "prior"),
+)
+LARGEST = 2**24  # bytes of events that are checked one by one, some seconds
 
 
 def verify(folder: RunFolder) -> Iterator[Finding]:
     """What is well and what is wrong in a run folder, thing by thing."""
     try:
-        plan, spec = folder.plan(), folder.spec()
-        recipe = plan.recipe(spec)
+        plan, spec, recipe = folder.plan(), folder.spec(), folder.recipe()
         said = _complete(folder, plan, FACTS, _shapes(recipe, spec, plan.training))
         yield Finding(True, "run.json", f"{plan.model} on {spec.name}, {said}")
     except FAULTS as error:
-        yield Finding(False, "run.json", str(error))
+        yield Finding(False, "run.json", _words(error))
         yield Finding(None, "checkpoints", "not read, for want of run.json")
         yield from _figures(folder)
     else:
-        parameters = yield from _training(folder, recipe, spec, plan)
+        findings, model = _training(folder, recipe, spec, plan)
+        yield from findings
         yield from _figures(folder)
         if (folder.path / "prior").is_dir():
-            for found in _prior(RunFolder(folder.path / "prior"), recipe, spec, parameters):
+            for found in _prior(RunFolder(folder.path / "prior"), recipe, spec, model):
                 yield found._replace(what=f"prior/{found.what}")
     yield from _others(folder)
     for pattern, what in LEFTOVERS.items():
         for path in sorted(folder.path.rglob(pattern)):
             yield Finding(None, str(path.relative_to(folder.path)), what)
+    if unread := _unread(folder):
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        yield Finding(None, "others", f"not read: {', '.join(unread[:5])}{more}")
+
+
+def _unread(folder: RunFolder) -> list[str]:
+    """What is in a run folder that no part of flaxvae reads, or that has findings of its own."""
+    paths = [*folder.path.glob("*"), *folder.path.glob("figures/*"), *folder.path.glob("tb/*")]
+    names = sorted(path.relative_to(folder.path).as_posix() for path in paths)
+    known = (*READ, *LEFTOVERS)
+    return [name for name in names if not any(map(PurePath(name).match, known))]
 
 
 def _prior(
-    folder: RunFolder, recipe: Recipe, spec: DataSpec, parameters: str | None
+    folder: RunFolder, recipe: Recipe, spec: DataSpec, model: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """The prior over a codebook's codes, fitted to the model of these ``parameters``."""
+    """The prior over a codebook's codes, fitted to the model of these ``digests``."""
     try:
         plan, codes = folder.plan(), recipe.codes
         if codes is None or codes.prior is None:
             raise DataError(f"a prior: expected none, model {plan.model} has no codes")
         grid = spec._replace(shape=codes.grid, classes=None)
         said = _complete(folder, plan, PRIOR_FACTS, _shapes(codes.prior, grid, plan.training))
-        fits = folder.record()["model_sha256"] == parameters
+        fits = folder.record()["model_sha256"] == model.get("parameters_sha256")
         said += "" if fits else "; fitted to other parameters than the model's, so not in use"
         yield Finding(True if fits else None, "run.json", said)
     except FAULTS as error:
-        yield Finding(False, "run.json", str(error))
+        yield Finding(False, "run.json", _words(error))
     else:
-        yield from _training(folder, codes.prior, grid, plan)
+        yield from _training(folder, codes.prior, grid, plan)[0]
 
 
 def _training(
     folder: RunFolder, recipe: Recipe, spec: DataSpec, plan: Plan
-) -> Generator[Finding, None, str | None]:
-    """Checkpoints, metrics and summary of one training.
+) -> tuple[list[Finding], Mapping[str, str]]:
+    """Checkpoints, metrics and summary of one training; and the ``digests`` of its model.
 
-    Returns the sha256 of the newest checkpoint's parameters, None where it does not restore.
+    What is wrong because a training has replaced it meanwhile is looked at again.
     """
     shapes = _shapes(recipe, spec, plan.training)
-    newest, parameters = None, None
+    while True:
+        before = _stamp(folder)
+        findings, model = _look(folder, shapes, spec, plan)
+        if _stamp(folder) == before or all(found.ok is not False for found in findings):
+            return findings, model
+
+
+def _stamp(folder: RunFolder) -> list[Any]:
+    """Other than before, where a training has gone on."""
+    paths = [folder.path / name for name in ("run.json", "summary.json", "metrics.jsonl")]
+    steps = [path.name for path in folder.checkpoints.glob("*") if path.name.isdigit()]
+    return [sorted(steps), *(path.stat().st_mtime_ns for path in paths if path.exists())]
+
+
+def _look(
+    folder: RunFolder, shapes: Parts, spec: DataSpec, plan: Plan
+) -> tuple[list[Finding], Mapping[str, str]]:
+    findings, restored = [], dict[int, Mapping[str, str]]()  # digests by step, newest first
     for step, parts, why in _checkpoints(folder, shapes):
-        if newest is None:
-            newest, parameters = step, None if parts is None else _parameters(parts)
+        restored[step] = {} if parts is None else digests(final(parts["model"]))
         well = "restores, sha256 as recorded"
-        yield Finding(parts is not None, f"checkpoint {step}", why or well)
-    finished = _finished(folder, newest or 0)
-    if newest is None:
-        yield Finding(False if finished else None, "checkpoints", "none")
+        findings.append(Finding(parts is not None, f"checkpoint {step}", why or well))
+    newest = next(iter(restored), 0)
+    try:
+        summary, damage = folder.finished(), ""
+    except DataError as error:
+        summary, damage = None, str(error)
+    finished = bool(summary or damage)
+    if not restored:
+        findings.append(Finding(False if finished else None, "checkpoints", "none"))
     per_epoch = spec.examples // plan.training.batch_size
-    yield _finding("metrics.jsonl", lambda: _metrics(folder, per_epoch, newest or 0, finished))
-    if finished:
-        yield _finding("summary.json", lambda: _summary(folder, parameters))
+    findings.append(
+        _finding("metrics.jsonl", lambda: _metrics(folder, per_epoch, newest, finished))
+    )
+    model = restored.get(newest, {})
+    if summary:
+        fits = [
+            each for each in restored.values() if each and named(summary).items() <= each.items()
+        ]
+        model = next(iter(fits), model)
+        findings.append(_finding("summary.json", lambda: _summary(folder, summary, fits, model)))
+    elif damage:
+        findings.append(Finding(False, "summary.json", damage))
     else:
         seen = "of before" if (folder.path / "summary.json").exists() else "none yet"
-        yield Finding(None, "summary.json", f"{seen}: in training, or interrupted")
-    return parameters
-
-
-def _finished(folder: RunFolder, saved: int) -> bool:
-    """Whether summary.json is there, and the training has not been resumed since."""
-    path = folder.path / "summary.json"
-    if not path.exists():
-        return False
-    try:
-        epochs, rows = json.loads(path.read_text())["epochs"], folder.history()
-        ends = {0: 0} | {row["epoch"]: row["step"] for row in rows}
-        return len(rows) <= epochs and saved <= ends.get(epochs, saved)
-    except FAULTS:
-        return True  # damaged: the checks of these files say how
+        said = f"{seen}: in training, or interrupted"
+        findings.append(Finding(None, "summary.json", said))
+    return findings, model
 
 
 def _shapes(recipe: Recipe, spec: DataSpec, settings: TrainSettings) -> Parts:
     """What a checkpoint holds, as shapes; the images themselves are not needed."""
     count = max(settings.batch_size, 2)
-    x = np.zeros((count, *spec.shape), np.uint8)
-    split = Split(x, None if spec.classes is None else np.zeros(count, np.int32), 1.0)
+    if spec.examples and settings.batch_size > spec.examples:
+        raise DataError(
+            f"batch_size is {settings.batch_size}: expected at most {spec.examples}, the images"
+        )
+    x = np.broadcast_to(np.uint8(0), (count, *spec.shape))  # takes no memory
+    y = None if spec.classes is None else np.broadcast_to(np.int32(0), count)
+    split = Split(x, y, 1.0)
     data = Data(spec, split, split, split, 1.0, "none", "", "")
-    trainer = steps.trainer(recipe, data, settings, meshes.make(1), settings.epochs or 0)
-    return to_parts(jax.eval_shape(trainer.init))
+    program = steps.program(recipe, data, settings, settings.epochs or 0)
+    given = steps.images_and_labels(recipe, data)
+    x, y = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), given)
+    return to_parts(jax.eval_shape(program.init, jax.eval_shape(lambda: steps.keys(0)), x, y))
 
 
 def _checkpoints(folder: RunFolder, shapes: Parts) -> Iterator[tuple[int, Parts | None, str]]:
     if not folder.checkpoints.is_dir():
         return
-    with Checkpoints(folder.checkpoints, read_only=True, owners=folder.digests()) as checkpoints:
+    owners = folder.digests()
+    with Checkpoints(folder.checkpoints, read_only=True, owners=owners) as checkpoints:
         yield from checkpoints.each(shapes)
-
-
-def _parameters(parts: Parts) -> str:
-    """sha256 of the parameters that the training left, as summary.json has it."""
-    return digest(from_parts(parts).final()["params"])
 
 
 # ---- the files, one by one; each check returns what is well, or raises DataError
 
 
+def _words(error: Exception) -> str:
+    if isinstance(error, FlaxvaeError):
+        return str(error)
+    return f"cannot be read ({type(error).__name__}: {error})".replace("\n", " ")
+
+
 def _finding(what: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(True, what, check())
-    except DataError as error:
-        return Finding(False, what, str(error))
     except FAULTS as error:
-        return Finding(False, what, f"cannot be read ({type(error).__name__}: {error})")
+        return Finding(False, what, _words(error))
 
 
 def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Parts) -> str:
@@ -167,16 +217,20 @@ def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Par
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     if record["parameters"] != parameters:
         raise DataError(f"{record['parameters']:,} parameters: its model has {parameters:,}")
-    return counted(parameters, "parameter")
+    unsealed = "" if "seal" in record else "; of an earlier flaxvae, without a seal"
+    return counted(parameters, "parameter") + unsealed
 
 
 def _metrics(folder: RunFolder, per_epoch: int, saved: int, finished: bool) -> str:
     """``saved``: steps of the newest checkpoint, which is written after its epochs' rows."""
     path = folder.path / "metrics.jsonl"
-    *lines, tail = (path.read_text() if path.exists() else "").split("\n")
+    *lines, tail = (path.read_bytes() if path.exists() else b"").split(b"\n")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
-        row = json.loads(line)
+        try:
+            row = records.row(line)
+        except ValueError as error:
+            raise DataError(f"line {number} is damaged ({error})") from None
         _finite(row, f"line {number}: ")
         if row["epoch"] != number:
             raise DataError(f"line {number} is of epoch {row['epoch']}: expected {number}")
@@ -193,24 +247,29 @@ def _metrics(folder: RunFolder, per_epoch: int, saved: int, finished: bool) -> s
     return epochs + ("; the last line is not finished" if tail else "")
 
 
-def _summary(folder: RunFolder, parameters: str | None) -> str:
-    summary = json.loads((folder.path / "summary.json").read_text())
+def _summary(
+    folder: RunFolder,
+    summary: Mapping[str, Any],
+    fits: list[Mapping[str, str]],
+    newest: Mapping[str, str],
+) -> str:
+    """``fits``: what has the digests that it names, of all checkpoints that restore."""
     _finite(summary)
-    rows = len(folder.history())
-    if summary["epochs"] != rows:
-        raise DataError(f"{summary['epochs']} epochs: expected {rows}, the rows of metrics.jsonl")
+    last = max((row["epoch"] for row in folder.history()), default=0)
+    if summary["epochs"] != last:
+        raise DataError(f"{summary['epochs']} epochs: expected {last}, as metrics.jsonl has them")
     if not summary["test"]:
         raise DataError("no numbers of test images")
-    if parameters is None:
+    if not newest:
         raise DataError("the newest checkpoint, which it is of, does not restore")
-    if "model_sha256" in folder.record():  # a prior, which notes the model's parameters only
-        return counted(rows, "epoch")
-    if summary["parameters_sha256"] != parameters:
-        raise DataError(
-            f"sha256 of the parameters {summary['parameters_sha256'][:12]}…: expected "
-            f"{parameters[:12]}…, that of the newest checkpoint"
-        )
-    return f"{counted(rows, 'epoch')}, of the newest checkpoint's parameters"
+    for name, sha256 in named(summary).items():
+        if not fits and newest[name] != sha256:
+            what = name.removesuffix("_sha256")
+            raise DataError(
+                f"sha256 of the {what} {sha256[:12]}…: expected {newest[name][:12]}…, that of the "
+                "newest checkpoint"
+            )
+    return f"{counted(summary['epochs'], 'epoch')}, of a checkpoint's variables"
 
 
 def _finite(value: Any, where: str = "") -> None:
@@ -234,34 +293,63 @@ def _figures(folder: RunFolder) -> Iterator[Finding]:
 
 
 def _png(path: Path) -> str:
-    """Every chunk of a PNG is there and has its checksum."""
+    """Every chunk of a PNG is there and has its checksum, and all rows of pixels are in them."""
     raw = path.read_bytes()
     if not raw.startswith(b"\x89PNG\r\n\x1a\n"):
         raise DataError(f"begins with {raw[:8]!r}: expected a PNG")
-    at, kind = 8, b""
+    at, kind, chunks = 8, b"", dict[bytes, bytes]()
     try:
         while kind != b"IEND":
             size, kind = struct.unpack_from(">I4s", raw, at)
             (checksum,) = struct.unpack_from(">I", raw, at + 8 + size)
             if zlib.crc32(raw[at + 4 : at + 8 + size]) != checksum:
                 raise DataError(f"damaged in the {size:,} bytes after {at:,}; draw it again")
+            chunks[kind] = chunks.get(kind, b"") + raw[at + 8 : at + 8 + size]
             at += 12 + size
+        width, height, bits, colour, *_, woven = struct.unpack(">IIBBBBB", chunks.get(b"IHDR", b""))
     except struct.error:
         raise DataError(f"cut off after {len(raw):,} bytes; draw it again") from None
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
+    expected = height * (1 + -(-width * bits * channels // 8))  # a row's bytes, and its filter
+    try:
+        pixels = zlib.decompressobj()
+        seen = len(pixels.decompress(chunks.get(b"IDAT", b""), expected + 1))
+    except zlib.error as error:
+        raise DataError(f"its pixels are damaged ({error}); draw it again") from None
+    if not woven and seen != expected:
+        raise DataError(f"{seen:,} bytes of pixels: expected {expected:,}; draw it again")
     return "whole"
 
 
 def _others(folder: RunFolder) -> Iterator[Finding]:
     """What commands after the training have written."""
-    for kind, read in (("evaluation*.json", _evaluation), ("latents*.npz", _arrays)):
+    kinds = {"evaluation*.json": _evaluation, "latents*.npz": _arrays, "tb/events*": _events}
+    for kind, read in kinds.items():
         for path in sorted(folder.path.glob(kind)):
-            yield _finding(path.name, functools.partial(read, path))
+            what, size = path.relative_to(folder.path).as_posix(), path.stat().st_size
+            if read is _events and size > LARGEST:
+                yield Finding(None, what, f"{size:,} bytes, too many to be read here")
+            else:
+                yield _finding(what, functools.partial(read, path))
+
+
+class _Evaluation(TypedDict):
+    images: Positive
+    split: NotRequired[str]
 
 
 def _evaluation(path: Path) -> str:
-    found = json.loads(path.read_text())
+    found = records.read(path, _Evaluation, "write it again")
     _finite(found)
-    return f"{counted(found['images'], 'image')}, {found['split']}"
+    return f"{counted(found['images'], 'image')}, {found.get('split', 'test')}"
+
+
+def _events(path: Path) -> str:
+    try:
+        count, whole = events.count(path)
+    except ValueError as error:
+        raise DataError(f"{error}; metrics.jsonl has the same numbers") from None
+    return counted(count, "event") + ("" if whole else ", the last one not finished")
 
 
 def _arrays(path: Path) -> str:
