@@ -65,18 +65,24 @@ def test_intervals():
     [("7steps", {*range(0, 41, 7), 40}, [35, 40]), ("1epoch", {*range(0, 41, 10)}, [10, 30, 40])],
 )
 def test_steps_and_epochs_between_checkpoints(straight, tmp_path, monkeypatch, every, steps, kept):
-    """The newest two are kept, and of those at an epoch's end the best: here the first."""
+    """The newest two are kept, and of those at an epoch's end the best, until it is finished."""
     seen, save = set(), checkpoints.Checkpoints.save
+    before, keep_newest = [], checkpoints.Checkpoints.keep_newest
     elbos = {10: 2.0, 20: np.nan, 30: 1.0, 40: -np.inf}
 
     def watched(self, state, values):
         seen.add(int(state.step))
         save(self, state, {step: elbos[step] for step in values})
 
+    def finish(self):
+        before.extend(steps_saved(path))
+        keep_newest(self)
+
     monkeypatch.setattr(checkpoints.Checkpoints, "save", watched)
+    monkeypatch.setattr(checkpoints.Checkpoints, "keep_newest", finish)
     path = tmp_path / "run"
     flaxvae.train(epochs=EPOCHS, run=str(path), checkpoint_every=every, **TINY)
-    assert seen == steps and steps_saved(path) == kept
+    assert seen == steps and before == kept and steps_saved(path) == [40]
     assert same(path, straight)
 
 
