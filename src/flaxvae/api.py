@@ -27,9 +27,9 @@ from flaxvae.declared import hints, typed
 from flaxvae.errors import Stopped, UsageError, command, counted
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
-from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.settings import DataSettings, Place, TrainSettings, asdict
 from flaxvae.synonyms import hint
-from flaxvae.training import batches, contents, hosts, lock, loop, restored
+from flaxvae.training import batches, contents, hosts, lock, loop, places, restored
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints
@@ -135,6 +135,8 @@ def another_run(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     """The settings by which ``new`` would make another run of ``old``: {name: (old, new)}."""
     differences = changed(old, new)
     refused = {k: v for k, v in differences.items() if k not in _FREE_ON_RESUME}
+    if all(map(sources.in_file, refused.get("dataset", [""]))):
+        del refused["dataset"]  # it may have been moved: its contents are compared
     was, now = old.training.epochs or 0, new.training.epochs or 0
     # More epochs only, and not where the learning rate of the past ones depends on their number.
     if now < was or (now > was and not old.training.open_ended):
@@ -242,9 +244,12 @@ def execute(
         raise UsageError("--allow-changes without --resume: expected a run to change")
     elif run is not None and hosts.first():
         check_new(Path(run), _GOES_ON)
-    data = pipeline.prepare(plan.data)
-    if folder is not None:
-        data = check_same_data(folder, data)
+    found = plan.data
+    if folder is None:
+        data = pipeline.prepare(plan.data)
+    else:
+        check = functools.partial(check_same_data, folder)
+        data, found = places.find(plan.data, folder.record(), check)
     anywhere = dataclasses.replace(plan.data, data_dir=None)
     asked = [plan.model, dict(plan.arguments), asdict(anywhere), asdict(plan.training)]
     hosts.check_same([asked, data.sha256, data.labels_sha256], "settings, images or labels")
@@ -264,7 +269,7 @@ def execute(
             folder = RunFolder.create(path, plan, run_facts(data, parameters, mesh))
             unlinked = point_latest(path)
         else:
-            folder.extend(plan, changes)
+            folder.extend(plan, changes, found)
         if folder is not None:
             folder.hold(held)
         if terminal:
@@ -379,7 +384,11 @@ def finish(folder: RunFolder, summary: dict[str, Any]) -> None:
 
 
 def fit_prior(
-    path: str | Path, settings: TrainSettings | None = None, *, terminal: Terminal | None = None
+    path: str | Path,
+    settings: TrainSettings | None = None,
+    *,
+    place: Place = Place(),
+    terminal: Terminal | None = None,
 ) -> Run:
     """Fit the autoregressive prior over the codes of a trained run, in its sub-folder ``prior``.
 
@@ -389,6 +398,7 @@ def fit_prior(
     Args:
         path: run folder of a model with a codebook.
         settings: of the training; 50 epochs, batch 128, Adam 1e-3 with a cosine by default.
+        place: where the run's data are now, if not where they were.
         terminal: shows progress.
 
     Returns:
@@ -401,10 +411,12 @@ def fit_prior(
     if settings.epochs is None:
         settings = dataclasses.replace(settings, epochs=50)
     with lock.hold(RunFolder.open(path).path) as held:
-        return _fit_prior(held, settings, terminal)
+        return _fit_prior(held, settings, place, terminal)
 
 
-def _fit_prior(held: lock.Held, settings: TrainSettings, terminal: Terminal | None) -> Run:
+def _fit_prior(
+    held: lock.Held, settings: TrainSettings, place: Place, terminal: Terminal | None
+) -> Run:
     path = held.folder
     run = opened(path, prior=False)
     codes = run.recipe.codes
@@ -416,7 +428,7 @@ def _fit_prior(held: lock.Held, settings: TrainSettings, terminal: Terminal | No
     if folder is not None:
         advice = f"give the same, or remove {folder.path} to fit it anew"
         check_resume(folder.plan(), plan, "fit-prior", advice)
-    data, mesh = _codes(run, variables), meshes.make(settings.devices)
+    data, mesh = _codes(run, variables, place), meshes.make(settings.devices)
     trainer = steps.trainer(codes.prior, data, settings, mesh, settings.epochs or 0)
     if folder is None:
         shutil.rmtree(run.path / "prior", ignore_errors=True)  # one of other parameters
@@ -449,9 +461,9 @@ def _fit_prior(held: lock.Held, settings: TrainSettings, terminal: Terminal | No
     return done
 
 
-def _codes(run: Run, variables: Any) -> pipeline.Data:
+def _codes(run: Run, variables: Any, place: Place) -> pipeline.Data:
     """The run's data as grids of codes."""
-    found, original = run.recipe.codes, run.data()
+    found, original = run.recipe.codes, run.data(place)
     assert found is not None
     indices = batches.over_split(lambda v, key, batch: found.indices(v, batch.x, batch.y), run.mesh)
     kind = np.uint8 if found.size <= 256 else np.uint16 if found.size <= 65536 else np.int32

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from flaxvae import flags, signals, streams, zoo
 from flaxvae.errors import FlaxvaeError, UsageError
 from flaxvae.flags import LATEST, RunArgument
-from flaxvae.settings import DataSettings, Hosts, TrainSettings
+from flaxvae.settings import DataSettings, Hosts, Place, TrainSettings
 from flaxvae.synonyms import hint
 
 
@@ -72,15 +72,13 @@ def sweep(argv: list[str]) -> None:
     """Train a grid of settings and seeds side by side, and compare them."""
     resume = flags.value_of("--resume", argv)
     if resume is not None:
-        if len(argv) > 2 or argv[0].partition("=")[0] != "--resume":
+        known = flags.taken(_resume_sweep)
+        if any(word.startswith("-") and word.partition("=")[0] not in known for word in argv):
             raise UsageError(
-                f"--resume {resume} with other flags: expected none; a sweep goes on as it began"
+                f"--resume {resume} with other flags: expected none, or where the data are; a "
+                "sweep goes on as it began"
             )
-        from flaxvae import sweeps
-        from flaxvae.report.terminal import Terminal
-
-        with Terminal() as terminal:
-            sweeps.resume(resume, terminal=terminal)
+        flags.parse(_resume_sweep, argv, "sweep")
         return
     model = flags.value_of("--model", argv, "vae")
     data, training, groups = DataSettings(), TrainSettings(), flags.groups(model, {})
@@ -127,6 +125,19 @@ def sweep(argv: list[str]) -> None:
         sweeps.execute(grid, run=run, terminal=terminal)
 
 
+def _resume_sweep(resume: str, data: Place = Place()) -> None:
+    """Go on with an interrupted sweep.
+
+    Args:
+        resume: Its folder.
+    """
+    from flaxvae import sweeps
+    from flaxvae.report.terminal import Terminal
+
+    with Terminal() as terminal:
+        sweeps.resume(resume, place=data, terminal=terminal)
+
+
 def evaluate(
     run: RunArgument = LATEST,
     k: int = 0,
@@ -134,6 +145,7 @@ def evaluate(
     split: Literal["test", "validation"] = "test",
     images: int | None = None,
     seed: int = 0,
+    data: Place = Place(),
 ) -> None:
     """ELBO, its terms, reconstruction error and, with --k, a tighter bound, on held-out images.
 
@@ -148,7 +160,8 @@ def evaluate(
     """
     from flaxvae import commands
 
-    commands.evaluate(run, k=k, samples=samples, split=split, images=images, seed=seed)
+    options: dict[str, Any] = {"split": split, "images": images, "seed": seed}
+    commands.evaluate(run, k=k, samples=samples, place=data, **options)
 
 
 def sample(
@@ -181,6 +194,7 @@ def reconstruct(
     images: str | None = None,
     n: int | None = None,
     out: str | None = None,
+    data: Place = Place(),
 ) -> None:
     """Show images over their reconstructions.
 
@@ -193,11 +207,15 @@ def reconstruct(
     """
     from flaxvae import commands
 
-    print(commands.reconstruct(run, images=images, n=n, out=out))
+    print(commands.reconstruct(run, images=images, n=n, out=out, place=data))
 
 
 def interpolate(
-    run: RunArgument = LATEST, rows: int | None = None, steps: int = 10, out: str | None = None
+    run: RunArgument = LATEST,
+    rows: int | None = None,
+    steps: int = 10,
+    out: str | None = None,
+    data: Place = Place(),
 ) -> None:
     """Walk along straight lines between the codes of pairs of test images.
 
@@ -210,7 +228,7 @@ def interpolate(
     """
     from flaxvae import commands
 
-    print(commands.interpolate(run, rows=rows, steps=steps, out=out))
+    print(commands.interpolate(run, rows=rows, steps=steps, out=out, place=data))
 
 
 def traverse(
@@ -221,6 +239,7 @@ def traverse(
     steps: int = 11,
     span: float = 3.0,
     out: str | None = None,
+    data: Place = Place(),
 ) -> None:
     """Walk along single latent dimensions, the others held.
 
@@ -244,7 +263,7 @@ def traverse(
         "steps": steps,
         "span": span,
     }
-    print(commands.traverse(run, **options, out=out))
+    print(commands.traverse(run, **options, out=out, place=data))
 
 
 def fit_prior(
@@ -254,6 +273,7 @@ def fit_prior(
     learning_rate: float = 1e-3,
     seed: int = 0,
     devices: int | None = None,
+    data: Place = Place(),
 ) -> None:
     """Fit the prior over a VQ-VAE's codes, with which it draws new images.
 
@@ -275,7 +295,7 @@ def fit_prior(
     )
     from flaxvae import commands
 
-    commands.fit_prior(run, settings)
+    commands.fit_prior(run, settings, data)
 
 
 def encode(
@@ -283,6 +303,7 @@ def encode(
     images: str | None = None,
     scores: bool = True,
     out: str | None = None,
+    data: Place = Place(),
 ) -> None:
     """Write latents (the code of each image) and scores (-ELBO, nats) to an .npz file.
 
@@ -296,10 +317,10 @@ def encode(
     """
     from flaxvae import commands
 
-    print(commands.encode(run, images=images, scores=scores, out=out))
+    print(commands.encode(run, images=images, scores=scores, out=out, place=data))
 
 
-def figures(run: RunArgument = LATEST) -> None:
+def figures(run: RunArgument = LATEST, data: Place = Place()) -> None:
     """Draw all figures of a run again.
 
     Args:
@@ -307,7 +328,7 @@ def figures(run: RunArgument = LATEST) -> None:
     """
     from flaxvae import commands
 
-    for path in commands.draw(run):
+    for path in commands.draw(run, data):
         print(path)
 
 

@@ -23,7 +23,7 @@ from flaxvae.errors import DataError, Finding, UsageError
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import UNITS, numbers, relative, value
-from flaxvae.settings import TrainSettings
+from flaxvae.settings import Place, TrainSettings
 from flaxvae.training import verify as verification
 from flaxvae.training.runs import RunFolder, write_json
 from flaxvae.training.trained import Run, load
@@ -38,6 +38,7 @@ def evaluate(
     split: Literal["test", "validation"] = "test",
     images: Positive | None = None,
     seed: Seed = 0,
+    place: Place = Place(),
 ) -> dict[str, Any]:
     """Measure a run on held-out images, print the numbers, write them to evaluation.json.
 
@@ -52,7 +53,7 @@ def evaluate(
         raise UsageError(
             f"{flags} without effect: model {loaded.plan.model} draws nothing; leave it out"
         )
-    data = loaded.data()
+    data = loaded.data(place)
     chosen = data.test if split == "test" else data.validation
     if chosen is None:
         raise UsageError("--split validation: the run has no validation images; use test")
@@ -107,13 +108,18 @@ def sample(
 
 @typed
 def reconstruct(
-    run: str, *, images: str | None = None, n: Positive | None = None, out: str | None = None
+    run: str,
+    *,
+    images: str | None = None,
+    n: Positive | None = None,
+    out: str | None = None,
+    place: Place = Place(),
 ) -> str:
     """Draw images over their reconstructions; returns the file's path."""
     loaded = load(run)
     path = _target(loaded, "figures/reconstructions.png", out, reconstruct, images=images, n=n)
     with Terminal(sys.stderr) as terminal:
-        shown, _ = _images(loaded, images, terminal)
+        shown, _ = _images(loaded, images, place, terminal)
     count = _upto("n", n, 20, len(shown.x))
     shown = figures.rows(shown, np.arange(count))
     which = "test images" if images is None else Path(images).name
@@ -122,11 +128,16 @@ def reconstruct(
 
 @typed
 def interpolate(
-    run: str, *, rows: Positive | None = None, steps: Steps = 10, out: str | None = None
+    run: str,
+    *,
+    rows: Positive | None = None,
+    steps: Steps = 10,
+    out: str | None = None,
+    place: Place = Place(),
 ) -> str:
     """Draw walks between pairs of test images; returns the file's path."""
     loaded = load(run)
-    test = loaded.data().test
+    test = loaded.data(place).test
     same_class = loaded.recipe.classes is not None
     ends = figures.pairs(test, len(test.x) // 2, same_class)
     what = "pairs of test images" + " of one class" * same_class
@@ -146,6 +157,7 @@ def traverse(
     steps: Steps = 11,
     span: AboveZero = 3.0,
     out: str | None = None,
+    place: Place = Place(),
 ) -> str:
     """Draw walks along single latent dimensions; returns the file's path."""
     loaded = load(run)
@@ -153,8 +165,13 @@ def traverse(
     if not loaded.recipe.has_bound or loaded.recipe.codes is not None:
         what = "discrete latents" if loaded.recipe.codes else "no prior"
         raise UsageError(f"model {loaded.plan.model} has {what}: expected continuous ones to walk")
-    test = loaded.data().test
-    if image is not None and not 0 <= image < len(test.x):
+    summary, test = loaded.folder.finished(), None
+    evaluation = summary and summary["test"]  # of these very variables
+    if evaluation is None or image is not None or not loaded.recipe.standard_prior:
+        test = loaded.data(place).test
+    else:
+        _unused(place, "without --image")
+    if image is not None and test is not None and not 0 <= image < len(test.x):
         raise UsageError(f"--image {image}: expected 0 to {len(test.x) - 1}, a test image")
     if units is not None:
         _upto("units", units, 0, loaded.latent_size, "latents")
@@ -166,13 +183,20 @@ def traverse(
         "span": span,
     }
     path = _target(loaded, "figures/traversals.png", out, traverse, **options)
-    evaluation = bounds.evaluate(loaded, test)
+    if evaluation is None:
+        assert test is not None
+        evaluation = bounds.evaluate(loaded, test)
     return relative(figures.traversals(path, loaded, evaluation, test, **options))
 
 
 @typed
 def encode(
-    run: str, *, images: str | None = None, scores: bool = True, out: str | None = None
+    run: str,
+    *,
+    images: str | None = None,
+    scores: bool = True,
+    out: str | None = None,
+    place: Place = Place(),
 ) -> str:
     """Write codes of images, and scores, to an .npz file; returns its path.
 
@@ -181,7 +205,7 @@ def encode(
     loaded = load(run)
     path = _target(loaded, "latents.npz", out, encode, images=images, scores=scores)
     with Terminal(sys.stderr) as terminal:
-        split, others = _images(loaded, images, terminal)
+        split, others = _images(loaded, images, place, terminal)
         x, y = figures.pixels(split, slice(None)), split.y
         arrays = {"z": loaded.encode(x, y, watch=terminal.watch("latents"))}
         if scores:
@@ -203,17 +227,17 @@ def encode(
     return relative(path)
 
 
-def fit_prior(run: str, settings: TrainSettings) -> None:
+def fit_prior(run: str, settings: TrainSettings, place: Place = Place()) -> None:
     """Fit the prior over a run's codes, and draw samples from it."""
     with Terminal() as terminal:
-        api.fit_prior(run, settings, terminal=terminal)
+        api.fit_prior(run, settings, place=place, terminal=terminal)
 
 
-def draw(run: str) -> list[str]:
+def draw(run: str, place: Place = Place()) -> list[str]:
     """Draw all figures of a run again; returns their paths."""
     loaded = load(run)
     _check_writable(loaded, loaded.folder.figures)
-    test = loaded.data().test
+    test = loaded.data(place).test
     evaluation = bounds.evaluate(loaded, test)
     return [relative(p) for p in figures.write(loaded, evaluation, test, loaded.folder.figures)]
 
@@ -244,11 +268,14 @@ def _told(terminal: Terminal, findings: Iterable[Finding]) -> list[str]:
     return wrong
 
 
-def _images(run: Run, file: str | None, terminal: Terminal) -> tuple[Split, dict[str, np.ndarray]]:
+def _images(
+    run: Run, file: str | None, place: Place, terminal: Terminal
+) -> tuple[Split, dict[str, np.ndarray]]:
     """The images of a file, as the run's own were prepared, and what else it has for each of them;
     or the run's test images."""
     if file is None:
-        return run.data().test, {}
+        return run.data(place).test, {}
+    _unused(place, f"with --images {file}")
     found = sources.read_images(Path(file))
     if found.unlabelled and run.recipe.classes is not None:
         raise DataError(f"{file}: {found.unlabelled}")
@@ -261,6 +288,14 @@ def _images(run: Run, file: str | None, terminal: Terminal) -> tuple[Split, dict
 def _step(run: Run) -> dict[str, Any]:
     """What is written beside numbers: the step they are of, and what is unusual about it."""
     return {"step": run.step} | ({"remarks": list(run.remarks)} if run.remarks else {})
+
+
+def _unused(place: Place, why: str) -> None:
+    """Raises UsageError if it was said where data are that are not needed."""
+    for name, where in vars(place).items():
+        if where is not None:
+            flag = declared.flag(name)
+            raise UsageError(f"{flag} {where} has no effect {why}: expected none; leave it out")
 
 
 def _upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:

@@ -89,6 +89,20 @@ class DataSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run's data are now, if not where they were; they have to be the same."""
+
+    dataset: str | None = None
+    """The .npz or .npy file that the run was trained on, where it is now."""
+
+    data_dir: str | None = None
+    """The folder with the IDX files that the run was trained on, where it is now."""
+
+    def __post_init__(self):
+        declared.conform_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """How a model learns: descent on the recipe's loss."""
 

@@ -34,8 +34,8 @@ from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, comman
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
 from flaxvae.report.terminal import Terminal
-from flaxvae.settings import TrainSettings, asdict
-from flaxvae.training import contents, lock, loop, members
+from flaxvae.settings import Place, TrainSettings, asdict
+from flaxvae.training import contents, lock, loop, members, places
 from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 from flaxvae.training.checkpoints import Checkpoints
@@ -182,6 +182,7 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
         "seeds": grid.seeds,
         "data_sha256": data.sha256,
         "labels_sha256": data.labels_sha256,
+        "data_paths": places.recorded(plan.data),
         "units": words.UNITS,
         "versions": versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -194,8 +195,10 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
         return _train(grid, groups, data, held, record, terminal)
 
 
-def resume(folder: str, *, terminal: Terminal | None = None) -> Sweep:
+def resume(folder: str, *, place: Place = Place(), terminal: Terminal | None = None) -> Sweep:
     """Go on with an interrupted sweep, where its last checkpoint is.
+
+    ``place``: where its data are now, if not where they were.
 
     Raises:
         UsageError: not a sweep's folder.
@@ -215,12 +218,17 @@ def resume(folder: str, *, terminal: Terminal | None = None) -> Sweep:
             f"{path / 'sweep.json'} is damaged ({type(error).__name__}: {error}): expected what "
             "`flaxvae sweep` wrote"
         ) from None
+    plan = next(iter(Grid(model, settings, varied, seeds).plans().values()))
+
+    def check(data: pipeline.Data) -> pipeline.Data:
+        uses_labels = plan.recipe(data.spec).classes is not None
+        return same_data({**record, "data_sha256": sha256}, None, uses_labels, data, path)
+
+    data, found = places.find(plan.data, record, check, place)
+    settings |= {"dataset": found.dataset, "data_dir": found.data_dir}
+    record["data_paths"] = places.recorded(found)
     grid = Grid(model, settings, varied, seeds)
     plans = grid.plans()
-    plan = next(iter(plans.values()))
-    data = pipeline.prepare(plan.data)
-    uses_labels = plan.recipe(data.spec).classes is not None
-    data = same_data({**record, "data_sha256": sha256}, None, uses_labels, data, path)
     with lock.hold(path) as held:
         return _train(grid, _groups(plans, data), data, held, record, terminal)
 

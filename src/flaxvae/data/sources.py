@@ -15,6 +15,7 @@ import numpy as np
 
 from flaxvae.data import files, idx, labels, pixels, tfds
 from flaxvae.errors import DataError, Finding, UsageError, did_you_mean
+from flaxvae.settings import IN_FOLDERS
 
 
 class Dataset(NamedTuple):
@@ -64,6 +65,16 @@ _LABEL_KEYS = ("y_train", "labels", "y")
 _TEST_KEYS = ("x_test", "y_test")
 
 
+def in_file(dataset: str) -> bool:
+    """Whether a dataset is named by the path of its file."""
+    return Path(dataset).suffix.lower() in (".npz", ".npy")
+
+
+def in_folder(dataset: str) -> bool:
+    """Whether a dataset may be read from a folder."""
+    return dataset in IN_FOLDERS
+
+
 def load(dataset: str, data_dir: str | None = None) -> Dataset:
     """A dataset by name, or a NumPy file by path.
 
@@ -81,7 +92,7 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
         DataError: missing, damaged, or not images.
     """
     path = Path(dataset).expanduser()
-    if path.suffix.lower() in (".npz", ".npy"):
+    if in_file(dataset):
         return _file(path)
     if dataset not in SOURCES and path.exists():
         raise UsageError(

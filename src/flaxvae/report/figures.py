@@ -84,7 +84,7 @@ def traversals(
     path: Path,
     run: Run,
     evaluation: dict[str, Any],
-    test: Split,
+    test: Split | None,
     *,
     image: int | None = None,
     label: Any = None,
@@ -95,16 +95,19 @@ def traversals(
     """One row a unit, which alone moves from -span to span; those most used first.
 
     By default those in use, 2 to 10 of them, of a conditional model for the class in the middle.
+    ``test`` images are needed to walk through one of them, or where the prior is not N(0, I).
     """
     units = units or min(max(evaluation["active_units"], 2), 10)
     start, codes, through = None, None, "through the prior's mean"
     if image is not None:
+        assert test is not None
         one = rows(test, np.array([image]))
         start = run.encode(pixels(one, slice(None)), one.y)[0]
         through = f"through test image {image}"
         if label is None and one.y is not None:
             label = one.y[0]
     if not run.recipe.standard_prior:
+        assert test is not None
         codes = run.encode(pixels(test, slice(None)), test.y)
         through = through if image is not None else "through the mean code of the test images"
     if run.recipe.classes is not None:

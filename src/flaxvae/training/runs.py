@@ -30,7 +30,7 @@ from flaxvae import writing, zoo
 from flaxvae.declared import Count, Positive, Within
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, command
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-from flaxvae.training import events, records
+from flaxvae.training import events, places, records
 from flaxvae.training.lock import Held
 from flaxvae.training.records import Sha256
 
@@ -67,6 +67,7 @@ class _Record(_Format):
     data_origin: NotRequired[str]
     data_sha256: NotRequired[Sha256]
     labels_sha256: NotRequired[Sha256 | None]
+    data_paths: NotRequired[dict[str, str]]  # absolute, where the run's settings are relative
     data_notes: NotRequired[list[str]]
     peak: NotRequired[Annotated[float, Within(lambda x: 0 < x < math.inf, "above 0")]]
     parameters: NotRequired[Positive]
@@ -146,6 +147,7 @@ class RunFolder:
             "arguments": dict(plan.arguments),
             "data": asdict(plan.data),
             "training": asdict(plan.training),
+            "data_paths": places.recorded(plan.data),
             **facts,
             "versions": versions(),
             "cores": os.cpu_count(),
@@ -170,17 +172,23 @@ class RunFolder:
             )
         return cls(path)
 
-    def extend(self, plan: Plan, changes: Mapping[str, tuple[Any, Any]] | None = None) -> None:
+    def extend(
+        self,
+        plan: Plan,
+        changes: Mapping[str, tuple[Any, Any]] | None = None,
+        found: DataSettings | None = None,
+    ) -> None:
         """Record that the run goes on, to other epochs, on other devices, or otherwise.
 
-        ``changes``, {name: (old, new)}, are those that make it another run than it was: run.json
-        lists them, with their time.
+        ``found``: where its data were found. ``changes``, {name: (old, new)}, are those that make
+        it another run than it was: run.json lists them, with their time.
         """
         old = self.record()
         record = old | {
             "arguments": dict(plan.arguments),
             "data": asdict(plan.data),
             "training": asdict(plan.training),
+            "data_paths": places.recorded(found or plan.data),
         }
         if changes:
             now = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changed": dict(changes)}

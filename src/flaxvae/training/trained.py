@@ -19,7 +19,8 @@ from flaxvae.data import images, labels, pipeline, pixels
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import NotNegative, Positive, Seed, typed
 from flaxvae.errors import DataError, UsageError, command, did_you_mean
-from flaxvae.training import batches, records
+from flaxvae.settings import Place
+from flaxvae.training import batches, places, records
 from flaxvae.training import mesh as meshes
 from flaxvae.training.checkpoints import Checkpoints
 from flaxvae.training.contents import digest
@@ -56,9 +57,13 @@ class Run:
     def path(self) -> Path:
         return self.folder.path
 
-    def data(self) -> Data:
-        """The run's own data, loaded again. Raises DataError if they have changed."""
-        return check_same_data(self.folder, pipeline.prepare(self.plan.data))
+    def data(self, place: Place = Place()) -> Data:
+        """The run's own data, loaded again, from ``place`` if they are elsewhere now.
+
+        Raises DataError if they are not found, or have changed.
+        """
+        check = functools.partial(check_same_data, self.folder)
+        return places.find(self.plan.data, self.folder.record(), check, place)[0]
 
     @property
     def generates(self) -> bool:

@@ -1,0 +1,90 @@
+"""Where a run's data are: as they were named, else where they were, or where somebody says.
+
+A relative path is what was typed, and moves with a project; run.json has it absolute as well, for
+whoever reads the run from another folder. Whatever is found is compared with the run's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flaxvae import declared
+from flaxvae.data import pipeline, sources
+from flaxvae.data.pipeline import Data
+from flaxvae.errors import DataError, UsageError
+from flaxvae.settings import DataSettings, Place
+
+
+def recorded(settings: DataSettings) -> dict[str, str]:
+    """Where a file or a folder of data is now, absolute: what run.json says besides settings."""
+    dataset, folder = settings.dataset, settings.data_dir or os.environ.get("FLAXVAE_DATA_DIR")
+    if sources.in_file(dataset):
+        return {"dataset": _absolute(dataset)}
+    if sources.in_folder(dataset) and folder:
+        return {"data_dir": _absolute(folder)}
+    return {}
+
+
+def chosen(settings: DataSettings, place: Place) -> DataSettings:
+    """Settings with the place that somebody gave. Raises UsageError if it cannot be one."""
+    new, old = place.dataset, settings.dataset
+    if new is not None and new != old and not (sources.in_file(new) and sources.in_file(old)):
+        what = "an .npz or .npy file" if sources.in_file(old) else f"{old}, or leave it out"
+        raise UsageError(f"--dataset {new}: the run was trained on {old}; expected {what}")
+    if place.data_dir is not None and not sources.in_folder(old):
+        raise UsageError(
+            f"--data-dir {place.data_dir} has no effect with {old}, which the run was trained on: "
+            "expected none" + ", but --dataset with its file" * sources.in_file(old)
+        )
+    given = {name: where for name, where in vars(place).items() if where is not None}
+    return dataclasses.replace(settings, **given)
+
+
+def find(
+    settings: DataSettings,
+    record: Mapping[str, Any],
+    check: Callable[[Data], Data],
+    place: Place = Place(),
+) -> tuple[Data, DataSettings]:
+    """The data of a run, and the settings by which they were found.
+
+    Args:
+        settings: of the run, or with the place that somebody gave.
+        record: run.json, whose ``data_paths`` says where they were.
+        check: raises DataError unless they are those of the run.
+        place: where they are now, if that is known.
+
+    Raises:
+        UsageError: a place that cannot be one.
+        DataError: they are not found, or others.
+    """
+    where = chosen(settings, place)
+    were = {name: path for name, path in (record.get("data_paths") or {}).items() if path}
+    name, before = next(iter(were.items()), ("dataset", ""))
+    here = _here(where, name)
+    if place == Place() and not here and before and Path(before).exists():
+        there: dict[str, Any] = {name: before}
+        where, here = dataclasses.replace(where, **there), True
+    try:
+        return check(pipeline.prepare(where)), where
+    except DataError as error:
+        hint = ""
+        if were and not here:
+            hint = f"; if it was moved, say with {declared.flag(name)} where it is now"
+        elif before and recorded(where).get(name) != before and Path(before).exists():
+            hint = f"; the run was trained on those of {before}"
+        raise DataError(f"{error}{hint}") from None
+
+
+def _here(settings: DataSettings, name: str) -> bool:
+    """Whether there is something where the settings say."""
+    path = recorded(settings).get(name)
+    return path is not None and Path(path).exists()
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
