@@ -10,6 +10,7 @@ from benchmarks import claims
 from benchmarks.groups import GEMM, GROUPS, OURS
 from benchmarks.start import HELP
 from benchmarks.workers import Spread
+from flaxvae.report import plots
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -123,32 +124,16 @@ TABLES = {
 
 def _plot(record: dict[str, Any], path: Path) -> None:
     """Bars: training images/s of all contenders, by network."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = record["rows"]
-    figure, axes = plt.subplots(1, len(rows), figsize=(10, 2.8), layout="constrained")
-    for axis, row in zip(axes, rows):
-        names = [name for name in row["found"] if name != GEMM][::-1]
-        rates = [row["found"][name]["rate"] for name in names]
-        spread = [
-            [rate["middle"] - rate["low"] for rate in rates],
-            [rate["high"] - rate["middle"] for rate in rates],
-        ]
-        middles = [rate["middle"] for rate in rates]
-        colours = ["#1f6feb" if name == OURS else "#b8c0cc" for name in names]
-        axis.barh(names, middles, xerr=spread, color=colours, error_kw={"lw": 0.8, "capsize": 2})
-        axis.set_title(row["label"], fontsize=9)
-        axis.set_xlabel("training images/s", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.set_major_locator(plt.MaxNLocator(4))
-        if axis is not axes[0]:
-            axis.set_yticklabels([])
-    figure.savefig(path, dpi=160)
-    plt.close(figure)
+    panels = {
+        row["label"]: {
+            name: tuple(row["found"][name]["rate"][key] for key in ("low", "middle", "high"))
+            for name in sorted(row["found"], key=lambda name: name != OURS)
+            if name != GEMM
+        }
+        for row in record["rows"]
+    }
+    title = "Training speed of all contenders: median and quartiles"
+    plots.bars(path, panels, title=title, xlabel="training images/s")
 
 
 def write(results: Path = RESULTS, docs: Path = DOCS) -> None:

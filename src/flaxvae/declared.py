@@ -115,6 +115,13 @@ def plain(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
+def has_effect(kind: Any, settings: Settings) -> bool:
+    """Whether a setting of this declared type has an effect beside the others, as far as known."""
+    notes = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    known = (note for note in notes if isinstance(note, Only) and note.name in settings)
+    return all(note.holds(settings) for note in known)
+
+
 def idle(kinds: Settings, settings: Sequence[Settings], usual: Sequence[Settings]) -> str | None:
     """What to say of a setting that has no effect beside the others, if there is one.
 

@@ -14,7 +14,9 @@ import numpy as np
 from flaxvae.analysis import latent_space
 from flaxvae.data import images
 from flaxvae.data.pipeline import Split
+from flaxvae.errors import counted
 from flaxvae.report import plots
+from flaxvae.report.words import heading
 from flaxvae.training import batches
 from flaxvae.training.trained import Run
 
@@ -24,18 +26,12 @@ def pixels(split: Split, rows: slice) -> np.ndarray:
     return np.asarray(images.scale(split.x[rows], split.peak))
 
 
-def heading(run: Run) -> str:
-    """Model and data, for titles: "vae on mnist, pixels in [0, 1]"; a step that is not the last."""
-    at = "" if run.finished else f", step {run.step}, not finished"
-    return f"{run.plan.model} on {run.spec.name}{at}"
-
-
 def reconstructions(path: Path, run: Run, shown: Split, which: str = "test images"):
     """Originals over the decoder's means at their codes."""
     originals = pixels(shown, slice(None))
     decoded = run.reconstruct(originals, shown.y)
     mse = float(np.square(decoded - originals).mean())
-    title = f"Reconstructions of {which}: {heading(run)}, mean squared error {mse:.4f} a pixel"
+    title = f"Reconstructions of {which}, mean squared error {mse:.4f} a pixel\n{heading(run)}"
     return plots.reconstructions(path, originals, decoded, title=title)
 
 
@@ -50,7 +46,7 @@ def denoising(path: Path, run: Run, shown: Split):
     seen = shown._replace(x=corrupted, peak=1.0)
     restored = restore(seen, run.variables, jax.random.key(0))
     rows = ["original", "corrupted", "reconstruction"]
-    title = f"What the model sees through, test images: {heading(run)}"
+    title = f"What the model sees through, test images\n{heading(run)}"
     return plots.image_grid(path, [originals, corrupted, restored], rows, title=title)
 
 
@@ -68,16 +64,18 @@ def samples(
     at = "" if temperature == 1 else f", temperature {temperature:g}"
     if run.recipe.classes is not None:
         at += ", the classes in order" if label is None else f", class {label}"
-    title = f"{what}, means of p(x|z): {heading(run)}{at}"
+    title = f"{what}, means of p(x|z){at}\n{heading(run)}"
     images = run.sample(n, seed=seed, temperature=temperature, y=label)
     return plots.samples(path, images, title=title)
 
 
 def interpolations(path: Path, run: Run, ends: Split, steps: int = 10):
     """Straight lines between the codes of pairs of images, decoded."""
-    title = f"Interpolation between the codes of two test images: {heading(run)}"
-    found = latent_space.interpolations(run, pixels(ends, slice(None)), steps, ends.y)
-    return plots.interpolations(path, found, title=title)
+    title = f"Interpolation between the codes of two test images\n{heading(run)}"
+    shown = pixels(ends, slice(None))
+    found = latent_space.interpolations(run, shown, steps, ends.y)
+    both = shown.reshape(-1, 2, *shown.shape[1:])
+    return plots.interpolations(path, found, ends=both, title=title)
 
 
 def traversals(
@@ -117,41 +115,51 @@ def traversals(
     found = latent_space.traversal(
         run, usage, codes=codes, start=start, label=label, units=units, steps=steps, span=span
     )
-    deviations = "standard deviations of the " + ("prior" if codes is None else "unit's codes")
-    title = (
-        f"Traversals {through}: {heading(run)}; each row moves one unit from −{span:g} to "
-        f"{span:g} {deviations}"
-    )
+    title = f"Traversals {through}: each row moves one unit{collapse(evaluation)}"
     kl = len(evaluation["kl_per_unit"]) == run.latent_size
     names = [f"z{unit + 1}, {'KL' if kl else 'variance'} {usage[unit]:.2f}" for unit in found.units]
-    return plots.image_grid(path, list(found.images), names, title=title)
-
-
-def manifold(path: Path, run: Run, usage: np.ndarray, n: int = 20):
-    """The plane of the two units with the most KL, through the prior's inverse CDF."""
-    found = latent_space.manifold(run, n, usage)
-    first, second = (f"z{unit + 1}" for unit in found.units)
-    rest = "" if run.latent_size == 2 else ", all other units 0"
-    title = f"Latent manifold, means of p(x|z) at equal steps of prior probability{rest}: "
-    return plots.manifold(
-        path, found.images, z=found.z, title=title + heading(run), xlabel=first, ylabel=second
+    return plots.image_grid(
+        path,
+        list(found.images),
+        names,
+        title=f"{title}\n{heading(run)}",
+        columns=[f"{at:.3g}".replace("-", "−") for at in np.linspace(-span, span, steps)],
+        xlabel="standard deviations of the " + ("prior" if codes is None else "unit's codes"),
     )
 
 
-def latent_scatter(path: Path, run: Run, split: Split):
+def manifold(path: Path, run: Run, evaluation: dict[str, Any], n: int = 20):
+    """The plane of the two units with the most KL, through the prior's inverse CDF."""
+    found = latent_space.manifold(run, n, used(run, evaluation))
+    first, second = (f"z{unit + 1}" for unit in found.units)
+    rest = "" if run.latent_size == 2 else ", all other units 0"
+    title = (
+        f"Latent manifold, means of p(x|z) at equal steps of prior probability{rest}"
+        f"{collapse(evaluation)}\n{heading(run)}"
+    )
+    return plots.manifold(path, found.images, z=found.z, title=title, xlabel=first, ylabel=second)
+
+
+def collapse(evaluation: dict[str, Any]) -> str:
+    """What a title adds where the codes say nothing of the images."""
+    none = evaluation.get("active_units") == 0 or evaluation.get("codes_used") == 1
+    return "; posterior collapse: no unit is in use" if none else ""
+
+
+def latent_scatter(path: Path, run: Run, evaluation: dict[str, Any], split: Split):
     """Codes of a split, coloured by label; by PCA above two dimensions."""
     codes = run.encode(pixels(split, slice(None)), split.y)
     found = latent_space.plane(codes)
     if found.explained is None:
-        labels = [f"z{unit} ({run.recipe.code})" for unit in (1, 2)]
+        labels = [f"z{unit} ({run.recipe.code})" for unit in range(1, codes.shape[1] + 1)]
     else:
         labels = [
             f"principal component {i} ({100 * part:.0f} % of variance)"
             for i, part in enumerate(found.explained, 1)
         ]
-    title = f"Codes of {len(codes):,} test images: {heading(run)}"
+    title = f"Codes of {counted(len(codes), 'test image')}{collapse(evaluation)}\n{heading(run)}"
     return plots.latent_scatter(
-        path, found.points, split.y, title=title, xlabel=labels[0], ylabel=labels[1]
+        path, found.points, split.y, title=title, xlabel=labels[0], ylabel="".join(labels[1:])
     )
 
 
@@ -164,7 +172,7 @@ def suited(run: Run, evaluation: dict[str, Any], test: Split) -> dict[str, Calla
     first = rows(test, np.arange(min(20, count)))
     found: dict[str, Callable[[Path], Path]] = {
         "reconstructions": lambda path: reconstructions(path, run, first),
-        "latent_scatter": lambda path: latent_scatter(path, run, test),
+        "latent_scatter": lambda path: latent_scatter(path, run, evaluation, test),
     }
     if run.generates:
         found["samples"] = lambda path: samples(path, run)
@@ -177,10 +185,10 @@ def suited(run: Run, evaluation: dict[str, Any], test: Split) -> dict[str, Calla
     if recipe.has_bound and recipe.codes is None:
         found["traversals"] = lambda path: traversals(path, run, evaluation, test)
     if recipe.has_bound and recipe.standard_prior and not recipe.classes and run.latent_size > 1:
-        found["manifold"] = lambda path: manifold(path, run, used(run, evaluation))
+        found["manifold"] = lambda path: manifold(path, run, evaluation)
     history = run.folder.history()
     if history:
-        title = f"Training: {heading(run)}"
+        title = f"Training\n{heading(run)}"
         found["curves"] = lambda path: plots.curves(path, history, title=title)
     return found
 

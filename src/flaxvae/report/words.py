@@ -12,10 +12,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from flaxvae import zoo
+from flaxvae import declared, zoo
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.errors import command, counted
-from flaxvae.settings import TrainSettings
+from flaxvae.settings import Body, Bound, TrainSettings
 from flaxvae.training import mesh as meshes
 from flaxvae.training.runs import Plan
 from flaxvae.training.trained import Run
@@ -96,13 +96,28 @@ def data_line(data: Data) -> str:
 
 
 def choices(plan: Plan) -> str:
-    """A model's arguments: its own, and of those that models share the unusual ones."""
-    defaults, own = zoo.arguments(plan.model), zoo.own(plan.model)
+    """A model's arguments: its own, and of those that models share the unusual ones.
+
+    What is none, or has no effect beside the others, is left out.
+    """
+    usual = {k: v for record in (Body(), Bound()) for k, v in vars(record).items()}
+    always, kinds = (*zoo.own(plan.model), "net", "likelihood"), zoo.hints(plan.model)
     return ", ".join(
-        f"{name} {value}"
-        for name, value in plan.arguments.items()
-        if name in (*own, "net", "likelihood") or value != defaults[name]
+        f"{name} {value(chosen)}"
+        for name, chosen in plan.arguments.items()
+        if chosen is not None
+        and declared.has_effect(kinds[name], plan.arguments)
+        and (name in always or chosen != usual[name])
     )
+
+
+def heading(run: Run) -> str:
+    """What tells a run's figures from another's: "vae on mnist, pixels in [0, 1]; ..., seed 0"."""
+    chosen = choices(run.plan).replace("_", " ")
+    epochs = counted(len(run.folder.history()), "epoch")
+    seed = f"seed {run.plan.training.seed}"
+    at = "" if run.finished else f", not finished, step {run.step}"
+    return f"{run.plan.model} on {run.spec.name}; {chosen}; {epochs}, {seed}{at}"
 
 
 def value(setting: Any) -> str:
