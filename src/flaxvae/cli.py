@@ -125,7 +125,7 @@ def sweep(argv: list[str]) -> None:
         sweeps.execute(grid, run=run, terminal=terminal)
 
 
-def _resume_sweep(resume: str, data: Place = Place()) -> None:
+def _resume_sweep(resume: str, place: Place = Place()) -> None:
     """Go on with an interrupted sweep.
 
     Args:
@@ -135,7 +135,7 @@ def _resume_sweep(resume: str, data: Place = Place()) -> None:
     from flaxvae.report.terminal import Terminal
 
     with Terminal() as terminal:
-        sweeps.resume(resume, place=data, terminal=terminal)
+        sweeps.resume(resume, place=place, terminal=terminal)
 
 
 def evaluate(
@@ -145,7 +145,7 @@ def evaluate(
     split: Literal["test", "validation"] = "test",
     images: int | None = None,
     seed: int = 0,
-    data: Place = Place(),
+    place: Place = Place(),
 ) -> None:
     """ELBO, its terms, reconstruction error and, with --k, a tighter bound, on held-out images.
 
@@ -161,7 +161,7 @@ def evaluate(
     from flaxvae import commands
 
     options: dict[str, Any] = {"split": split, "images": images, "seed": seed}
-    commands.evaluate(run, k=k, samples=samples, place=data, **options)
+    commands.evaluate(run, k=k, samples=samples, place=place, **options)
 
 
 def sample(
@@ -194,7 +194,7 @@ def reconstruct(
     images: str | None = None,
     n: int | None = None,
     out: str | None = None,
-    data: Place = Place(),
+    place: Place = Place(),
 ) -> None:
     """Show images over their reconstructions.
 
@@ -207,7 +207,7 @@ def reconstruct(
     """
     from flaxvae import commands
 
-    print(commands.reconstruct(run, images=images, n=n, out=out, place=data))
+    print(commands.reconstruct(run, images=images, n=n, out=out, place=place))
 
 
 def interpolate(
@@ -215,7 +215,7 @@ def interpolate(
     rows: int | None = None,
     steps: int = 10,
     out: str | None = None,
-    data: Place = Place(),
+    place: Place = Place(),
 ) -> None:
     """Walk along straight lines between the codes of pairs of test images.
 
@@ -228,7 +228,7 @@ def interpolate(
     """
     from flaxvae import commands
 
-    print(commands.interpolate(run, rows=rows, steps=steps, out=out, place=data))
+    print(commands.interpolate(run, rows=rows, steps=steps, out=out, place=place))
 
 
 def traverse(
@@ -239,7 +239,7 @@ def traverse(
     steps: int = 11,
     span: float = 3.0,
     out: str | None = None,
-    data: Place = Place(),
+    place: Place = Place(),
 ) -> None:
     """Walk along single latent dimensions, the others held.
 
@@ -263,7 +263,7 @@ def traverse(
         "steps": steps,
         "span": span,
     }
-    print(commands.traverse(run, **options, out=out, place=data))
+    print(commands.traverse(run, **options, out=out, place=place))
 
 
 def fit_prior(
@@ -273,7 +273,7 @@ def fit_prior(
     learning_rate: float = 1e-3,
     seed: int = 0,
     devices: int | None = None,
-    data: Place = Place(),
+    place: Place = Place(),
 ) -> None:
     """Fit the prior over a VQ-VAE's codes, with which it draws new images.
 
@@ -295,7 +295,7 @@ def fit_prior(
     )
     from flaxvae import commands
 
-    commands.fit_prior(run, settings, data)
+    commands.fit_prior(run, settings, place)
 
 
 def encode(
@@ -303,7 +303,7 @@ def encode(
     images: str | None = None,
     scores: bool = True,
     out: str | None = None,
-    data: Place = Place(),
+    place: Place = Place(),
 ) -> None:
     """Write latents (the code of each image) and scores (-ELBO, nats) to an .npz file.
 
@@ -317,10 +317,10 @@ def encode(
     """
     from flaxvae import commands
 
-    print(commands.encode(run, images=images, scores=scores, out=out, place=data))
+    print(commands.encode(run, images=images, scores=scores, out=out, place=place))
 
 
-def figures(run: RunArgument = LATEST, data: Place = Place()) -> None:
+def figures(run: RunArgument = LATEST, place: Place = Place()) -> None:
     """Draw all figures of a run again.
 
     Args:
@@ -328,7 +328,7 @@ def figures(run: RunArgument = LATEST, data: Place = Place()) -> None:
     """
     from flaxvae import commands
 
-    for path in commands.draw(run, data):
+    for path in commands.draw(run, place):
         print(path)
 
 

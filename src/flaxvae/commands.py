@@ -212,7 +212,8 @@ def encode(
             arrays["score"] = loaded.score(x, y, watch=terminal.watch("scores"))
         if y is not None:
             arrays["labels"] = y
-        arrays |= {name: np.array(value) for name, value in _step(loaded).items()}
+        if loaded.remarks:
+            arrays |= {name: np.array(value) for name, value in _step(loaded).items()}
         taken = [name for name in others if name in arrays]
         if taken:
             terminal.note(f"{images}: {listed(taken)} left out, a name of what is written here")
