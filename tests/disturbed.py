@@ -13,6 +13,12 @@ def sha256(path):
     return json.loads((path / "summary.json").read_text())["parameters_sha256"]
 
 
+def summary(path):
+    """summary.json but for what tells its run from others."""
+    found = json.loads((path / "summary.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("run", "seal")}
+
+
 def rows(path):
     """metrics.jsonl but for the speed, which may differ."""
     lines = (path / "metrics.jsonl").read_text().splitlines()

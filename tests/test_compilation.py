@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from conftest import TINY
+from disturbed import summary
 from flaxvae import compilation, machine
 
 COUNT = """if True:
@@ -57,9 +58,11 @@ def test_results_are_the_same_bits_with_a_cold_cache_a_warm_one_and_none(tmp_pat
         words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", v)]
         hits, misses, err = process(TRAIN, "train", *words, *flags, cache=cache)
         assert err == ""
-        summary = json.loads((tmp_path / name / "summary.json").read_text())
         row = json.loads((tmp_path / name / "metrics.jsonl").read_text())
-        found[name] = summary, {k: v for k, v in row.items() if k != "images_per_second"}
+        found[name] = (
+            summary(tmp_path / name),
+            {k: v for k, v in row.items() if k != "images_per_second"},
+        )
         return hits, misses
 
     cold = train("cold")

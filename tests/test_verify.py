@@ -64,8 +64,9 @@ def test_a_whole_run(run, capsys):
     marks = [(line.split()[0], line[7:].split("  ")[0]) for line in out.splitlines()]
     named = [what for mark, what in marks if mark == "ok"]
     assert named[:4] == ["run.json", "checkpoint 20", "metrics.jsonl", "summary.json"]
-    events = [what for what in named[4:] if what != "figures"]
-    assert "figures" in named and all(what.startswith("tb/events") for what in events)
+    others = [what for what in named[4:] if what != "figures"]  # other tests' among them
+    kinds = ("tb/events", "evaluation", "latents")
+    assert "figures" in named and all(what.startswith(kinds) for what in others)
     assert max(map(len, out.splitlines())) <= 80 and "\x1b" not in out
     assert wrong(run) == remarks(run) == {}
 

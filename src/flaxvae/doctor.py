@@ -151,7 +151,7 @@ def _self_test() -> str:
     with tempfile.TemporaryDirectory(prefix="flaxvae-doctor-") as folder:
         run = RunFolder.create(Path(folder, "run"), plan, facts)
         variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, run)
-        restored = trained.load(run.path).variables
+        restored = trained.opened(run.path).variables
     first, last = history[0]["train_elbo"], history[-1]["train_elbo"]
     if not last > first:
         raise DataError(f"the ELBO went from {first:.2f} to {last:.2f} nats: expected it to rise")
