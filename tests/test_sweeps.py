@@ -98,7 +98,7 @@ def test_a_member_equals_its_training_alone(swept, tmp_path, beta, rate, seed):
         assert ours["test"][name] == pytest.approx(theirs["test"][name], rel=1e-4, abs=1e-6)
     records = [read(folder / "run.json") for folder in (member, alone.path)]
     for record in records:
-        record.pop("created")
+        assert record.pop("created") and record.pop("seal")
     assert records[0] == records[1]
 
 
