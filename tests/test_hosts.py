@@ -395,6 +395,25 @@ def same(found, expected):
     return True
 
 
+def named():
+    """Whether this machine's own name has an address, without which no processes can meet."""
+    try:
+        return bool(socket.getaddrinfo(socket.gethostname(), None))
+    except OSError:
+        return False
+
+
+def test_a_machine_whose_name_has_no_address_is_one_line(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "nobody.invalid")
+    with pytest.raises(HostsError, match=r"nobody\.invalid, has no address.*/etc/hosts"):
+        with hosts._named():
+            raise RuntimeError("Gloo context initialization failed")
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+    with pytest.raises(RuntimeError, match="another fault"), hosts._named():
+        raise RuntimeError("another fault")
+
+
+@pytest.mark.skipif(not named(), reason="this machine's own name has no address")
 def test_two_processes_learn_what_one_does(straight, tmp_path):
     path = tmp_path / "pair"
     found = ends(start(2, *CHOICES, "--epochs", str(EPOCHS), "--run", str(path)))

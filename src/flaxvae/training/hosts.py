@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -136,14 +137,32 @@ def _join(hosts: Hosts) -> lifelines.Lifelines:
     token = os.environ.get("FLAXVAE_TOKEN", "")
     lines, at = roll.meet(where, count, this, MEETING_SECONDS, token)
     lines.watch(lambda process, failed: _mourn(lines, process, failed))
-    meet(
-        relay.to(where) if this else where,
-        coordinator_bind_address=at,
-        cluster_detection_method="deactivate",
-    )
-    with _silence():  # Gloo tells standard output who is connected
-        gather(0)
+    with _named():
+        meet(
+            relay.to(where) if this else where,
+            coordinator_bind_address=at,
+            cluster_detection_method="deactivate",
+        )
+        with _silence():  # Gloo tells standard output who is connected
+            gather(0)
     return lines
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Gloo connects to the address of the machine's own name, and fails in many words without."""
+    try:
+        yield
+    except RuntimeError:
+        name = socket.gethostname()
+        try:
+            socket.getaddrinfo(name, None)
+        except OSError:
+            raise HostsError(
+                f"this machine's own name, {name}, has no address: expected one, by which the "
+                f"processes connect; add a line `127.0.1.1 {name}` to /etc/hosts"
+            ) from None
+        raise
 
 
 @contextmanager
