@@ -405,9 +405,9 @@ def named():
 
 def test_a_machine_whose_name_has_no_address_is_one_line(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "nobody.invalid")
-    with pytest.raises(HostsError, match=r"nobody\.invalid, has no address.*/etc/hosts"):
-        with hosts._named():
-            raise RuntimeError("Gloo context initialization failed")
+    words = r"nobody\.invalid, has no address.*/etc/hosts"
+    with pytest.raises(HostsError, match=words), hosts._named():
+        raise RuntimeError("Gloo context initialization failed")
     monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
     with pytest.raises(RuntimeError, match="another fault"), hosts._named():
         raise RuntimeError("another fault")
