@@ -6,8 +6,8 @@ import platform
 import time
 
 from flaxvae import machine
-from flaxvae.training import mesh as meshes
-from flaxvae.training.runs import versions
+from flaxvae.devices import mesh as meshes
+from flaxvae.machine import versions
 
 
 def describe() -> dict[str, object]:

@@ -16,13 +16,13 @@ from experiments.runs import ROOT
 from flaxvae import api
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
+from flaxvae.devices import mesh as meshes
 from flaxvae.parts import networks
 from flaxvae.report.terminal import Terminal
+from flaxvae.runs.folder import RunFolder
+from flaxvae.runs.run import Run
 from flaxvae.training import loop
-from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
-from flaxvae.training.runs import RunFolder
-from flaxvae.training.trained import Run
 
 HELD_OUT = 1 / 6
 

@@ -20,7 +20,7 @@ from experiments.choices import Choice
 from experiments.table import Beside, Row
 from flaxvae.data import pipeline, sources
 from flaxvae.report import figures
-from flaxvae.training.trained import Run
+from flaxvae.runs.run import Run
 
 EPOCHS, EACH, BETA = 20, 100, 2.0
 SHORT = 5

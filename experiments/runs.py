@@ -17,8 +17,8 @@ from flaxvae import api
 from flaxvae.analysis import bounds
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
-from flaxvae.training.runs import RunFolder, write_json
-from flaxvae.training.trained import Run
+from flaxvae.runs.folder import RunFolder, write_json
+from flaxvae.runs.run import Run
 
 ROOT = Path("runs/experiments")
 FIGURES = Path(__file__).parent / "figures"

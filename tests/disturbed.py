@@ -4,7 +4,7 @@ import json
 import time
 
 from flaxvae import cli
-from flaxvae.training.runs import Plan
+from flaxvae.plan import Plan
 
 EPOCHS = 4  # of ten steps each
 

@@ -13,9 +13,9 @@ import pytest
 from scipy import special
 
 from flaxvae.core import Batch
+from flaxvae.devices import batches
 from flaxvae.errors import UsageError
 from flaxvae.parts import autoregressive
-from flaxvae.training import batches
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

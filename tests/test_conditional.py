@@ -11,9 +11,9 @@ import flaxvae
 from conftest import TINY
 from flaxvae import cli
 from flaxvae.data.pipeline import Split
+from flaxvae.devices import batches
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError
-from flaxvae.training import batches
-from flaxvae.training import mesh as meshes
 
 
 @pytest.fixture(scope="module")

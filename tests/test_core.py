@@ -17,6 +17,7 @@ from flaxvae import zoo
 from flaxvae.analysis.bounds import importance_weighted_elbo
 from flaxvae.core import Batch, Latent, Model, elbo, elbo_samples, log_weights
 from flaxvae.distributions import Normal
+from flaxvae.recipe import DataSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -36,7 +37,7 @@ weights_of = jax.jit(log_weights, static_argnums=(0, 4))
 
 
 def linear_model() -> Model:
-    data = zoo.DataSpec("linear-gaussian", (5,))
+    data = DataSpec("linear-gaussian", (5,))
     options = {"latent_dim": 2, "net": "mlp", "widths": (), "likelihood": "gaussian", "sigma": S}
     return zoo.build("vae", data, **options).model
 
@@ -168,7 +169,7 @@ SHAPE, D, B, L = (4, 4, 1), 3, 5, 6
 @pytest.fixture(scope="module")
 def small():
     """A Bernoulli VAE with random weights, and a batch."""
-    data = zoo.DataSpec("noise", SHAPE)
+    data = DataSpec("noise", SHAPE)
     model = zoo.build("vae", data, latent_dim=D, net="mlp", widths=(8,)).model
     x = jax.random.uniform(jax.random.key(0), (B, *SHAPE))
     return model, jax.jit(model.init)(jax.random.key(1), x), Batch(x)

@@ -34,9 +34,12 @@ from disturbed import (
     wait_for_a_save,
 )
 from flaxvae import cli
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, DivergedError
-from flaxvae.training import checkpoints, contents, guard, loop, runs
-from flaxvae.training import mesh as meshes
+from flaxvae.plan import Plan
+from flaxvae.runs import checkpoints, contents
+from flaxvae.runs import folder as runs
+from flaxvae.training import guard, loop
 from flaxvae.training import step as steps
 
 pytestmark = [
@@ -57,7 +60,8 @@ def start(code, *arguments, **environment):
     script = f"""if True:
         import sys, time
         from flaxvae import api, cli
-        from flaxvae.training import loop, runs
+        from flaxvae.training import loop
+        from flaxvae.runs import folder as runs
         api.figures.write = lambda *arguments: []
         {code}
         cli.main(sys.argv[1:])
@@ -293,7 +297,7 @@ def test_a_checkpoint_of_an_older_flaxvae_is_not_set_aside(stopped, tmp_path, ca
 FULL = """
         import resource
         from flaxvae.report.terminal import Terminal
-        from flaxvae.training.checkpoints import Checkpoints
+        from flaxvae.runs.checkpoints import Checkpoints
         save, held = Checkpoints.save, []
         def saving(self, *rest):
             held.append(self)
@@ -466,17 +470,17 @@ def test_a_clock_that_goes_back(straight, tmp_path, monkeypatch):
 @pytest.fixture
 def poison(monkeypatch):
     """``poison.at(when)``: the loss of a step is multiplied by ``when(step)``."""
-    recipe = runs.Plan.recipe
+    recipe = Plan.recipe
 
     def set_up(when):
         def factor(step):
             scalar = jax.ShapeDtypeStruct((), np.float32)
             return jax.pure_callback(lambda i: np.float32(when(int(i))), scalar, step)
 
-        monkeypatch.setattr(runs.Plan, "recipe", spoiled(loss_times(factor)))
+        monkeypatch.setattr(Plan, "recipe", spoiled(loss_times(factor)))
 
     def restore():
-        monkeypatch.setattr(runs.Plan, "recipe", recipe)
+        monkeypatch.setattr(Plan, "recipe", recipe)
 
     return SimpleNamespace(at=set_up, none=restore)
 
@@ -549,7 +553,7 @@ def test_state_without_a_gradient_that_is_not_finite(tmp_path, monkeypatch):
         factor = jnp.where(step == 17, jnp.nan, 1.0)
         return value, (metrics, jax.tree.map(lambda x: x * factor, updates))
 
-    monkeypatch.setattr(runs.Plan, "recipe", spoiled(change))
+    monkeypatch.setattr(Plan, "recipe", spoiled(change))
     with pytest.raises(DivergedError, match="the model's state is not finite at step 18"):
         flaxvae.train("vq_vae", run=str(tmp_path / "run"), **VQ)
     assert steps_saved(tmp_path / "run")[-1] == 17

@@ -14,10 +14,10 @@ from conftest import TINY
 from flaxvae import api, cli
 from flaxvae.analysis import bounds
 from flaxvae.errors import Stopped, UsageError
+from flaxvae.runs.contents import digest
+from flaxvae.runs.folder import write_json
 from flaxvae.settings import TrainSettings
 from flaxvae.training import loop
-from flaxvae.training.contents import digest
-from flaxvae.training.runs import write_json
 
 CODES, POSITIONS = 8, 16
 SETTINGS = TrainSettings(epochs=4, learning_rate=3e-3, devices=1)

@@ -9,9 +9,9 @@ import pytest
 
 from flaxvae import api, doctor
 from flaxvae.data import pipeline
+from flaxvae.devices import batches
+from flaxvae.devices import mesh as meshes
 from flaxvae.parts import convolutions as cv
-from flaxvae.training import batches
-from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.gpu

@@ -20,8 +20,11 @@ from conftest import TINY
 from disturbed import EPOCHS, newest, rows, wait_for, wait_for_a_save
 from flaxvae import cli, zoo
 from flaxvae.data import pipeline
+from flaxvae.devices import hosts, lifelines, mesh, roll
 from flaxvae.errors import HostsError, UsageError
-from flaxvae.training import checkpoints, contents, hosts, lifelines, loop, mesh, relay, roll
+from flaxvae.recipe import DataSpec
+from flaxvae.runs import checkpoints, contents
+from flaxvae.training import loop
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -293,7 +296,7 @@ def test_a_name_that_means_this_machine_alone_is_said(monkeypatch, capsys):
 
 def test_a_relay_hides_the_end_of_who_is_behind_it():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = relay.to(f"127.0.0.1:{server.getsockname()[1]}").split(":")[1]
+        port = lifelines.relay(f"127.0.0.1:{server.getsockname()[1]}").split(":")[1]
         near = socket.create_connection(("127.0.0.1", int(port)), timeout=10)
         far, _ = server.accept()
         for one, other, word in ((near, far, b"there"), (far, near, b"back")):
@@ -508,8 +511,8 @@ def test_signals_while_the_first_evaluates(tmp_path, who, codes):
 POISON = """
 import jax.numpy as jnp
 from disturbed import loss_times, spoiled
-from flaxvae.training import runs
-runs.Plan.recipe = spoiled(loss_times(lambda step: jnp.where(step == 17, jnp.nan, 1.0)))
+from flaxvae.runs import folder as runs
+Plan.recipe = spoiled(loss_times(lambda step: jnp.where(step == 17, jnp.nan, 1.0)))
 """
 
 
@@ -536,7 +539,7 @@ def test_a_full_disk_ends_all_at_the_end(tmp_path):
     """That of the first process: it goes on, and its last state is lost."""
     path = tmp_path / "run"
     full = """
-from flaxvae.training.checkpoints import Checkpoints
+from flaxvae.runs.checkpoints import Checkpoints
 def save(*arguments):
     raise OSError(28, "No space left on device")
 Checkpoints._write = save
@@ -760,7 +763,7 @@ def test_a_step_on_shared_out_state_gathers_each_array_once(shared):
     ],
 )
 def test_the_plan_in_the_documentation_is_of_these_models(shape, choices):
-    recipe = zoo.build("vae", zoo.DataSpec("images", shape), **zoo.arguments("vae") | choices)
+    recipe = zoo.build("vae", DataSpec("images", shape), **zoo.arguments("vae") | choices)
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), image)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))

@@ -25,14 +25,19 @@ FLOORS = [
     "logistic",
     "core",
     "parts",
+    "recipe",
     "zoo",
+    "plan",
     "data",
+    "devices",
     "training",
+    "runs",
 ]
 FLOORS += ["analysis", "report", "api", "doctor", "sweeps", "commands", "flags", "cli"]
+ONE_FLOOR = {"runs": "training"}
 # Who alone may import a package, anywhere in a file.
 HOMES = {
-    "orbax": ("training/checkpoints.py",),
+    "orbax": ("runs/checkpoints.py",),
     "flax": ("parts/",),
     "matplotlib": ("report/",),
     "tensorflow_datasets": ("data/",),
@@ -71,12 +76,16 @@ def imports_of(source, file):
 
 def climbs(source, file):
     """Imports of ``file`` from a higher floor."""
-    here = FLOORS.index(Path(file).parts[0].removesuffix(".py"))
+
+    def level(floor):
+        return FLOORS.index(ONE_FLOOR.get(floor, floor))
+
+    here = level(Path(file).parts[0].removesuffix(".py"))
     found = []
     for name in imports_of(source, file):
         package, _, rest = name.partition(".")
         floor = rest.split(".")[0]
-        if package == "flaxvae" and floor != "__version__" and FLOORS.index(floor) > here:
+        if package == "flaxvae" and floor != "__version__" and level(floor) > here:
             found.append(name)
     return found
 

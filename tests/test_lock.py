@@ -13,7 +13,7 @@ from conftest import TINY
 from disturbed import resume, sha256
 from flaxvae import cli
 from flaxvae.errors import UsageError
-from flaxvae.training import lock
+from flaxvae.runs import lock
 
 HERE = platform.node()
 

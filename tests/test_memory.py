@@ -11,6 +11,7 @@ import pytest
 from flaxvae import zoo
 from flaxvae.core import Batch
 from flaxvae.parts import memory
+from flaxvae.recipe import DataSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -56,7 +57,7 @@ def test_a_part_is_spread_over_the_batch():
     assert sorted(seen) == [[0, 3], [1, 4], [2, 5]]
 
 
-SPEC = zoo.DataSpec("noise", (8, 8, 1), binary=True, levels=2, examples=200)
+SPEC = DataSpec("noise", (8, 8, 1), binary=True, levels=2, examples=200)
 
 
 def built(**choices):

@@ -13,7 +13,8 @@ from disturbed import EPOCHS, resume, same, sha256
 from flaxvae import cli
 from flaxvae.errors import DataError
 from flaxvae.report.terminal import Terminal
-from flaxvae.training import checkpoints, loop
+from flaxvae.runs import checkpoints
+from flaxvae.training import loop
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 FLAGS = "--net mlp --widths 32 --latent-dim 2 --devices 1"

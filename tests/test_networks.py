@@ -13,6 +13,7 @@ import pytest
 from flaxvae import zoo
 from flaxvae.core import Batch
 from flaxvae.parts import assemble, convolutions, image_networks, latents, likelihoods, networks
+from flaxvae.recipe import DataSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -423,7 +424,7 @@ def test_without_classes_labels_change_nothing():
 
 def built(**choices):
     """A vae of 8x8 images: its loss as a function of the parameters, and parameters."""
-    spec = zoo.DataSpec("noise", (8, 8, 1), None, False, 17, 100)
+    spec = DataSpec("noise", (8, 8, 1), None, False, 17, 100)
     recipe = zoo.build("vae", spec, **choices)
     x = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
     variables = jax.jit(recipe.model.init)(jax.random.key(0), x)

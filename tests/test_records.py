@@ -11,8 +11,8 @@ from disturbed import resume, rows, same
 from flaxvae import cli
 from flaxvae.declared import Within
 from flaxvae.errors import DataError
-from flaxvae.training import records
-from flaxvae.training.runs import RunFolder
+from flaxvae.runs import records
+from flaxvae.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

@@ -12,7 +12,7 @@ from conftest import TINY
 from disturbed import EPOCHS, resume, same, sha256, steps_saved
 from flaxvae import cli
 from flaxvae.errors import DataError
-from flaxvae.training import checkpoints, contents
+from flaxvae.runs import checkpoints, contents
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 READERS = ("eval", "encode", "sample", "reconstruct", "interpolate", "traverse", "figures")

@@ -12,8 +12,8 @@ from conftest import TINY
 from disturbed import EPOCHS, resume, rows, same, sha256, steps_saved
 from flaxvae import api, cli
 from flaxvae.errors import UsageError
+from flaxvae.runs import checkpoints, contents
 from flaxvae.settings import interval
-from flaxvae.training import checkpoints, contents
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 QUICK = ("--checkpoint-every", "1epoch")

@@ -21,9 +21,11 @@ from conftest import TINY
 from flaxvae import api, cli, core
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
+from flaxvae.devices import batches, mesh
 from flaxvae.errors import DataError, UsageError
+from flaxvae.runs import contents, events
+from flaxvae.runs import folder as runs
 from flaxvae.settings import DataSettings, TrainSettings
-from flaxvae.training import batches, contents, events, mesh, runs
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")

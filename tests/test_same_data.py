@@ -11,11 +11,11 @@ from conftest import TINY
 from flaxvae import cli
 from flaxvae.data import pipeline, sources
 from flaxvae.errors import DataError, UsageError
+from flaxvae.recipe import DataSpec
 from flaxvae.report import words
+from flaxvae.runs.folder import RunFolder
+from flaxvae.runs.run import same_data
 from flaxvae.settings import DataSettings
-from flaxvae.training.runs import RunFolder
-from flaxvae.training.trained import same_data
-from flaxvae.zoo import DataSpec
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

@@ -12,11 +12,12 @@ import flaxvae
 from conftest import TINY
 from flaxvae import api, sweeps, zoo
 from flaxvae.core import Batch
+from flaxvae.recipe import DataSpec
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import TrainSettings
 from flaxvae.training import schedules
 
-SPEC = zoo.DataSpec("images", (8, 8, 1), classes=3, binary=True, levels=2, examples=100)
+SPEC = DataSpec("images", (8, 8, 1), classes=3, binary=True, levels=2, examples=100)
 MLP = {"net": "mlp", "widths": (8,)}
 
 

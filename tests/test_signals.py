@@ -11,7 +11,8 @@ import flaxvae
 from disturbed import resume, same, sha256, steps_saved
 from flaxvae import cli, signals
 from flaxvae.report.terminal import Terminal
-from flaxvae.training import checkpoints, loop
+from flaxvae.runs import checkpoints
+from flaxvae.training import loop
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 FLAGS = "--net mlp --widths 32 --latent-dim 2 --devices 1"

@@ -13,8 +13,9 @@ import pytest
 from scipy import stats
 
 import flaxvae
-from flaxvae import api, zoo
+from flaxvae import api
 from flaxvae.analysis import bounds
+from flaxvae.recipe import DataSpec
 from flaxvae.report import figures
 
 ROOT = Path(__file__).parent.parent
@@ -151,7 +152,7 @@ def test_numbers_of_the_readme_are_those_of_the_results():
 
 
 def size(model, settings):
-    spec = zoo.DataSpec("mnist, dynamically binarized", (28, 28, 1), 10, True, 2, 60_000)
+    spec = DataSpec("mnist, dynamically binarized", (28, 28, 1), 10, True, 2, 60_000)
     model = api.make_plan(model, **settings).recipe(spec).model
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))

@@ -17,13 +17,13 @@ from conftest import TINY
 from flaxvae import cli, flags, sweeps
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DivergedError, Stopped, UsageError
 from flaxvae.report import sweeps as report
+from flaxvae.runs.folder import RunFolder
 from flaxvae.settings import DataSettings
 from flaxvae.training import loop, members, template
-from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
-from flaxvae.training.runs import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_figures", "quick_compilation")
 RATES, TOO_HIGH = [1e-3, 3e-4], 1e30

@@ -15,10 +15,11 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import api, cli
+from flaxvae.runs import checkpoints, events
+from flaxvae.runs.folder import RunFolder, write_json
+from flaxvae.runs.verify import verify
 from flaxvae.settings import TrainSettings
-from flaxvae.training import checkpoints, events, loop
-from flaxvae.training.runs import RunFolder, write_json
-from flaxvae.training.verify import verify
+from flaxvae.training import loop
 
 # Orbax leaves coroutines behind when it fails to read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,7 +10,7 @@ import flaxvae
 from conftest import TINY
 from flaxvae import cli, writing
 from flaxvae.errors import DataError
-from flaxvae.training import lock
+from flaxvae.runs import lock
 
 
 def listing(folder):

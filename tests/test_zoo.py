@@ -20,22 +20,24 @@ from scipy import special, stats
 from flaxvae import zoo
 from flaxvae.core import Batch, elbo_samples
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, UsageError
 from flaxvae.parts import memory
+from flaxvae.plan import Plan
+from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.report import words
+from flaxvae.runs.checkpoints import Checkpoints
+from flaxvae.runs.folder import RunFolder
+from flaxvae.runs.run import Run
 from flaxvae.settings import Body, DataSettings, TrainSettings
 from flaxvae.training import loop
-from flaxvae.training import mesh as meshes
 from flaxvae.training import step as steps
-from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.runs import Plan, RunFolder
-from flaxvae.training.trained import Run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SHAPE, D, B, N = (8, 8, 1), 3, 16, 200
 PER_EPOCH = N // B  # 12 steps, and 8 images left over
-SPEC = zoo.DataSpec("noise", SHAPE, classes=10, binary=True, levels=2, examples=N)
+SPEC = DataSpec("noise", SHAPE, classes=10, binary=True, levels=2, examples=N)
 
 SMALL = {
     "ladder_vae": {"latent_dims": (3, 2), "level_widths": (8, 6)},
@@ -90,7 +92,7 @@ every_recipe = pytest.mark.parametrize("case", [*(f"{n}-mlp" for n in zoo.RECIPE
 
 
 @functools.cache
-def recipe(case: str) -> zoo.Recipe:
+def recipe(case: str) -> Recipe:
     name, arguments = CASES[case]
     return zoo.build(name, SPEC, **arguments)
 
@@ -533,7 +535,7 @@ def test_the_least_batch_is_the_least(name):
 
 SIGMA = 2.0  # so weak a likelihood that q, near its start, is near the posterior
 LINEAR = {"net": "mlp", "widths": (), "likelihood": "gaussian", "sigma": SIGMA}
-FLAT = zoo.DataSpec("five numbers", (5,), classes=10, levels=256, examples=N)
+FLAT = DataSpec("five numbers", (5,), classes=10, levels=256, examples=N)
 WITH_TRUTH = {
     name: SMALL.get(name, {"latent_dim": D})
     for name in zoo.RECIPES
@@ -541,7 +543,7 @@ WITH_TRUTH = {
 }
 
 
-def truth(name: str, made: zoo.Recipe, params, x, y) -> np.ndarray:
+def truth(name: str, made: Recipe, params, x, y) -> np.ndarray:
     """log p(x) [B] of a linear decoder with Gaussian noise, for every prior that allows it.
 
     N(m, S) for z makes x Gaussian with mean W m + b and variance W S W^T + sigma^2; a mixture of
@@ -572,7 +574,7 @@ def truth(name: str, made: zoo.Recipe, params, x, y) -> np.ndarray:
     return special.logsumexp(logs, axis=0)
 
 
-def prior_grid(made: zoo.Recipe, params) -> np.ndarray:
+def prior_grid(made: Recipe, params) -> np.ndarray:
     """Means, variances and weights [3, K, D] of a mixture prior's components."""
     own = params["prior"]
     if "logits" in own:
@@ -726,7 +728,7 @@ def test_what_a_recipe_says_of_its_numbers():
 def test_what_log_px_is_the_logarithm_of(likelihood, binary):
     """Summed over all images of one pixel it is 1, or integrated, or neither."""
     levels = 2 if binary else 256
-    spec = zoo.DataSpec("one pixel", (1, 1, 1), binary=binary, levels=levels, examples=N)
+    spec = DataSpec("one pixel", (1, 1, 1), binary=binary, levels=levels, examples=N)
     made = zoo.build("vae", spec, net="mlp", widths=(4,), latent_dim=2, likelihood=likelihood)
     weights = made.model.init(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from benchmarks.case import Case
 from benchmarks.contenders import ours
+from flaxvae.devices import mesh as meshes
+from flaxvae.runs.folder import RunFolder
 from flaxvae.settings import TrainSettings
 from flaxvae.training import loop, step
-from flaxvae.training import mesh as meshes
-from flaxvae.training.runs import RunFolder
 
 
 class _Paced(loop.Quiet):

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from benchmarks.case import Case
 from benchmarks.contenders import ours
+from flaxvae.recipe import Recipe
 from flaxvae.training import guard as guards
 from flaxvae.training import step
-from flaxvae.zoo import Recipe
 
 
 def _silent(recipe: Recipe) -> Recipe:

@@ -13,16 +13,18 @@ from flaxvae import zoo
 from flaxvae.analysis import bounds
 from flaxvae.core import Batch
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.devices import batches
+from flaxvae.devices import mesh as meshes
+from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.settings import TrainSettings
-from flaxvae.training import batches, step
-from flaxvae.training import mesh as meshes
+from flaxvae.training import step
 
 
-def parts(case: Case) -> tuple[zoo.Recipe, Data]:
+def parts(case: Case) -> tuple[Recipe, Data]:
     """The VAE of a case, and data of its images."""
     net = case.shape
     train = Split(case.data()[..., None], None, 255.0)
-    spec = zoo.DataSpec("noise", train.x.shape[1:], None, False, 256, len(train.x))
+    spec = DataSpec("noise", train.x.shape[1:], None, False, 256, len(train.x))
     data = Data(spec, train, None, train, 255.0, "none", "", "")
     flat = {"net": net.kind, "latent_dim": net.latents}
     if net.kind == "mlp":
@@ -30,7 +32,7 @@ def parts(case: Case) -> tuple[zoo.Recipe, Data]:
     return zoo.build("vae", spec, **flat), data
 
 
-def train(case: Case, changed: Callable[[zoo.Recipe], zoo.Recipe] = lambda recipe: recipe):
+def train(case: Case, changed: Callable[[Recipe], Recipe] = lambda recipe: recipe):
     recipe, data = parts(case)
     settings = TrainSettings(epochs=1, batch_size=case.batch)
     trainer = step.trainer(changed(recipe), data, settings, meshes.make(case.devices), 1000)
@@ -59,7 +61,7 @@ def evaluation(case: Case):
     return run
 
 
-def _variables(recipe: zoo.Recipe, data: Data):
+def _variables(recipe: Recipe, data: Data):
     example = np.zeros((1, *data.spec.shape), np.float32)
     return jax.jit(recipe.model.init)(jax.random.key(0), example)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flaxvae.api import load, make_plan, train
+    from flaxvae.runs.run import Run
     from flaxvae.sweeps import Sweep, sweep
-    from flaxvae.training.trained import Run
 
 __version__ = "0.1.0"
 __all__ = ["Run", "Sweep", "load", "make_plan", "sweep", "train"]

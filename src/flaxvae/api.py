@@ -24,24 +24,17 @@ from flaxvae.analysis import bounds
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
 from flaxvae.declared import hints, typed
+from flaxvae.devices import batches, hosts
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import Stopped, UsageError, command, counted
+from flaxvae.plan import Plan
+from flaxvae.recipe import DataSpec
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
-from flaxvae.settings import DataSettings, Place, TrainSettings, asdict
-from flaxvae.synonyms import hint
-from flaxvae.training import batches, contents, hosts, lock, loop, places, restored
-from flaxvae.training import mesh as meshes
-from flaxvae.training import step as steps
-from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.runs import (
-    Plan,
-    RunFolder,
-    check_new,
-    make_new,
-    point_latest,
-    write_json,
-)
-from flaxvae.training.trained import (
+from flaxvae.runs import contents, lock, places, restored
+from flaxvae.runs.checkpoints import Checkpoints
+from flaxvae.runs.folder import RunFolder, check_new, make_new, point_latest, write_json
+from flaxvae.runs.run import (
     Run,
     check_same_data,
     example,
@@ -50,6 +43,10 @@ from flaxvae.training.trained import (
     opened,
     prior_folder,
 )
+from flaxvae.settings import DataSettings, Place, TrainSettings, asdict
+from flaxvae.synonyms import hint
+from flaxvae.training import loop
+from flaxvae.training import step as steps
 
 
 def kinds(model: str) -> dict[str, Any]:
@@ -158,7 +155,7 @@ def check_resume(
         )
 
 
-def check_changes(old: Plan, new: Plan, spec: zoo.DataSpec) -> dict[str, tuple[Any, Any]]:
+def check_changes(old: Plan, new: Plan, spec: DataSpec) -> dict[str, tuple[Any, Any]]:
     """The changes that --allow-changes makes to a run.
 
     Raises UsageError, naming them, for those that no run can take: another model, other data, or
@@ -475,7 +472,7 @@ def _codes(run: Run, variables: Any, place: Place) -> pipeline.Data:
     train = pipeline.binarized(original.train, original.binarization, fold=0)
     held = original.validation
     return pipeline.Data(
-        zoo.DataSpec(f"codes of {run.spec.name}", found.grid, examples=len(train.x)),
+        DataSpec(f"codes of {run.spec.name}", found.grid, examples=len(train.x)),
         grids(train),
         None if held is None else grids(held),
         grids(original.test),

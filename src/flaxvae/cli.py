@@ -27,7 +27,7 @@ def train(argv: list[str]) -> None:
         data, training = DataSettings(), TrainSettings()
         chosen: dict[str, Any] = {}
     else:  # the run's own settings are the defaults, so that any other is seen to differ
-        from flaxvae.training.runs import RunFolder
+        from flaxvae.runs.folder import RunFolder
 
         before = RunFolder.open(resume).plan()
         model = flags.value_of("--model", argv, before.model)
@@ -59,8 +59,8 @@ def train(argv: list[str]) -> None:
     flags.declare(command, groups)
     run, resume, allow_changes, hosts, *settings = flags.parse(command, argv, "train")
     from flaxvae import api
+    from flaxvae.devices.hosts import joined
     from flaxvae.report.terminal import Terminal
-    from flaxvae.training.hosts import joined
 
     plan = api.plan_of(model, **{k: v for s in settings for k, v in vars(s).items()})
     api.check_effects([plan], before)

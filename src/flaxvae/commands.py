@@ -23,10 +23,10 @@ from flaxvae.errors import DataError, Finding, UsageError
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import UNITS, numbers, relative, value
+from flaxvae.runs import verify as verification
+from flaxvae.runs.folder import RunFolder, write_json
+from flaxvae.runs.run import Run, load
 from flaxvae.settings import Place, TrainSettings
-from flaxvae.training import verify as verification
-from flaxvae.training.runs import RunFolder, write_json
-from flaxvae.training.trained import Run, load
 
 
 @typed

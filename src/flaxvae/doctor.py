@@ -18,12 +18,14 @@ from packaging.specifiers import SpecifierSet
 
 from flaxvae import __version__, api, compilation, machine
 from flaxvae.data import pipeline, sources
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, Finding, Stopped
-from flaxvae.training import loop, trained
-from flaxvae.training import mesh as meshes
+from flaxvae.machine import versions
+from flaxvae.runs import run as trained
+from flaxvae.runs.contents import digest
+from flaxvae.runs.folder import RunFolder
+from flaxvae.training import loop
 from flaxvae.training import step as steps
-from flaxvae.training.contents import digest
-from flaxvae.training.runs import RunFolder, versions
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 CUDA_DRIVERS = {"cuda13": 580, "cuda12": 525}  # the first driver that each runs with

@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -81,3 +82,15 @@ def _nvidia_smi() -> str:
         return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the packages that decide a result."""
+    names = ("flaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a source tree, not installed
+            found[name] = "not installed"
+    return found

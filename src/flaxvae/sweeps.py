@@ -30,17 +30,20 @@ from flaxvae import api, declared, signals, writing, zoo
 from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.declared import Positive, Seed, typed
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, command, counted
+from flaxvae.machine import versions
+from flaxvae.plan import Plan
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
 from flaxvae.report.terminal import Terminal
+from flaxvae.runs import contents, lock, places
+from flaxvae.runs.checkpoints import Checkpoints
+from flaxvae.runs.folder import RunFolder, check_new, make_new, write_json
+from flaxvae.runs.run import Run, load, same_data
 from flaxvae.settings import Place, TrainSettings, asdict
-from flaxvae.training import contents, lock, loop, members, places
-from flaxvae.training import mesh as meshes
+from flaxvae.training import loop, members
 from flaxvae.training import step as steps
-from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.runs import Plan, RunFolder, check_new, make_new, versions, write_json
-from flaxvae.training.trained import Run, load, same_data
 
 FORMAT = 1
 SEEDS = 5

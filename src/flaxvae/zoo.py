@@ -13,74 +13,20 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from flaxvae import declared, parts
 from flaxvae.declared import Only
 from flaxvae.errors import UsageError
+from flaxvae.recipe import Codes, DataSpec, Recipe
 from flaxvae.settings import Annealing, Body, Bound
 from flaxvae.synonyms import hint
 
 if TYPE_CHECKING:
-    import jax
-
-    from flaxvae.core import Model, Variables
+    from flaxvae.core import Model
     from flaxvae.parts.corruption import Corruption
     from flaxvae.parts.latents import Latents
-    from flaxvae.parts.objectives import Loss, Objective, Price, Schedule
-
-
-class DataSpec(NamedTuple):
-    """What a recipe may know about the data."""
-
-    name: str  # with the binarization, as in every table: "mnist, dynamically binarized"
-    shape: tuple[int, ...]  # of one example
-    classes: int | None = None  # None: no labels
-    binary: bool = False  # every value is 0 or 1
-    levels: int | None = None  # values are j / (levels - 1); None: any number in [0, 1]
-    examples: int = 0  # training images
-    labels: tuple[int, ...] | tuple[str, ...] | None = None  # of the classes; None: 0, 1, 2 …
-    unlabelled: str = ""  # why labels that there are cannot be used
-
-    @property
-    def names(self) -> tuple[int, ...] | tuple[str, ...]:
-        """What the classes are called, in order."""
-        return self.labels or tuple(range(self.classes or 0))
-
-
-class Codes(NamedTuple):
-    """The discrete codes of an image, where a model has them."""
-
-    size: int  # how many different codes there are
-    indices: Callable[[Variables, jax.Array, jax.Array | None], jax.Array]  # (.., x, y) -> [B, n]
-    grid: tuple[int, int]  # how an image's n codes lie
-    prior: Recipe | None = None  # fits variables["prior"] to grids of codes; None: it is fixed
-
-
-class Recipe(NamedTuple):
-    """A model with the objective that trains it, and what its numbers are."""
-
-    model: Model
-    objective: Objective  # model -> loss
-    log_px: Literal["probability", "density", "cross_entropy"]  # of which the logarithm
-    # is log p(x|z); the cross-entropy of pixels between 0 and 1 is that of none: its exponential
-    # does not integrate to 1
-    has_bound: bool = True  # False: a plain autoencoder, for which no likelihood is reported
-    code: str = "posterior mean"  # what Latent.code is, in words
-    standard_prior: bool = True  # p(z) = N(0, I): its quantiles can be walked through
-    classes: int | None = None  # labels 0..classes-1, which it needs with every image; None: none
-    hierarchical: bool = False  # a column of its KL belongs to a level, not to a dimension
-    corrupt: Corruption | None = None  # what its encoder is trained to see through
-    codes: Codes | None = None
-    least_batch: int = 1  # images that its loss needs in a batch, to compare
-    schedules: Mapping[str, Schedule] = MappingProxyType({})  # numbers of its loss that the step
-    # decides, in nats or as a weight: each is a column of metrics.jsonl
-
-    @property
-    def loss(self) -> Loss:
-        """The objective of the model."""
-        return self.objective(self.model)
+    from flaxvae.parts.objectives import Price, Schedule
 
 
 # --- what recipes share -------------------------------------------------------------------------

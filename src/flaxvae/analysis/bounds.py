@@ -12,10 +12,10 @@ import numpy as np
 
 from flaxvae.core import Batch, Model, Variables, log_weights
 from flaxvae.data.pipeline import Split
+from flaxvae.devices import batches
 from flaxvae.errors import UsageError
-from flaxvae.training import batches
-from flaxvae.training.trained import Run
-from flaxvae.zoo import Recipe
+from flaxvae.recipe import Recipe
+from flaxvae.runs.run import Run
 
 Array = jax.Array
 

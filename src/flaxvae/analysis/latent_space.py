@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxvae.declared import AboveZero, Positive, Steps, typed
 from flaxvae.errors import UsageError
-from flaxvae.training.trained import Run
+from flaxvae.runs.run import Run
 
 
 @typed

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from flaxvae.data import images, labels, sources
+from flaxvae.recipe import DataSpec
 from flaxvae.settings import Binarization, DataSettings
-from flaxvae.zoo import DataSpec
 
 
 class Split(NamedTuple):

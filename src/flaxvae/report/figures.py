@@ -14,11 +14,11 @@ import numpy as np
 from flaxvae.analysis import latent_space
 from flaxvae.data import images
 from flaxvae.data.pipeline import Split
+from flaxvae.devices import batches
 from flaxvae.errors import counted
 from flaxvae.report import plots
 from flaxvae.report.words import heading
-from flaxvae.training import batches
-from flaxvae.training.trained import Run
+from flaxvae.runs.run import Run
 
 
 def pixels(split: Split, rows: slice) -> np.ndarray:

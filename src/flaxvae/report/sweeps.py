@@ -9,9 +9,9 @@ from typing import Any
 
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import counted
+from flaxvae.plan import Plan
 from flaxvae.report import words
 from flaxvae.training.members import Group
-from flaxvae.training.runs import Plan
 
 Row = Mapping[str, Any]  # of a table: settings, seeds, diverged, and {"mean", "std"} of measures
 MEASURES = {  # of an evaluation: what stands above the column, its sign, decimals

@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from flaxvae import declared, zoo
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import command, counted
+from flaxvae.plan import Plan
+from flaxvae.recipe import Recipe
+from flaxvae.runs.run import Run
 from flaxvae.settings import Body, Bound, TrainSettings
-from flaxvae.training import mesh as meshes
-from flaxvae.training.runs import Plan
-from flaxvae.training.trained import Run
 
 UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
 CROSS_ENTROPY = "grey pixels under a Bernoulli give cross-entropies, not log-densities"
@@ -29,7 +30,7 @@ def relative(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def units(recipes: Iterable[zoo.Recipe]) -> str:
+def units(recipes: Iterable[Recipe]) -> str:
     """What the numbers of these models are, and what they are not."""
     grey = any(recipe.log_px == "cross_entropy" for recipe in recipes)
     return f"{UNITS}; {CROSS_ENTROPY}" if grey else UNITS

@@ -24,16 +24,17 @@ from jax.sharding import Mesh
 from flaxvae import signals
 from flaxvae.core import Variables
 from flaxvae.data.pipeline import Data
+from flaxvae.devices import batches, hosts
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, DivergedError, Stopped, counted
+from flaxvae.recipe import Recipe
+from flaxvae.runs.checkpoints import Checkpoints, Restored
+from flaxvae.runs.contents import as_saved, closed, from_parts, is_closed, to_parts
+from flaxvae.runs.folder import RunFolder
+from flaxvae.runs.keeper import Keeper, value
 from flaxvae.settings import TrainSettings, interval
-from flaxvae.training import batches, guard, hosts, schedules
-from flaxvae.training import mesh as meshes
-from flaxvae.training.checkpoints import Checkpoints, Restored
-from flaxvae.training.contents import as_saved, closed, from_parts, is_closed, to_parts
-from flaxvae.training.keeping import Keeper, value
-from flaxvae.training.runs import RunFolder
+from flaxvae.training import guard, schedules
 from flaxvae.training.step import Trainer, TrainState, keys
-from flaxvae.zoo import Recipe
 
 SEGMENT_SECONDS = 0.5
 

@@ -25,15 +25,17 @@ from jax.sharding import Mesh, PartitionSpec
 
 from flaxvae.core import Batch, Variables
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.devices import batches
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import Stopped
-from flaxvae.training import batches, guard, loop, schedules, template
-from flaxvae.training import mesh as meshes
+from flaxvae.plan import Plan
+from flaxvae.recipe import Recipe
+from flaxvae.runs.checkpoints import Checkpoints, Unsaved
+from flaxvae.runs.contents import from_parts, to_parts
+from flaxvae.runs.folder import write_json
+from flaxvae.training import guard, loop, schedules, template
 from flaxvae.training import step as steps
-from flaxvae.training.checkpoints import Checkpoints, Unsaved
-from flaxvae.training.contents import from_parts, to_parts
-from flaxvae.training.runs import Plan, write_json
 from flaxvae.training.step import TrainState
-from flaxvae.zoo import Recipe
 
 CHECKPOINT_SECONDS = 15.0
 

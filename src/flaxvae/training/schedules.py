@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxvae.errors import counted
+from flaxvae.recipe import Recipe
 from flaxvae.settings import TrainSettings
-from flaxvae.zoo import Recipe
 
 _CALLED = {"kl_weight": "the KL's weight", "kl_target": "the KL's target"}
 

@@ -21,12 +21,12 @@ from flaxvae import declared
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images
 from flaxvae.data.pipeline import Data
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError
 from flaxvae.parts import memory
+from flaxvae.recipe import Recipe
 from flaxvae.settings import TrainSettings
 from flaxvae.training import guard as guards
-from flaxvae.training import mesh as meshes
-from flaxvae.zoo import Recipe
 
 Array = jax.Array
 

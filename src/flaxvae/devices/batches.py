@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from flaxvae.core import Batch, Model, elbo
 from flaxvae.data import images
 from flaxvae.data.pipeline import Split
-from flaxvae.training import mesh as meshes
+from flaxvae.devices import mesh as meshes
 
 Watch = Callable[[int, int], None]  # (examples done, examples in all)
 

@@ -22,13 +22,14 @@ from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-from flaxvae.training import events, records
+from flaxvae.runs import events, records
 from flaxvae.training import step as steps
-from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.contents import Parts, final, to_parts
-from flaxvae.training.restored import digests, named
-from flaxvae.training.runs import Plan, RunFolder
-from flaxvae.zoo import DataSpec, Recipe
+from flaxvae.runs.checkpoints import Checkpoints
+from flaxvae.runs.contents import Parts, final, to_parts
+from flaxvae.runs.restored import digests, named
+from flaxvae.plan import Plan
+from flaxvae.runs.folder import RunFolder
+from flaxvae.recipe import DataSpec, Recipe
 
 FAULTS = (
     FlaxvaeError,

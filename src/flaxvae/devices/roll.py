@@ -25,8 +25,8 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from flaxvae.devices.lifelines import Lifelines
 from flaxvae.errors import HostsError, UsageError
-from flaxvae.training.lifelines import Lifelines
 
 WELCOME = b"+"
 PATIENCE = 5.0  # seconds that a caller has to say who it is

@@ -24,9 +24,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from flaxvae import signals
+from flaxvae.devices import lifelines, roll
 from flaxvae.errors import DivergedError, FlaxvaeError, HostsError, Stopped, UsageError
 from flaxvae.settings import Hosts
-from flaxvae.training import lifelines, relay, roll
 
 MEETING_SECONDS = 300.0  # that all processes have to come
 MOMENT = 0.5  # in which what one process says is heard by the others
@@ -139,7 +139,7 @@ def _join(hosts: Hosts) -> lifelines.Lifelines:
     lines.watch(lambda process, failed: _mourn(lines, process, failed))
     with _named():
         meet(
-            relay.to(where) if this else where,
+            lifelines.relay(where) if this else where,
             coordinator_bind_address=at,
             cluster_detection_method="deactivate",
         )

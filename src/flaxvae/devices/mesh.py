@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxvae.errors import UsageError
-from flaxvae.training.runs import versions
+from flaxvae.machine import versions
 
 
 def make(devices: int | None = None) -> Mesh:

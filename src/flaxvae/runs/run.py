@@ -20,13 +20,15 @@ from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import NotNegative, Positive, Seed, typed
 from flaxvae.errors import DataError, UsageError, command, did_you_mean
 from flaxvae.settings import Place
-from flaxvae.training import batches, places, records
-from flaxvae.training import mesh as meshes
-from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.contents import digest
-from flaxvae.training.restored import restore
-from flaxvae.training.runs import Plan, RunFolder
-from flaxvae.zoo import DataSpec, Recipe
+from flaxvae.devices import batches
+from flaxvae.runs import places, records
+from flaxvae.devices import mesh as meshes
+from flaxvae.runs.checkpoints import Checkpoints
+from flaxvae.runs.contents import digest
+from flaxvae.runs.restored import restore
+from flaxvae.plan import Plan
+from flaxvae.runs.folder import RunFolder
+from flaxvae.recipe import DataSpec, Recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flaxvae.errors import DataError, remedy
-from flaxvae.training import hosts
-from flaxvae.training import mesh as meshes
-from flaxvae.training.checkpoints import Checkpoints, Unsaved
-from flaxvae.training.contents import to_parts
-from flaxvae.training.runs import RunFolder
+from flaxvae.devices import hosts
+from flaxvae.devices import mesh as meshes
+from flaxvae.runs.checkpoints import Checkpoints, Unsaved
+from flaxvae.runs.contents import to_parts
+from flaxvae.runs.folder import RunFolder
 from flaxvae.training.step import TrainState
 
 Row = Mapping[str, Any]

@@ -14,9 +14,9 @@ import jax
 from flaxvae.core import Variables
 from flaxvae.errors import DataError
 from flaxvae.settings import TrainSettings
-from flaxvae.training import contents
-from flaxvae.training.checkpoints import Checkpoints
-from flaxvae.training.runs import RunFolder
+from flaxvae.runs import contents
+from flaxvae.runs.checkpoints import Checkpoints
+from flaxvae.runs.folder import RunFolder
 
 
 class Restored(NamedTuple):

@@ -26,13 +26,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
+from flaxvae.recipe import Recipe, DataSpec
 from flaxvae import writing, zoo
 from flaxvae.declared import Count, Positive, Within
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, command
+from flaxvae.machine import versions
+from flaxvae.plan import Plan
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-from flaxvae.training import events, places, records
-from flaxvae.training.lock import Held
-from flaxvae.training.records import Sha256
+from flaxvae.runs import events, places, records
+from flaxvae.runs.lock import Held
+from flaxvae.runs.records import Sha256
 
 FORMAT = 1
 Size = Annotated[int, Within(lambda n: 1 <= n < 2**31, "1 or more")]
@@ -44,7 +47,7 @@ class _Format(TypedDict):
 
 
 class _Spec(TypedDict):
-    """``zoo.DataSpec`` in JSON."""
+    """``DataSpec`` in JSON."""
 
     name: str
     shape: Annotated[list[Size], Within(lambda x: 0 < len(x) <= 8, "one to eight sizes")]
@@ -93,35 +96,9 @@ class _Summary(TypedDict):
     seal: NotRequired[Sha256]
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a run is asked to be: all that decides its result, given the machine."""
-
-    model: str
-    arguments: Mapping[str, Any]  # of the recipe
-    data: DataSettings
-    training: TrainSettings  # with epochs filled in
-
-    def recipe(self, spec: zoo.DataSpec) -> zoo.Recipe:
-        """The recipe, built for these data."""
-        return zoo.build(self.model, spec, **self.arguments)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one; a record sealed."""
     writing.text(path, json.dumps(records.sealed(value), indent=2) + "\n")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and the packages that decide a result."""
-    names = ("flaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # run from a source tree, not installed
-            found[name] = "not installed"
-    return found
 
 
 class RunFolder:
@@ -226,16 +203,16 @@ class RunFolder:
         except (UsageError, TypeError) as error:
             raise records.damaged(self.path / "run.json", str(error)) from None
 
-    def spec(self) -> zoo.DataSpec:
+    def spec(self) -> DataSpec:
         """What the recipe was told of the data."""
         found = self.record()["data_spec"]
         lists = {name: tuple(x) for name, x in found.items() if isinstance(x, list)}
         try:
-            return zoo.DataSpec(**found | lists)
+            return DataSpec(**found | lists)
         except TypeError as error:
             raise records.damaged(self.path / "run.json", str(error)) from None
 
-    def recipe(self) -> zoo.Recipe:
+    def recipe(self) -> Recipe:
         """The recipe, built for the run's data."""
         plan, spec = self.plan(), self.spec()
         try:

@@ -1,0 +1,1 @@
+"""Where computations run: meshes, batches over devices, processes on several hosts."""
