@@ -46,6 +46,7 @@ class Recipe(NamedTuple):
 
     model: Model
     objective: Objective  # model -> loss
+    data: DataSpec  # what it was built for
     log_px: Literal["probability", "density", "cross_entropy"]  # of which the logarithm
     # is log p(x|z); the cross-entropy of pixels between 0 and 1 is that of none: its exponential
     # does not integrate to 1

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flaxvae.core import Model
     from flaxvae.parts.corruption import Corruption
     from flaxvae.parts.latents import Latents
-    from flaxvae.parts.objectives import Price, Schedule
+    from flaxvae.parts.objectives import Objective, Price, Schedule
 
 
 # --- what recipes share -------------------------------------------------------------------------
@@ -76,6 +76,11 @@ def _log_px(data: DataSpec, body: Body) -> Literal["probability", "density", "cr
     if body.likelihood == "bernoulli":
         return "probability" if data.binary else "cross_entropy"
     return "density"
+
+
+def _recipe(model: Model, objective: Objective, data: DataSpec, body: Body, **facts: Any) -> Recipe:
+    """A recipe of a model whose likelihood is that of ``body``; ``facts`` are further fields."""
+    return Recipe(model, objective, data, _log_px(data, body), **facts)
 
 
 def _network(data: DataSpec, body: Body, heads, values: int, spatial: bool = False):
@@ -147,13 +152,8 @@ def _bounded(
         samples=bound.samples,
         corrupt=corrupt,
     )
-    return Recipe(
-        model,
-        objective,
-        _log_px(data, body),
-        corrupt=corrupt,
-        **{"schedules": {"kl_weight": _beta(bound)}, **facts},
-    )
+    facts = {"schedules": {"kl_weight": _beta(bound)}, "corrupt": corrupt, **facts}
+    return _recipe(model, objective, data, body, **facts)
 
 
 # --- autoencoders -------------------------------------------------------------------------------
@@ -169,8 +169,8 @@ def ae(data: DataSpec, body: Body = Body(), *, latent_dim: int = 20) -> Recipe:
     """
     _positive(latent_dim=latent_dim)
     model = _assemble(data, body, parts.latents.point(latent_dim))
-    objective, log_px = parts.objectives.reconstruction, _log_px(data, body)
-    return Recipe(model, objective, log_px, has_bound=False, code="encoder's output")
+    objective = parts.objectives.reconstruction
+    return _recipe(model, objective, data, body, has_bound=False, code="encoder's output")
 
 
 Noise = Literal["gaussian", "mask", "salt_and_pepper"]
@@ -206,8 +206,8 @@ def denoising_ae(
     corrupt = _corruption(noise, level)
     model = _assemble(data, body, parts.latents.point(latent_dim))
     objective = partial(parts.objectives.reconstruction, corrupt=corrupt)
-    log_px, code = _log_px(data, body), "encoder's output"
-    return Recipe(model, objective, log_px, has_bound=False, code=code, corrupt=corrupt)
+    facts = {"has_bound": False, "code": "encoder's output", "corrupt": corrupt}
+    return _recipe(model, objective, data, body, **facts)
 
 
 # --- Gaussian latents ---------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def iwae(
         parts.objectives.importance_weighted, k=k, doubly_reparameterized=double, temper=temper
     )
     schedules = {"kl_weight": temper}
-    return Recipe(model, objective, _log_px(data, body), schedules=schedules)
+    return _recipe(model, objective, data, body, schedules=schedules)
 
 
 def tc_vae(
@@ -355,7 +355,7 @@ def tc_vae(
     objective = partial(
         parts.aggregate.tc_objective, alpha=alpha, beta=beta, gamma=gamma, examples=data.examples
     )
-    return Recipe(model, objective, _log_px(data, body), least_batch=2)
+    return _recipe(model, objective, data, body, least_batch=2)
 
 
 Kernel = Literal["imq", "gaussian"]
@@ -385,7 +385,7 @@ def mmd_vae(
     objective = partial(
         parts.aggregate.mmd_objective, alpha=alpha, mmd_weight=mmd_weight, kernel=kernel
     )
-    return Recipe(model, objective, _log_px(data, body), least_batch=2)
+    return _recipe(model, objective, data, body, least_batch=2)
 
 
 # --- richer posteriors and priors ---------------------------------------------------------------
@@ -659,15 +659,16 @@ def vq_vae(
         own = parts.assemble.of_latents(variables)
         return parts.codebook.indices(own, model.encode(variables, x, y)["z"])
 
-    return Recipe(
+    grids = DataSpec(f"codes of {data.name}", grid, examples=data.examples)
+    fitting = Recipe(*parts.autoregressive.fitting(prior), grids, "probability")
+    return _recipe(
         model,
         parts.objectives.reconstruction,
-        _log_px(data, body),
+        data,
+        body,
         code="nearest codes",
         standard_prior=False,
-        codes=Codes(
-            codes, indices, grid, Recipe(*parts.autoregressive.fitting(prior), "probability")
-        ),
+        codes=Codes(codes, indices, grid, fitting),
     )
 
 
