@@ -49,13 +49,15 @@ from flaxvae.training import loop
 from flaxvae.training import step as steps
 
 
-def kinds(model: str) -> dict[str, Any]:
+def kinds(model: str | zoo.Variant) -> dict[str, Any]:
     """What is declared of each setting that ``make_plan`` takes, {name: type}."""
     return hints(DataSettings) | hints(TrainSettings) | zoo.hints(model)
 
 
-def make_plan(model: str = "vae", **choices: Any) -> Plan:
+def make_plan(model: str | zoo.Variant = "vae", **choices: Any) -> Plan:
     """A plan from keyword arguments: fields of DataSettings, TrainSettings, and the recipe's own.
+
+    ``model`` is a name of the zoo's, or a recipe from outside.
 
     Raises:
         UsageError: an unknown model or argument (with the nearest name), a value that does not
@@ -66,21 +68,21 @@ def make_plan(model: str = "vae", **choices: Any) -> Plan:
     return plan
 
 
-@typed
-def plan_of(model: str, **choices: Any) -> Plan:
+def plan_of(model: str | zoo.Variant, **choices: Any) -> Plan:
     """``make_plan``, whether or not all that was chosen has an effect."""
     known, fields = kinds(model), (hints(DataSettings), hints(TrainSettings))
     for name in choices:
         if name not in known:
-            meant = hint(name, known)
-            raise UsageError(f"unknown argument {name!r} for model {model!r}{meant}")
+            meant, called = hint(name, known), zoo.recipe(model).__name__
+            raise UsageError(f"unknown argument {name!r} for model {called!r}{meant}")
     data = DataSettings(**{k: v for k, v in choices.items() if k in fields[0]})
     training = TrainSettings(**{k: v for k, v in choices.items() if k in fields[1]})
     if training.epochs is None:
         source = sources.SOURCES.get(data.dataset)
         training = dataclasses.replace(training, epochs=source.epochs if source else 20)
     own = {k: v for k, v in choices.items() if k not in {*fields[0], *fields[1]}}
-    return Plan(model, zoo.arguments(model, own), data, training)  # ranges are the recipe's
+    function = zoo.recipe(model)  # the ranges of arguments are its own
+    return Plan(function.__name__, zoo.arguments(model, own), data, training, function)
 
 
 def flat(plan: Plan) -> dict[str, Any]:
@@ -93,8 +95,17 @@ def check_effects(plans: Sequence[Plan], before: Plan | None = None) -> None:
 
     All are of one model; ``before`` is what they go on from, whose settings nobody chose now.
     """
-    model = plans[0].model
-    usual = [flat(Plan(model, zoo.arguments(model), DataSettings(), TrainSettings()))]
+    model = plans[0].function
+    usual = [
+        flat(
+            dataclasses.replace(
+                plans[0],
+                arguments=zoo.arguments(model),
+                data=DataSettings(),
+                training=TrainSettings(),
+            )
+        )
+    ]
     usual += [flat(before)] if before is not None else []
     found = declared.idle(kinds(model), [flat(plan) for plan in plans], usual)
     if found is not None:
@@ -190,11 +201,11 @@ def check_changes(old: Plan, new: Plan, spec: DataSpec) -> dict[str, tuple[Any, 
 
 
 @typed
-def train(model: str = "vae", *, run: str | None = None, **choices: Any) -> Run:
+def train(model: str | zoo.Variant = "vae", *, run: str | None = None, **choices: Any) -> Run:
     """Train a new model, evaluate it and draw its figures, in a new run folder.
 
     Args:
-        model: a recipe's name.
+        model: a recipe's name, or a recipe from outside.
         run: the folder; by default a fresh one under ``runs/``.
         choices: fields of DataSettings and TrainSettings, and the recipe's arguments.
 
@@ -276,7 +287,8 @@ def execute(
         variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
         mesh, variables = _own(mesh, variables)
         step = history[-1]["step"] if history else 0
-        trained = Run(RunFolder(path), plan, data.spec, recipe, variables, data.peak, mesh, step)
+        at = RunFolder(path, {plan.model: zoo.recipe(plan.function)})
+        trained = Run(at, plan, data.spec, recipe, variables, data.peak, mesh, step)
         if folder is None:  # the first process does the rest, on its own devices
             return trained
         stage = _stages(folder, terminal, heard)
@@ -420,7 +432,7 @@ def _fit_prior(
     if codes is None or codes.prior is None:
         raise UsageError(f"model {run.plan.model} has no prior to fit: expected a codebook, vq_vae")
     variables = run.variables
-    plan = Plan(run.plan.model, run.plan.arguments, run.plan.data, settings)
+    plan = dataclasses.replace(run.plan, training=settings)
     folder = prior_folder(run.folder, variables)
     if folder is not None:
         advice = f"give the same, or remove {folder.path} to fit it anew"

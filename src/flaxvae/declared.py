@@ -178,6 +178,8 @@ def _fit(kind: Any, value: Any) -> Any:
                 raise _Unfit(note.words)
         return found
     if origin in (Union, UnionType):
+        if callable(value) and any(get_origin(part) is Callable for part in parts):
+            return value
         some = [part for part in parts if part is not type(None)]
         return None if value is None and len(some) < len(parts) else _fit(some[0], value)
     if origin is Literal:

@@ -697,8 +697,17 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 }
 
 
-def recipe(name: str) -> Callable[..., Recipe]:
-    """The recipe of this name. Raises UsageError, with the nearest name, if there is none."""
+Variant = Callable[..., Recipe]  # a recipe's function
+
+
+def recipe(model: str | Variant) -> Variant:
+    """The recipe of this name, or one from outside as it is.
+
+    Raises UsageError if there is none, with the nearest name, or if it cannot be one.
+    """
+    if callable(model):
+        return _from_outside(model)
+    name = model if isinstance(model, str) else declared.conform("model", str, model)
     if name not in RECIPES:
         known = ", ".join(RECIPES)
         meant = hint(name, RECIPES)
@@ -706,61 +715,77 @@ def recipe(name: str) -> Callable[..., Recipe]:
     return RECIPES[name]
 
 
-def shared(name: str) -> dict[str, Any]:
+def _from_outside(function: Variant) -> Variant:
+    parameters = [*inspect.signature(function).parameters.values()]
+    name = getattr(function, "__name__", repr(function))
+    for parameter in parameters[1:]:
+        if parameter.default is parameter.empty or parameter.kind is parameter.VAR_KEYWORD:
+            raise UsageError(
+                f"the recipe {name} takes {parameter}: expected the data first, then settings "
+                "with a type and a default each, as in "
+                "`def my_vae(data: DataSpec, body: Body = Body(), *, latent_dim: int = 20)`"
+            )
+    if not parameters or not name.isidentifier():
+        raise UsageError(f"the recipe {name}: expected a named function of a DataSpec")
+    return function
+
+
+def shared(model: str | Variant) -> dict[str, Any]:
     """The settings records that a recipe takes, {parameter: its default}: Body, and maybe Bound."""
-    parameters = inspect.signature(recipe(name)).parameters.values()
+    parameters = inspect.signature(recipe(model)).parameters.values()
     return {p.name: p.default for p in parameters if dataclasses.is_dataclass(p.default)}
 
 
-def own(name: str) -> dict[str, Any]:
+def own(model: str | Variant) -> dict[str, Any]:
     """A recipe's own choices, {argument: default}."""
-    parameters = inspect.signature(recipe(name)).parameters.values()
+    parameters = inspect.signature(recipe(model)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def arguments(name: str, choices: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def arguments(model: str | Variant, choices: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All of a recipe's arguments in one flat dictionary, as run.json keeps them.
 
     They are its defaults, but for ``choices``, which are checked as ``chosen`` does.
     """
     found: dict[str, Any] = {}
-    for argument, value in chosen(name, choices or {}).items():
+    for argument, value in chosen(model, choices or {}).items():
         found |= vars(value) if dataclasses.is_dataclass(value) else {argument: value}
     return found
 
 
-def hints(name: str) -> dict[str, Any]:
+def hints(model: str | Variant) -> dict[str, Any]:
     """What is declared of each of a recipe's arguments, {argument: type}."""
-    found = get_type_hints(recipe(name), localns={"Recipe": Recipe}, include_extras=True)
-    shared_ones = [declared.hints(type(record)) for record in shared(name).values()]
+    found = get_type_hints(recipe(model), localns={"Recipe": Recipe}, include_extras=True)
+    shared_ones = [declared.hints(type(record)) for record in shared(model).values()]
     return {k: v for hints in shared_ones for k, v in hints.items()} | {
-        k: found[k] for k in own(name)
+        k: found.get(k, Any) for k in own(model)
     }
 
 
-def chosen(name: str, choices: Mapping[str, Any]) -> dict[str, Any]:
+def chosen(model: str | Variant, choices: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a recipe, from a flat dictionary of choices.
 
     Raises UsageError for an unknown recipe, an argument it does not take, or a value that does not
     fit what is declared of its argument.
     """
-    records, rest = shared(name), own(name)
+    records, rest = shared(model), own(model)
     known = [*(field for record in records.values() for field in vars(record)), *rest]
     unknown = sorted(choices.keys() - set(known))
     if unknown:
         meant = hint(unknown[0], known)
+        name = recipe(model).__name__
         raise UsageError(f"unknown argument {unknown[0]!r} for model {name!r}{meant}")
     for parameter, default in records.items():
         own_choices = {k: v for k, v in choices.items() if k in vars(default)}
         records[parameter] = dataclasses.replace(default, **own_choices)
-    kinds = hints(name)
+    kinds = hints(model)
     rest |= {k: declared.conform(k, kinds[k], choices[k]) for k in rest if k in choices}
     return records | rest
 
 
-def build(name: str, data: DataSpec, **choices: Any) -> Recipe:
-    """The recipe ``name`` for these data, with arguments from a flat dictionary.
+def build(model: str | Variant, data: DataSpec, **choices: Any) -> Recipe:
+    """A recipe for these data, with arguments from a flat dictionary.
 
     Raises UsageError for an unknown recipe or argument, or a value that it cannot have.
     """
-    return recipe(name)(data, **chosen(name, choices))
+    return recipe(model)(data, **chosen(model, choices))

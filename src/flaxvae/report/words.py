@@ -102,7 +102,7 @@ def choices(plan: Plan) -> str:
     What is none, or has no effect beside the others, is left out.
     """
     usual = {k: v for record in (Body(), Bound()) for k, v in vars(record).items()}
-    always, kinds = (*zoo.own(plan.model), "net", "likelihood"), zoo.hints(plan.model)
+    always, kinds = (*zoo.own(plan.function), "net", "likelihood"), zoo.hints(plan.function)
     return ", ".join(
         f"{name} {value(chosen)}"
         for name, chosen in plan.arguments.items()

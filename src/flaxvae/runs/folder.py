@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from flaxvae.recipe import Recipe, DataSpec
@@ -102,10 +103,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class RunFolder:
-    """The files of one run; knows their names and formats, nothing of models."""
+    """The files of one run; knows their names and formats, nothing of models.
 
-    def __init__(self, path: Path):
+    ``recipes`` are those from outside, by name: no code is imported because run.json names it.
+    """
+
+    def __init__(self, path: Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType({})):
         self.path = path
+        self.recipes = recipes
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
         self.goes_on = command("flaxvae", "train", "--resume", path)
@@ -131,10 +136,12 @@ class RunFolder:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         write_json(path / "run.json", record)
-        return cls(path)
+        return cls(path, {plan.model: zoo.recipe(plan.function)})
 
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(
+        cls, path: str | Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType({})
+    ) -> RunFolder:
         """An existing run folder.
 
         Raises:
@@ -147,7 +154,7 @@ class RunFolder:
                 f"{path} is not a run folder ({seen}): expected one that `flaxvae train` wrote, "
                 "such as runs/latest"
             )
-        return cls(path)
+        return cls(path, recipes)
 
     def extend(
         self,
@@ -191,14 +198,22 @@ class RunFolder:
         return [records.seal(record), *record.get("former", [])]
 
     def plan(self) -> Plan:
-        """What the run was asked to be."""
+        """What the run was asked to be. Raises UsageError if its recipe is neither known nor given."""
         record = self.record()
+        name = record["model"]
+        if name not in zoo.RECIPES and name not in self.recipes:
+            raise UsageError(
+                f"{self.path} is of model {name!r}, which is not flaxvae's: expected its recipe; "
+                f"give the file that defines it, --recipes FILE, or recipes={{{name!r}: …}}"
+            )
         try:
+            function = self.recipes.get(name, name)
             return Plan(
-                record["model"],
-                zoo.arguments(record["model"], record["arguments"]),
+                name,
+                zoo.arguments(function, record["arguments"]),
                 DataSettings(**record["data"]),
                 TrainSettings(**record["training"]),
+                zoo.recipe(function),
             )
         except (UsageError, TypeError) as error:
             raise records.damaged(self.path / "run.json", str(error)) from None

@@ -7,6 +7,7 @@ import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from flaxvae import zoo
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images, labels, pipeline, pixels
 from flaxvae.data.pipeline import Data, Split
@@ -297,25 +299,35 @@ def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct 
 
 
 @typed
-def load(path: str | Path) -> Run:
+def load(
+    path: str | Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType({})
+) -> Run:
     """The model of a run folder, ready for use on this machine's devices.
 
     Of a finished run the parameters are those that summary.json names. What there is to know of
     others is said on stderr, and in the Run's ``remarks``.
 
+    Args:
+        path: the folder.
+        recipes: those from outside, by name, where the run may be of one: {"my_vae": my_vae}.
+
     Raises:
-        UsageError: not a run folder.
+        UsageError: not a run folder, or of a recipe that is neither known nor given.
         DataError: the folder is damaged.
     """
-    run = opened(path)
+    run = opened(path, recipes=recipes)
     for remark in run.remarks:
         print(f"flaxvae: {remark}", file=sys.stderr)
     return run
 
 
-def opened(path: str | Path, prior: bool = True) -> Run:
+def opened(
+    path: str | Path,
+    prior: bool = True,
+    recipes: Mapping[str, zoo.Variant] = MappingProxyType({}),
+) -> Run:
     """``load`` without a word; ``prior``: with the one that was fitted to a codebook's codes."""
-    folder = RunFolder.open(path)
+    folder = RunFolder.open(path, recipes)
     plan, spec, recipe = folder.plan(), folder.spec(), folder.recipe()
     like = shapes(folder, recipe, *example(spec))
     found = restore(folder, like, plan.training)
@@ -350,7 +362,7 @@ def prior_folder(folder: RunFolder, variables: Variables) -> RunFolder | None:
     path = folder.path / "prior"
     if not (path / "run.json").exists():
         return None
-    found = RunFolder.open(path)
+    found = RunFolder.open(path, folder.recipes)
     found.goes_on = command("flaxvae", "fit-prior", folder.path)
     same = found.record()["model_sha256"] == digest(jax.device_get(variables["params"]))
     return found if same else None

@@ -69,7 +69,7 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
         yield from findings
         yield from _figures(folder)
         if (folder.path / "prior").is_dir():
-            for found in _prior(RunFolder(folder.path / "prior"), recipe, spec, model):
+            for found in _prior(RunFolder(folder.path / "prior", folder.recipes), recipe, spec, model):
                 yield found._replace(what=f"prior/{found.what}")
     yield from _others(folder)
     for pattern, what in LEFTOVERS.items():
@@ -209,7 +209,7 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
 def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Parts) -> str:
     record = folder.record()
     missing = [name for name in facts if name not in record]
-    missing += [name for name in zoo.arguments(plan.model) if name not in record["arguments"]]
+    missing += [name for name in zoo.arguments(plan.function) if name not in record["arguments"]]
     for part, kind in (("data", DataSettings), ("training", TrainSettings)):
         missing += [name for name in asdict(kind()) if name not in record[part]]
     if missing:
