@@ -1,7 +1,6 @@
 """The command line: what it refuses, in one line and without a trace, and what it writes."""
 
 import dataclasses
-import inspect
 import json
 import re
 import subprocess
@@ -12,7 +11,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import cli, commands, zoo
+from flaxvae import cli, zoo
 from flaxvae.data import idx
 from flaxvae.errors import UsageError
 from flaxvae.settings import DataSettings, TrainSettings
@@ -409,15 +408,6 @@ def test_without_options_a_figure_of_the_training_is_drawn_again(trained, capsys
     drawn.unlink()
     assert written(f"{command} {trained}", capsys) == str(drawn)
     assert drawn.read_bytes() == before
-
-
-def test_defaults_of_a_command_are_those_of_its_function():
-    for name in ("evaluate", "sample", "reconstruct", "interpolate", "traverse", "encode"):
-        flags, function = (
-            {k: p.default for k, p in inspect.signature(f).parameters.items() if k != "run"}
-            for f in (getattr(cli, name), getattr(commands, name))
-        )
-        assert flags == function
 
 
 def test_sample_depends_on_seed_and_temperature(trained, capsys, tmp_path):

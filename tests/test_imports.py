@@ -27,13 +27,14 @@ FLOORS = [
     "parts",
     "recipe",
     "zoo",
+    "outside",
     "plan",
     "data",
     "devices",
     "training",
     "runs",
 ]
-FLOORS += ["analysis", "report", "api", "doctor", "sweeps", "commands", "flags", "cli"]
+FLOORS += ["analysis", "report", "api", "doctor", "sweeps", "flags", "commands", "cli"]
 ONE_FLOOR = {"runs": "training"}
 # Who alone may import a package, anywhere in a file.
 HOMES = {

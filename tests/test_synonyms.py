@@ -1,6 +1,6 @@
 """Words of the field: each is answered with what flaxvae calls it, on both of its doors."""
 
-from typing import Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -12,7 +12,8 @@ from test_declared import MODELS, bare
 
 FLAGS = {name for model in MODELS for name in api.kinds(model)} | {*declared.hints(Hosts)}
 READERS = [cli.COMMANDS[name] for name in cli.COMMANDS if name not in ("train", "sweep")]
-OWN = {flag.removeprefix("--").replace("-", "_") for f in READERS for flag in flags.taken(f)}
+HINTS = [get_type_hints(reader, include_extras=True) for reader in READERS]
+OWN = {flag.removeprefix("--").replace("-", "_") for kinds in HINTS for flag in flags.taken(kinds)}
 OWN |= {"run", "resume", "seeds", "model"}  # of train and sweep
 OPTIONS = {
     option

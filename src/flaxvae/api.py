@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -238,7 +239,7 @@ def execute(
     if resume is not None:
         if run is not None:
             raise UsageError(f"--run {run} with --resume {resume}: expected one of them")
-        folder = RunFolder.open(resume)
+        folder = RunFolder.open(resume, {plan.model: zoo.recipe(plan.function)})
         if allow_changes:
             changes = check_changes(folder.plan(), plan, folder.spec())
             if changes and hosts.share(hosts.first() and is_closed(folder)):
@@ -397,6 +398,7 @@ def fit_prior(
     settings: TrainSettings | None = None,
     *,
     place: Place = Place(),
+    recipes: Mapping[str, zoo.Variant] = MappingProxyType({}),
     terminal: Terminal | None = None,
 ) -> Run:
     """Fit the autoregressive prior over the codes of a trained run, in its sub-folder ``prior``.
@@ -408,6 +410,7 @@ def fit_prior(
         path: run folder of a model with a codebook.
         settings: of the training; 50 epochs, batch 128, Adam 1e-3 with a cosine by default.
         place: where the run's data are now, if not where they were.
+        recipes: those from outside, by name, where the run is of one.
         terminal: shows progress.
 
     Returns:
@@ -420,14 +423,18 @@ def fit_prior(
     if settings.epochs is None:
         settings = dataclasses.replace(settings, epochs=50)
     with lock.hold(RunFolder.open(path).path) as held:
-        return _fit_prior(held, settings, place, terminal)
+        return _fit_prior(held, settings, place, recipes, terminal)
 
 
 def _fit_prior(
-    held: lock.Held, settings: TrainSettings, place: Place, terminal: Terminal | None
+    held: lock.Held,
+    settings: TrainSettings,
+    place: Place,
+    recipes: Mapping[str, zoo.Variant],
+    terminal: Terminal | None,
 ) -> Run:
     path = held.folder
-    run = opened(path, prior=False)
+    run = opened(path, prior=False, recipes=recipes)
     codes = run.recipe.codes
     if codes is None or codes.prior is None:
         raise UsageError(f"model {run.plan.model} has no prior to fit: expected a codebook, vq_vae")
@@ -462,7 +469,7 @@ def _fit_prior(
         nats = -test(data.test, fitted, jax.random.key(0))["elbo"].mean(dtype="float64")
         finish(folder, closing(folder, fitted, history, {"code_nats": float(nats)}))
         stage("drawing samples")
-        done = load(path)
+        done = load(path, recipes)
         figures.samples(done.folder.figures / "samples.png", done)
         folder.check_complete()
     if terminal:

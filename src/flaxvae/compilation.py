@@ -106,16 +106,21 @@ def jaxs_own() -> str | None:
     return config.jax_compilation_cache_dir
 
 
+def quiet() -> None:
+    """Have XLA leave out what it logs without need; before JAX is imported, or never."""
+    if not machine.nvidia():
+        # It logs an error at loads on processors where it avoids certain instructions, though
+        # they are the very ones that it compiled for.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def enable() -> Path | None:
     """Keep what this process compiles; returns where, or None where nothing is kept.
 
     Never raises: without a folder that can be written there is no cache, and no word of it. Of one
     that others can write to there is a line on standard error.
     """
-    if not machine.nvidia():
-        # XLA logs an error at loads on processors where it avoids certain instructions, though
-        # they are the very ones that it compiled for. JAX has to find this when it is imported.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet()
     import jax
 
     path = folder()

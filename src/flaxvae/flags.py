@@ -8,21 +8,51 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import io
 import itertools
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, get_origin, get_type_hints
 
 import tyro
 
-from flaxvae import declared, zoo
+from flaxvae import declared, outside, zoo
 from flaxvae.errors import UsageError
+from flaxvae.settings import DataSettings, Place, TrainSettings
 from flaxvae.synonyms import hint
 
+LATEST = "runs/latest"
+
+# ---- what parameters of commands are annotated with
+
 RunArgument = tyro.conf.Positional[str]
+ModelName = Annotated[
+    str,
+    tyro.conf.arg(
+        help=f"{', '.join(zoo.RECIPES)}, or one of --recipes; each has flags of its own, shown "
+        "with --model NAME --help."
+    ),
+]
+Recipes = Annotated[
+    Mapping[str, zoo.Variant],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FILE",
+        instance_from_str=lambda words: outside.read(words[0]),
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: list(value),
+    ),
+    tyro.conf.arg(
+        help="A Python file of yours, which is executed: its recipes are models like any other.",
+        help_behavior_hint="",
+    ),
+]
+NO_RECIPES: Mapping[str, zoo.Variant] = MappingProxyType({})
+# Of a parameter **choices, which stands for all settings of data, training and model:
+One = Annotated[Any, "a value of each"]
+Several = Annotated[Any, "a value of each, or a list of several"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +64,106 @@ class Process:
     user's cache folder."""
 
 
-LATEST = "runs/latest"
+def call(command: Callable[..., Any], argv: list[str], name: str) -> Any:
+    """``command`` of the arguments in ``argv``; misuse raises UsageError, --help exits."""
+    form = _form(command, argv)
+    first, others = several(argv, form.kinds) if form.grid else (argv, [])
+    arguments, choices = _read(form, first, name)
+    varied: dict[str, list[Any]] = {}
+    for setting, line in others:
+        if setting not in choices:
+            raise UsageError(f"{declared.flag(setting)} with several values: expected one")
+        values = varied.setdefault(setting, [choices[setting]])
+        values.append(_read(form, line, name)[1][setting])
+    if arguments.pop("process").cache:
+        from flaxvae import compilation
+
+        compilation.enable()
+    # Varied settings first, in the order in which they were typed: that of the grid.
+    return command(**arguments, **(varied | {**choices, **varied}))
+
+
+class _Form(NamedTuple):
+    """What a command can be asked, as a function for tyro."""
+
+    function: Callable[..., dict[str, Any]]  # gives its arguments
+    kinds: dict[str, Any]  # what is declared of each flag
+    records: list[str]  # parameters whose fields are ``choices``
+    grid: bool  # a setting may have several values
+
+
+def _form(command: Callable[..., Any], argv: list[str]) -> _Form:
+    """The form of a command; its ``choices`` depend on the model, which the words name."""
+    hints = get_type_hints(command, include_extras=True)
+    defaults = {k: p.default for k, p in inspect.signature(command).parameters.items()}
+    records: dict[str, Any] = {}
+    grid, resume = hints.get("choices") == Several, value_of("--resume", argv)
+    if "choices" in defaults:
+        del defaults["choices"]
+        if grid and resume is not None:
+            defaults = {name: defaults[name] for name in ("resume", "recipes")}
+            records = {"place": Place()}
+        else:
+            defaults["model"], records = _choices(defaults["model"], resume, argv)
+    records = {name + "_" * (name in defaults): record for name, record in records.items()}
+    hints |= {name: type(record) for name, record in records.items()} | {"process": Process}
+    others = {name: x for name, x in defaults.items() if dataclasses.is_dataclass(x)}
+    for name in others:  # come last in the help
+        del defaults[name]
+    defaults |= {**records, **others, "process": Process()}
+
+    def function(**arguments: Any) -> dict[str, Any]:
+        return arguments
+
+    function.__doc__ = command.__doc__
+    function.__annotations__ = {name: hints[name] for name in defaults}
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name]
+            )
+            for name, default in defaults.items()
+        ]
+    )
+    kinds = taken(function.__annotations__)
+    if grid and resume is not None:
+        words = [word.partition("=")[0].replace("_", "-") for word in argv]
+        if any(word.startswith("-") and word not in {*kinds, "-h", "--help"} for word in words):
+            raise UsageError(
+                f"--resume {resume} with other flags: expected none, or where the data are; a "
+                "sweep goes on as it began"
+            )
+    return _Form(function, kinds, list(records), grid)
+
+
+def _choices(model: str, resume: str | None, argv: list[str]) -> tuple[str, dict[str, Any]]:
+    """The model that the words name, and the settings that there are to choose, as records.
+
+    Those of a run to resume are the defaults, so that any other is seen to differ.
+    """
+    recipes = _recipes(argv)
+    data, training, chosen = DataSettings(), TrainSettings(), dict[str, Any]()
+    if resume is None:
+        model = value_of("--model", argv, model)
+    else:
+        from flaxvae.runs.folder import RunFolder
+
+        before = RunFolder.open(resume, recipes).plan()
+        model = value_of("--model", argv, before.model)
+        data, training = before.data, before.training
+        chosen = dict(before.arguments) if model == before.model else {}
+    own = groups(zoo.recipe(model, recipes), chosen)
+    if recipes and model not in recipes:
+        raise UsageError(
+            f"--recipes {value_of('--recipes', argv)} has no effect with --model {model}: expected "
+            f"--model {' or '.join(recipes)}, or leave it out"
+        )
+    return model, {"data": data, "training": training, **own}
+
+
+def _recipes(argv: list[str]) -> dict[str, zoo.Variant]:
+    file = value_of("--recipes", argv)
+    return {} if file is None else outside.read(file)
 
 
 def value_of(flag: str, argv: list[str], default: Any = None) -> Any:
@@ -47,66 +176,51 @@ def value_of(flag: str, argv: list[str], default: Any = None) -> Any:
     return default
 
 
-def groups(model: str, chosen: dict[str, Any]) -> dict[str, Any]:
+def groups(recipe: zoo.Variant, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's arguments as records of defaults: what it shares with others, and its own.
 
     ``chosen`` are values to show in the place of its defaults.
     """
-    records = {
+    records = zoo.shared(recipe) | {recipe.__name__: _own_arguments(recipe)()}
+    return {
         name: dataclasses.replace(record, **{k: chosen[k] for k in vars(record) if k in chosen})
-        for name, record in zoo.shared(model).items()
+        for name, record in records.items()
     }
-    own = _own_arguments(model)
-    return records | {model: own(**{k: v for k, v in chosen.items() if k in zoo.own(model)})}
 
 
-def _own_arguments(model: str) -> Any:
+def _own_arguments(recipe: zoo.Variant) -> Any:
     """A dataclass of a recipe's own arguments, with help from the "Args:" of its docstring."""
-    recipe = zoo.recipe(model)
     doc = inspect.cleandoc(recipe.__doc__ or "")
     entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("\nArgs:")[2], re.M)
     helps = {name: " ".join(text.split()) for name, text in entries}
-    hints = zoo.hints(model)
+    hints = zoo.hints(recipe)
     fields = [
         (
             name,
             Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
             dataclasses.field(default=default),
         )
-        for name, default in zoo.own(model).items()
+        for name, default in zoo.own(recipe).items()
     ]
-    made = dataclasses.make_dataclass(model.title().replace("_", ""), fields, frozen=True)
-    made.__doc__ = doc.splitlines()[0]
+    name = recipe.__name__.title().replace("_", "")
+    made = dataclasses.make_dataclass(name, fields, frozen=True)
+    made.__doc__ = doc.partition("\n")[0]
     return made
 
 
-def declare(command: Callable[..., Any], groups: dict[str, Any]) -> None:
-    """Give ``command(..., **groups)`` one parameter for each group."""
-    signature = inspect.signature(command)
-    kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    made = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=record,
-            annotation=type(record),
-        )
-        for name, record in groups.items()
-    ]
-    command.__signature__ = signature.replace(parameters=kept + made)  # type: ignore[attr-defined]
-    hints = {name: type(record) for name, record in groups.items()}
-    command.__annotations__ = {k: v for k, v in command.__annotations__.items() if k != "groups"}
-    command.__annotations__ |= hints
-
-
-def taken(command: Callable[..., Any]) -> dict[str, Any]:
-    """What a command takes after dashes, and what is declared of it."""
+def taken(kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of parameters that are declared so, and what is declared of each."""
     found: dict[str, Any] = {}
-    for name, kind in get_type_hints(command, localns=vars(), include_extras=True).items():
-        if dataclasses.is_dataclass(kind):
-            found |= {declared.flag(field): of for field, of in declared.hints(kind).items()}
-        elif name != "return" and kind is not RunArgument:
-            found[declared.flag(name)] = kind
+    for name, kind in kinds.items():
+        record = dataclasses.is_dataclass(kind)
+        if name == "return" or kind is RunArgument:
+            continue
+        own = declared.hints(kind).items() if record else [(name, kind)]
+        for setting, of in own:
+            flag = declared.flag(setting)
+            if flag in found:
+                raise UsageError(f"{flag} of {name} is a flag already: expected another name")
+            found[flag] = of
     switches = [flag for flag, kind in found.items() if declared.plain(kind) is bool]
     return found | {f"--no-{flag[2:]}": bool for flag in switches}
 
@@ -134,20 +248,14 @@ def _check_flags(argv: list[str], kinds: dict[str, Any], name: str) -> None:
             declared.conform(flag.removeprefix("--"), kinds[flag], value)
 
 
-def parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
-    """Call ``command`` with the arguments in ``argv``; misuse exits with code 2."""
-
-    @functools.wraps(command)
-    def understood(*args: Any, process: Process, **kwargs: Any) -> Any:
-        return process, args, kwargs
-
-    declare(understood, {"process": Process()})
-    _check_flags(argv, taken(understood), name)
+def _read(form: _Form, argv: list[str], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments that the words are, and of them the ``choices``."""
+    _check_flags(argv, form.kinds, name)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            process, args, kwargs = tyro.cli(
-                understood,
+            arguments = tyro.cli(
+                form.function,
                 args=argv,
                 prog=f"flaxvae {name}",
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
@@ -156,11 +264,10 @@ def parse(command: Callable[..., Any], argv: list[str], name: str) -> Any:
         if not stop.code:  # --help
             raise
         raise UsageError(f"{_unboxed(said.getvalue())} (flaxvae {name} --help lists all)") from None
-    if process.cache:
-        from flaxvae import compilation
-
-        compilation.enable()
-    return command(*args, **kwargs)
+    except tyro.constructors.UnsupportedTypeAnnotationError as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    records = [arguments.pop(record) for record in form.records]
+    return arguments, {k: v for record in records for k, v in vars(record).items()}
 
 
 def _unboxed(box: str) -> str:
@@ -172,27 +279,21 @@ def _unboxed(box: str) -> str:
     return " ".join(message).rstrip(".")
 
 
-def lists(command: Callable[..., Any]) -> set[str]:
-    """Flags that take several words for one value."""
-    return {
-        f"--{name.replace('_', '-')}"
-        for record in get_type_hints(command).values()
-        if dataclasses.is_dataclass(record)
-        for name, kind in get_type_hints(record).items()
-        if get_origin(kind) is tuple
-    }
-
-
-def several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def several(
+    argv: list[str], kinds: Mapping[str, Any]
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """A line whose flags have several values as lines with one value each.
+
+    ``kinds`` are declared of the flags: several words may be one value.
 
     Returns:
         The line with the first value of every flag, and for each other value the flag's name and
         that line with this value in the first one's place.
     """
+    lists = {flag for flag, kind in kinds.items() if get_origin(declared.plain(kind)) is tuple}
     flags: list[list[str]] = []  # each with its words
     for word in argv:
-        if word.startswith("--") or not flags:
+        if re.match(r"--|-[A-Za-z]", word) or not flags:
             name, equals, value = word.partition("=")
             flags.append([name.replace("_", "-"), *([value] if equals else [])])
         else:

@@ -20,6 +20,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_origin
 
 import jax
@@ -55,7 +56,7 @@ _SINGLE = {"seed", "epochs", "patience", "devices"}  # what all members of a swe
 class Grid:
     """What a sweep is asked to be: the product of all values, the first setting slowest."""
 
-    model: str
+    model: str | zoo.Variant
     choices: Mapping[str, Any]  # what all members share, as ``make_plan`` takes it
     varied: Mapping[str, list[Any]]
     seeds: list[int]
@@ -82,21 +83,26 @@ class Sweep:
     path: Path
     table: list[dict[str, Any]]  # one row a setting: settings, seeds, diverged; mean and std of ...
     names: list[str]  # of the members that did not diverge, in the order of the grid
+    recipes: Mapping[str, zoo.Variant]  # theirs, by name
 
     @functools.cached_property
     def runs(self) -> list[Run]:
         """These members, loaded."""
-        return [load(self.path / name) for name in self.names]
+        return [load(self.path / name, self.recipes) for name in self.names]
 
 
 @typed
 def sweep(
-    model: str = "vae", *, seeds: Positive = SEEDS, run: str | None = None, **choices: Any
+    model: str | zoo.Variant = "vae",
+    *,
+    seeds: Positive = SEEDS,
+    run: str | None = None,
+    **choices: Any,
 ) -> Sweep:
     """Train every combination of settings with every seed, those of one program side by side.
 
     Args:
-        model: a recipe's name.
+        model: a recipe's name, or a recipe from outside.
         seeds: how many, from ``seed`` (0) on.
         run: the folder; by default a fresh one under ``runs/``.
         choices: as of ``train``; a list is several values of a setting to combine.
@@ -113,7 +119,7 @@ def sweep(
 
 
 @typed
-def make_grid(model: str = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
+def make_grid(model: str | zoo.Variant = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
     """A grid from keyword arguments, lists being several values.
 
     Of a setting that is one number or word, any row of them is: a tuple, a range, a 1-D array.
@@ -171,7 +177,7 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
     plans = grid.plans()
     plan = next(iter(plans.values()))
     data = pipeline.prepare(plan.data)
-    stem = f"sweep-{Path(plan.data.dataset).stem}-{grid.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"sweep-{Path(plan.data.dataset).stem}-{plan.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     if run is not None:
         check_new(Path(run), _GOES_ON)
     groups = _groups(plans, data)
@@ -179,7 +185,7 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
     settings = asdict(plan.data) | asdict(plan.training) | dict(plan.arguments)
     record = {
         "format": FORMAT,
-        "model": grid.model,
+        "model": plan.model,
         "settings": {k: v for k, v in settings.items() if k not in grid.varied and k != "seed"},
         "varied": grid.varied,
         "seeds": grid.seeds,
@@ -198,13 +204,23 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
         return _train(grid, groups, data, held, record, terminal)
 
 
-def resume(folder: str, *, place: Place = Place(), terminal: Terminal | None = None) -> Sweep:
+def resume(
+    folder: str,
+    *,
+    place: Place = Place(),
+    recipes: Mapping[str, zoo.Variant] = MappingProxyType({}),
+    terminal: Terminal | None = None,
+) -> Sweep:
     """Go on with an interrupted sweep, where its last checkpoint is.
 
-    ``place``: where its data are now, if not where they were.
+    Args:
+        folder: the sweep's.
+        place: where its data are now, if not where they were.
+        recipes: those from outside, by name, where it is of one.
+        terminal: shows progress.
 
     Raises:
-        UsageError: not a sweep's folder.
+        UsageError: not a sweep's folder, or of a recipe that is neither known nor given.
         DataError: it is damaged, or the data have changed.
     """
     path = Path(folder).resolve()
@@ -221,6 +237,7 @@ def resume(folder: str, *, place: Place = Place(), terminal: Terminal | None = N
             f"{path / 'sweep.json'} is damaged ({type(error).__name__}: {error}): expected what "
             "`flaxvae sweep` wrote"
         ) from None
+    model = zoo.recorded(model, recipes, path)
     plan = next(iter(Grid(model, settings, varied, seeds).plans().values()))
 
     def check(data: pipeline.Data) -> pipeline.Data:
@@ -323,7 +340,8 @@ def _compare(grid: Grid, path: Path, record: dict[str, Any], facts: Mapping[str,
             f"all of {len(order)} diverged, their loss is not finite: expected one that is; try "
             "a lower --learning-rate, --clip-norm 1, or --warmup-steps 500"
         )
-    return Sweep(path, table, names)
+    function = zoo.recipe(grid.model)
+    return Sweep(path, table, names, {function.__name__: function})
 
 
 def _train_group(

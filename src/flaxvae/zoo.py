@@ -13,6 +13,8 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from flaxvae import declared, parts
@@ -700,34 +702,51 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 Variant = Callable[..., Recipe]  # a recipe's function
 
 
-def recipe(model: str | Variant) -> Variant:
-    """The recipe of this name, or one from outside as it is.
+def recipe(model: str | Variant, recipes: Mapping[str, Variant] = MappingProxyType({})) -> Variant:
+    """The recipe of this name, also of ``recipes`` from outside; or one from outside as it is.
 
     Raises UsageError if there is none, with the nearest name, or if it cannot be one.
     """
     if callable(model):
         return _from_outside(model)
     name = model if isinstance(model, str) else declared.conform("model", str, model)
-    if name not in RECIPES:
-        known = ", ".join(RECIPES)
-        meant = hint(name, RECIPES)
-        raise UsageError(f"unknown model {name!r}{meant} (models: {known})")
-    return RECIPES[name]
+    known = {**recipes, **RECIPES}
+    if name not in known:
+        raise UsageError(f"unknown model {name!r}{hint(name, known)} (models: {', '.join(known)})")
+    return known[name]
+
+
+def recorded(name: str, recipes: Mapping[str, Variant], path: Path) -> Variant:
+    """The recipe of this name that a folder is of. Raises UsageError if it has to be given."""
+    if name not in RECIPES and name not in recipes:
+        raise UsageError(
+            f"{path} is of model {name!r}, which is not flaxvae's: expected its recipe; "
+            f"give the file that defines it, --recipes FILE, or recipes={{{name!r}: …}}"
+        )
+    return recipe(recipes.get(name, name))
 
 
 def _from_outside(function: Variant) -> Variant:
     parameters = [*inspect.signature(function).parameters.values()]
     name = getattr(function, "__name__", repr(function))
     for parameter in parameters[1:]:
-        if parameter.default is parameter.empty or parameter.kind is parameter.VAR_KEYWORD:
+        if not _is_setting(parameter.default) or parameter.kind is parameter.VAR_KEYWORD:
             raise UsageError(
                 f"the recipe {name} takes {parameter}: expected the data first, then settings "
-                "with a type and a default each, as in "
+                "with a type and a default each, numbers or words, as in "
                 "`def my_vae(data: DataSpec, body: Body = Body(), *, latent_dim: int = 20)`"
             )
     if not parameters or not name.isidentifier():
         raise UsageError(f"the recipe {name}: expected a named function of a DataSpec")
     return function
+
+
+def _is_setting(default: Any) -> bool:
+    """Whether this can be the default of a setting, which run.json keeps."""
+    if dataclasses.is_dataclass(default):
+        return True
+    values = default if isinstance(default, tuple) else (default,)
+    return all(value is None or isinstance(value, int | float | str) for value in values)
 
 
 def shared(model: str | Variant) -> dict[str, Any]:
@@ -738,8 +757,8 @@ def shared(model: str | Variant) -> dict[str, Any]:
 
 def own(model: str | Variant) -> dict[str, Any]:
     """A recipe's own choices, {argument: default}."""
-    parameters = inspect.signature(recipe(model)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    _, *parameters = inspect.signature(recipe(model)).parameters.values()
+    return {p.name: p.default for p in parameters if not dataclasses.is_dataclass(p.default)}
 
 
 def arguments(model: str | Variant, choices: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -758,7 +777,8 @@ def hints(model: str | Variant) -> dict[str, Any]:
     found = get_type_hints(recipe(model), localns={"Recipe": Recipe}, include_extras=True)
     shared_ones = [declared.hints(type(record)) for record in shared(model).values()]
     return {k: v for hints in shared_ones for k, v in hints.items()} | {
-        k: found.get(k, Any) for k in own(model)
+        k: found.get(k, Any if default is None else type(default))
+        for k, default in own(model).items()
     }
 
 

@@ -168,10 +168,10 @@ def suited(run: Run, evaluation: dict[str, Any], test: Split) -> dict[str, Calla
 
     ``evaluation`` is what ``bounds.evaluate`` found of the images ``test``.
     """
-    recipe, count = run.recipe, len(test.x)
-    first = rows(test, np.arange(min(20, count)))
+    recipe = run.recipe
+    shown = first(test, 20)
     found: dict[str, Callable[[Path], Path]] = {
-        "reconstructions": lambda path: reconstructions(path, run, first),
+        "reconstructions": lambda path: reconstructions(path, run, shown),
         "latent_scatter": lambda path: latent_scatter(path, run, evaluation, test),
     }
     if run.generates:
@@ -180,8 +180,7 @@ def suited(run: Run, evaluation: dict[str, Any], test: Split) -> dict[str, Calla
     if len(ends.x):
         found["interpolations"] = lambda path: interpolations(path, run, ends)
     if recipe.corrupt is not None:
-        shown = rows(test, np.arange(min(10, count)))
-        found["denoising"] = lambda path: denoising(path, run, shown)
+        found["denoising"] = lambda path: denoising(path, run, first(test, 10))
     if recipe.has_bound and recipe.codes is None:
         found["traversals"] = lambda path: traversals(path, run, evaluation, test)
     if recipe.has_bound and recipe.standard_prior and not recipe.classes and run.latent_size > 1:
@@ -230,6 +229,11 @@ def used(run: Run, evaluation: dict[str, Any]) -> np.ndarray:
 def rows(split: Split, which: np.ndarray) -> Split:
     """Some images of a split, with their labels."""
     return split._replace(x=split.x[which], y=None if split.y is None else split.y[which])
+
+
+def first(split: Split, count: int) -> Split:
+    """As many images of a split, or all there are."""
+    return rows(split, np.arange(min(count, len(split.x))))
 
 
 def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:

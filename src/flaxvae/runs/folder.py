@@ -201,19 +201,14 @@ class RunFolder:
         """What the run was asked to be. Raises UsageError if its recipe is neither known nor given."""
         record = self.record()
         name = record["model"]
-        if name not in zoo.RECIPES and name not in self.recipes:
-            raise UsageError(
-                f"{self.path} is of model {name!r}, which is not flaxvae's: expected its recipe; "
-                f"give the file that defines it, --recipes FILE, or recipes={{{name!r}: …}}"
-            )
+        function = zoo.recorded(name, self.recipes, self.path)
         try:
-            function = self.recipes.get(name, name)
             return Plan(
                 name,
                 zoo.arguments(function, record["arguments"]),
                 DataSettings(**record["data"]),
                 TrainSettings(**record["training"]),
-                zoo.recipe(function),
+                function,
             )
         except (UsageError, TypeError) as error:
             raise records.damaged(self.path / "run.json", str(error)) from None

@@ -1,0 +1,38 @@
+"""What ``flaxvae`` can be asked to do, one file a command.
+
+A command is one function: its signature is its flags, its docstring their help, and what it
+returns is printed. What it needs is imported in it, so that ``flaxvae --help`` is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flaxvae.commands.doctor import doctor
+from flaxvae.commands.encode import encode
+from flaxvae.commands.evaluate import evaluate
+from flaxvae.commands.figures import figures
+from flaxvae.commands.fit_prior import fit_prior
+from flaxvae.commands.interpolate import interpolate
+from flaxvae.commands.reconstruct import reconstruct
+from flaxvae.commands.sample import sample
+from flaxvae.commands.sweep import sweep
+from flaxvae.commands.train import train
+from flaxvae.commands.traverse import traverse
+from flaxvae.commands.verify import verify
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "sweep": sweep,
+    "eval": evaluate,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "traverse": traverse,
+    "fit-prior": fit_prior,
+    "encode": encode,
+    "figures": figures,
+    "verify": verify,
+    "doctor": doctor,
+}

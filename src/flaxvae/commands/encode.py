@@ -1,0 +1,66 @@
+"""flaxvae encode runs/latest --images mine.npz"""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+
+from flaxvae.declared import typed
+from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+from flaxvae.settings import Place
+
+
+@typed
+def encode(
+    run: RunArgument = LATEST,
+    *,
+    images: str | None = None,
+    scores: bool = True,
+    recipes: Recipes = NO_RECIPES,
+    out: str | None = None,
+    place: Place = Place(),
+) -> str:
+    """Write latents (the code of each image) and scores (-ELBO, nats) to an .npz file.
+
+    Args:
+        run: Run folder.
+        images: An .npz or .npy file; by default the test images, with their labels.
+        scores: Compute scores, which take many times as long as the latents.
+        out: File to write, with z [N, D], score [N], labels [N] and what else the .npz of the
+            images holds for each of them, such as names; by default latents.npz in the run, or
+            latents-images-NAME.npz.
+    """
+    import numpy as np
+
+    from flaxvae import writing
+    from flaxvae.commands import shared
+    from flaxvae.data.labels import listed
+    from flaxvae.report import figures
+    from flaxvae.report.terminal import Terminal
+    from flaxvae.report.words import relative
+    from flaxvae.runs.run import load
+
+    loaded = load(run, recipes)
+    path = shared.target(loaded, "latents.npz", out, encode, images=images, scores=scores)
+    with Terminal(sys.stderr) as terminal:
+        split, others = shared.images(loaded, images, place, terminal)
+        x, y = figures.pixels(split, slice(None)), split.y
+        arrays = {"z": loaded.encode(x, y, watch=terminal.watch("latents"))}
+        if scores:
+            arrays["score"] = loaded.score(x, y, watch=terminal.watch("scores"))
+        if y is not None:
+            arrays["labels"] = y
+        if loaded.remarks:
+            arrays |= {name: np.array(value) for name, value in shared.step(loaded).items()}
+        taken = [name for name in others if name in arrays]
+        if taken:
+            terminal.note(f"{images}: {listed(taken)} left out, a name of what is written here")
+        kept = [name for name in others if name not in arrays]
+        if kept:
+            terminal.note(f"{images}: {listed(kept)} kept")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing.whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in (others | arrays).items():  # np.savez would not take all names
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+    return relative(path)

@@ -1,0 +1,80 @@
+"""flaxvae eval runs/latest --k 5000"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal
+
+from flaxvae import declared
+from flaxvae.declared import Count, Positive, Seed, typed
+from flaxvae.errors import DataError, UsageError
+from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+from flaxvae.settings import Place
+
+
+@typed
+def evaluate(
+    run: RunArgument = LATEST,
+    *,
+    k: Count = 0,
+    samples: Positive = 1,
+    split: Literal["test", "validation"] = "test",
+    images: Positive | None = None,
+    seed: Seed = 0,
+    recipes: Recipes = NO_RECIPES,
+    place: Place = Place(),
+) -> None:
+    """ELBO, its terms, reconstruction error and, with --k, a tighter bound, on held-out images.
+
+    They are also written to evaluation.json in the run, with other options than the usual ones
+    under a name that says them: evaluation-k-500.json.
+
+    Args:
+        run: Run folder.
+        k: Importance samples an image for a bound that tends to log p(x) as they grow in number
+            (5000 in the papers), or on grey pixels under a Bernoulli to no density; 0: none.
+        samples: Draws of z an image for the ELBO.
+        split: Which images.
+        images: Only the first so many of them.
+        seed: Decides the draws.
+    """
+    from flaxvae.analysis import bounds
+    from flaxvae.commands import shared
+    from flaxvae.report.terminal import Terminal
+    from flaxvae.report.words import UNITS, numbers, relative
+    from flaxvae.runs.folder import write_json
+    from flaxvae.runs.run import load
+
+    loaded = load(run, recipes)
+    drawn = {"samples": samples != 1, "seed": seed != 0}
+    if any(drawn.values()) and not loaded.recipe.has_bound:
+        flags = " and ".join(declared.flag(name) for name in drawn if drawn[name])
+        raise UsageError(
+            f"{flags} without effect: model {loaded.plan.model} draws nothing; leave it out"
+        )
+    data = loaded.data(place)
+    chosen = data.test if split == "test" else data.validation
+    if chosen is None:
+        raise UsageError("--split validation: the run has no validation images; use test")
+    if images is not None:
+        if images > len(chosen.x):
+            raise UsageError(f"--images {images}: expected 1 to {len(chosen.x)}")
+        y = None if chosen.y is None else chosen.y[:images]
+        chosen = chosen._replace(x=chosen.x[:images], y=y)
+    what = "importance samples" if k else "evaluating"
+    with Terminal() as terminal:
+        found = bounds.evaluate(
+            loaded, chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what)
+        )
+        options: dict[str, Any] = {"k": k, "samples": samples, "split": split, "images": images}
+        facts, unwritten = numbers(loaded, found, split), ""
+        try:
+            path = shared.target(loaded, "evaluation.json", None, evaluate, **options, seed=seed)
+            about = {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
+            write_json(path, about | shared.step(loaded) | found | {"units": UNITS})
+            facts["written"] = relative(path)
+        except (DataError, OSError) as error:
+            unwritten = f"the numbers are not written down: {error}"
+        terminal.summary(facts, [])
+    if unwritten:
+        print(f"flaxvae: {unwritten}", file=sys.stderr)

@@ -1,0 +1,42 @@
+"""flaxvae interpolate runs/latest --rows 4"""
+
+from __future__ import annotations
+
+from flaxvae.declared import Positive, Steps, typed
+from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+from flaxvae.settings import Place
+
+
+@typed
+def interpolate(
+    run: RunArgument = LATEST,
+    *,
+    rows: Positive | None = None,
+    steps: Steps = 10,
+    recipes: Recipes = NO_RECIPES,
+    out: str | None = None,
+    place: Place = Place(),
+) -> str:
+    """Walk along straight lines between the codes of pairs of test images.
+
+    Args:
+        run: Run folder.
+        rows: Pairs of images; by default 8, or as many as there are.
+        steps: Images a row, both ends included.
+        out: PNG to write; by default in the run, figures/interpolations.png, or with other
+            options a name that says them.
+    """
+    from flaxvae.commands import shared
+    from flaxvae.report import figures
+    from flaxvae.report.words import relative
+    from flaxvae.runs.run import load
+
+    loaded = load(run, recipes)
+    test = loaded.data(place).test
+    same_class = loaded.recipe.classes is not None
+    ends = figures.pairs(test, len(test.x) // 2, same_class)
+    what = "pairs of test images" + " of one class" * same_class
+    count = shared.upto("rows", rows, 8, len(ends.x) // 2, what)
+    usual = "figures/interpolations.png"
+    path = shared.target(loaded, usual, out, interpolate, rows=rows, steps=steps)
+    return relative(figures.interpolations(path, loaded, figures.first(ends, 2 * count), steps))

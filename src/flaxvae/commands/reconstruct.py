@@ -1,0 +1,46 @@
+"""flaxvae reconstruct runs/latest --images mine.npz"""
+
+from __future__ import annotations
+
+import sys
+
+from flaxvae.declared import Positive, typed
+from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+from flaxvae.settings import Place
+
+
+@typed
+def reconstruct(
+    run: RunArgument = LATEST,
+    *,
+    images: str | None = None,
+    n: Positive | None = None,
+    recipes: Recipes = NO_RECIPES,
+    out: str | None = None,
+    place: Place = Place(),
+) -> str:
+    """Show images over their reconstructions.
+
+    Args:
+        run: Run folder.
+        images: An .npz or .npy file; by default the test images.
+        n: How many, from the first; by default 20, or all there are.
+        out: PNG to write; by default in the run, figures/reconstructions.png, or with other
+            options a name that says them.
+    """
+    from pathlib import Path
+
+    from flaxvae.commands import shared
+    from flaxvae.report import figures
+    from flaxvae.report.terminal import Terminal
+    from flaxvae.report.words import relative
+    from flaxvae.runs.run import load
+
+    loaded = load(run, recipes)
+    usual = "figures/reconstructions.png"
+    path = shared.target(loaded, usual, out, reconstruct, images=images, n=n)
+    with Terminal(sys.stderr) as terminal:
+        shown, _ = shared.images(loaded, images, place, terminal)
+    shown = figures.first(shown, shared.upto("n", n, 20, len(shown.x)))
+    which = "test images" if images is None else Path(images).name
+    return relative(figures.reconstructions(path, loaded, shown, which))

@@ -1,0 +1,42 @@
+"""flaxvae sample runs/latest --n 64 --temperature 0.8"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flaxvae.declared import NotNegative, Positive, Seed, typed
+from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+
+
+@typed
+def sample(
+    run: RunArgument = LATEST,
+    *,
+    n: Positive = 100,
+    seed: Seed = 0,
+    temperature: NotNegative = 1.0,
+    label: str | None = None,
+    recipes: Recipes = NO_RECIPES,
+    out: str | None = None,
+) -> str:
+    """Draw new images from the prior.
+
+    Args:
+        run: Run folder.
+        n: How many.
+        seed: Decides the draws.
+        temperature: Scale of the prior's standard deviation; below 1 is less varied.
+        label: Class to draw, of a conditional model; by default all in order.
+        out: PNG to write; by default in the run, figures/samples.png, or with other options a
+            name that says them: samples-n-64-seed-1.png.
+    """
+    from flaxvae.commands import shared
+    from flaxvae.report import figures
+    from flaxvae.report.words import relative
+    from flaxvae.runs.run import load
+
+    loaded = load(run, recipes)
+    shared.check_label(loaded, label)
+    options: dict[str, Any] = {"seed": seed, "temperature": temperature, "label": label}
+    path = shared.target(loaded, "figures/samples.png", out, sample, n=n, **options)
+    return relative(figures.samples(path, loaded, n, **options))

@@ -1,0 +1,115 @@
+"""What commands share: the images they are of, the file they write, and what they refuse.
+
+Imported by a command once its arguments are understood.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxvae import declared, writing
+from flaxvae.data import sources
+from flaxvae.data.pipeline import Split
+from flaxvae.errors import DataError, Finding, UsageError
+from flaxvae.report.terminal import Terminal
+from flaxvae.report.words import value
+from flaxvae.runs.run import Run
+from flaxvae.settings import Place
+
+
+def tell(findings: Iterable[Finding], of: str = "") -> None:
+    """Print findings as they come. Raises DataError if anything is wrong."""
+    wrong = []
+    with Terminal() as terminal:
+        for finding in findings:
+            terminal.finding(finding)
+            if finding.ok is False:
+                wrong.append(finding.what)
+    if wrong:
+        which = f"{of}: {len(wrong)} " * bool(of)
+        raise DataError(f"{which}not as they should be: {', '.join(wrong)}")
+
+
+def images(
+    run: Run, file: str | None, place: Place, terminal: Terminal
+) -> tuple[Split, dict[str, np.ndarray]]:
+    """The images of a file, as the run's own were prepared, and what else it has for each of them;
+    or the run's test images."""
+    if file is None:
+        return run.data(place).test, {}
+    unused(place, f"with --images {file}")
+    found = sources.read_images(Path(file))
+    if found.unlabelled and run.recipe.classes is not None:
+        raise DataError(f"{file}: {found.unlabelled}")
+    split = run.split(found.x, found.y, f"{file}: images")._replace(y=found.y)
+    for note in found.notes:
+        terminal.note(f"{file}: {note}")
+    return split, found.others
+
+
+def step(run: Run) -> dict[str, Any]:
+    """What is written beside numbers: the step they are of, and what is unusual about it."""
+    return {"step": run.step} | ({"remarks": list(run.remarks)} if run.remarks else {})
+
+
+def unused(place: Place, why: str) -> None:
+    """Raises UsageError if it was said where data are that are not needed."""
+    for name, where in vars(place).items():
+        if where is not None:
+            flag = declared.flag(name)
+            raise UsageError(f"{flag} {where} has no effect {why}: expected none; leave it out")
+
+
+def upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:
+    """How many to show: as asked, or as usual if there are that many."""
+    if not most:
+        raise UsageError(f"no {what} to show: expected 1 or more")
+    if asked is not None and asked > most:
+        raise UsageError(f"--{name} {asked}: expected 1 to {most}, the {what} there are")
+    return min(usual, most) if asked is None else asked
+
+
+def check_label(run: Run, label: Any) -> None:
+    if label is not None and run.recipe.classes is None:
+        raise UsageError(f"--label {label}: expected none, model {run.plan.model} has no classes")
+
+
+def check_writable(run: Run, folder: Path, advice: str = "") -> None:
+    """Raises DataError if nothing can be written into a folder of a run, or into one it lacks."""
+    there = folder if folder.exists() else folder.parent
+    if not os.access(there, os.W_OK):
+        raise DataError(
+            f"{there} cannot be written: expected a run that can; {advice}copy it to where you "
+            "may write"
+        )
+    writing.check_own(run.path)
+
+
+def target(
+    run: Run, usual: str, out: str | None, command: Callable[..., Any], **options: Any
+) -> Path:
+    """Where a command writes: ``out``, or as usual, with those options in the name that are not.
+
+    So a figure of the training is drawn again by what drew it, and replaced by nothing else.
+
+    Raises DataError if nothing can be written there.
+    """
+    if out is not None:
+        if Path(out).suffix.lower() != Path(usual).suffix:
+            raise UsageError(f"--out {out}: expected a name that ends in {Path(usual).suffix}")
+        return Path(out).resolve() if Path(out).is_symlink() else Path(out)
+    defaults = inspect.signature(command).parameters
+    chosen = {k: v for k, v in options.items() if v != defaults[k].default}
+    if "images" in chosen and isinstance(chosen["images"], str):
+        chosen["images"] = Path(chosen["images"]).stem
+    words = [re.sub(r"[^\w.+-]+", "_", f"{name}-{value(x)}") for name, x in chosen.items()]
+    path = run.path / usual
+    check_writable(run, path.parent, "give --out FILE, or " if "out" in defaults else "")
+    return path.with_name("-".join([path.stem, *words]) + path.suffix)

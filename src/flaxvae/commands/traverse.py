@@ -1,0 +1,66 @@
+"""flaxvae traverse runs/latest --image 7"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flaxvae.declared import AboveZero, Count, Positive, Steps, typed
+from flaxvae.errors import UsageError
+from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+from flaxvae.settings import Place
+
+
+@typed
+def traverse(
+    run: RunArgument = LATEST,
+    *,
+    image: Count | None = None,
+    label: str | None = None,
+    units: Positive | None = None,
+    steps: Steps = 11,
+    span: AboveZero = 3.0,
+    recipes: Recipes = NO_RECIPES,
+    out: str | None = None,
+    place: Place = Place(),
+) -> str:
+    """Walk along single latent dimensions, the others held.
+
+    Args:
+        run: Run folder.
+        image: Test image to walk through, by its number; by default the prior's mean.
+        label: Class, of a conditional model; by default that of the image, or the one
+            in the middle.
+        units: How many dimensions, from the most used; by default those in use, 2 to 10.
+        steps: Images a row.
+        span: How far to either side, in standard deviations.
+        out: PNG to write; by default in the run, figures/traversals.png, or with other options
+            a name that says them.
+    """
+    from flaxvae.analysis import bounds
+    from flaxvae.commands import shared
+    from flaxvae.report import figures
+    from flaxvae.report.words import relative
+    from flaxvae.runs.run import load
+
+    loaded = load(run, recipes)
+    shared.check_label(loaded, label)
+    if not loaded.recipe.has_bound or loaded.recipe.codes is not None:
+        what = "discrete latents" if loaded.recipe.codes else "no prior"
+        raise UsageError(f"model {loaded.plan.model} has {what}: expected continuous ones to walk")
+    summary, test = loaded.folder.finished(), None
+    evaluation = summary and summary["test"]  # of these very variables
+    if evaluation is None or image is not None or not loaded.recipe.standard_prior:
+        test = loaded.data(place).test
+    else:
+        shared.unused(place, "without --image")
+    if image is not None and test is not None and not 0 <= image < len(test.x):
+        raise UsageError(f"--image {image}: expected 0 to {len(test.x) - 1}, a test image")
+    if units is not None:
+        shared.upto("units", units, 0, loaded.latent_size, "latents")
+    walk: dict[str, Any] = {"image": image, "label": label, "units": units}
+    walk |= {"steps": steps, "span": span}
+    path = shared.target(loaded, "figures/traversals.png", out, traverse, **walk)
+    if evaluation is None:
+        assert test is not None
+        evaluation = bounds.evaluate(loaded, test)
+    return relative(figures.traversals(path, loaded, evaluation, test, **walk))

@@ -1,0 +1,18 @@
+"""flaxvae verify runs/latest"""
+
+from __future__ import annotations
+
+from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+
+
+def verify(run: RunArgument = LATEST, *, recipes: Recipes = NO_RECIPES) -> None:
+    """Read every file of a run folder and say whether it is whole; nothing is changed.
+
+    Args:
+        run: Run folder; it may be in training, or have been interrupted.
+    """
+    from flaxvae.commands import shared
+    from flaxvae.runs import verify as verification
+    from flaxvae.runs.folder import RunFolder
+
+    shared.tell(verification.verify(RunFolder.open(run, recipes)), run)
