@@ -67,7 +67,8 @@ class Process:
 def call(command: Callable[..., Any], argv: list[str], name: str) -> Any:
     """``command`` of the arguments in ``argv``; misuse raises UsageError, --help exits."""
     form = _form(command, argv)
-    first, others = several(argv, form.kinds) if form.grid else (argv, [])
+    lists = {flag for flag, kind in form.kinds.items() if get_origin(declared.plain(kind)) is tuple}
+    first, others = several(argv, lists) if form.grid else (argv, [])
     arguments, choices = _read(form, first, name)
     varied: dict[str, list[Any]] = {}
     for setting, line in others:
@@ -279,18 +280,15 @@ def _unboxed(box: str) -> str:
     return " ".join(message).rstrip(".")
 
 
-def several(
-    argv: list[str], kinds: Mapping[str, Any]
-) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """A line whose flags have several values as lines with one value each.
 
-    ``kinds`` are declared of the flags: several words may be one value.
+    Several words after one of the flags ``lists`` are one value.
 
     Returns:
         The line with the first value of every flag, and for each other value the flag's name and
         that line with this value in the first one's place.
     """
-    lists = {flag for flag, kind in kinds.items() if get_origin(declared.plain(kind)) is tuple}
     flags: list[list[str]] = []  # each with its words
     for word in argv:
         if re.match(r"--|-[A-Za-z]", word) or not flags:
