@@ -1,4 +1,4 @@
-"""What is asked of flaxvae on two CPU cores, and where in the results it is found."""
+"""The speed targets on two CPU cores, and where in the results to find what was measured."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from benchmarks.groups import GEMM, OURS
 from benchmarks.workers import Spread, ratio
 
 Rows = Sequence[Mapping[str, Any]]
-PEAK = 180e9  # operations a second of the machine that the likelihood's 50 images/s are asked of
+PEAK = 180e9  # operations a second of the machine for which the likelihood's target is 50 images/s
 
 
 class Claim(NamedTuple):
-    """A number that is to be at least, or at most, what is asked."""
+    """A number that should be at least, or at most, its target."""
 
     what: str
     group: str
-    found: Callable[[Rows], Spread | None]  # None where it was not measured
+    found: Callable[[Rows], Spread | None]  # None if it was not measured
     asked: float
     unit: str = "x"
     at_most: bool = False
@@ -28,7 +28,7 @@ def _row(rows: Rows, **keys: str) -> Mapping[str, Any]:
 
 
 def _faster(net: str, theirs: str) -> Callable[[Rows], Spread | None]:
-    """Our rate of training steps by theirs."""
+    """Our rate of training steps divided by theirs."""
     return lambda rows: _row(rows, net=net)["found"].get(theirs, {}).get("ratio")
 
 
@@ -41,7 +41,7 @@ def _of_peak(rows: Rows) -> Spread:
 
 
 def _likelihood(rows: Rows) -> Spread:
-    """Images/s by the 50 that a machine of PEAK is asked for, at the peak of this one."""
+    """Images/s divided by the target, which is 50 on a machine of PEAK, scaled to this machine."""
     return ratio(rows[0]["found"], "flaxvae likelihood", GEMM, PEAK / 50)
 
 
@@ -62,7 +62,7 @@ CLAIMS = (
     Claim(f"{CONV}: PyTorch, DataLoader", "training", _faster("conv", "torch DataLoader"), 2.0),
     Claim(f"{CONV}: PyTorch, tuned", "training", _faster("conv", "torch tuned"), 1.3),
     Claim(f"{CONV}: flax, jitted step", "training", _faster("conv", "flax loop"), 2.8),
-    Claim(f"{CONV}: part of the GEMM peak", "training", _of_peak, 65, " %"),
+    Claim(f"{CONV}: share of GEMM peak", "training", _of_peak, 65, " %"),
     Claim(f"{MLP}: PyTorch, tensors", "training", _faster("mlp512", "torch tensors"), 2.4),
     Claim(f"{MLP}: PyTorch, tuned", "training", _faster("mlp512", "torch tuned"), 1.8),
     Claim(f"{IWAE}: PyTorch, tensors", "training", _faster("iwae", "torch tensors"), 1.4),
@@ -92,5 +92,5 @@ def table(measured: Mapping[str, Rows]) -> list[str]:
             f" | at {'most' if claim.at_most else 'least'} {asked:g}{claim.unit}"
             f" | {middle / asked:.2f} | {'yes' if reached else 'no'} |"
         )
-    head = ["| | measured | asked | measured / asked | reached |", "|---|---|---|---|---|"]
+    head = ["| | measured | target | measured / target | reached |", "|---|---|---|---|---|"]
     return [*head, *lines] if lines else []

@@ -38,7 +38,7 @@ def _training(rows: Rows) -> list[str]:
         lines += [
             f"**{row['label']}**, batch {row['batch']}",
             "",
-            "| | images/s | flaxvae is | of the GEMM peak | peak memory |",
+            "| | images/s | flaxvae is | share of GEMM peak | peak memory |",
             "|---|---|---|---|---|",
         ]
         for name, found in row["found"].items():
@@ -76,7 +76,7 @@ def _evaluation(rows: Rows) -> list[str]:
 
 def _likelihood(rows: Rows) -> list[str]:
     (row,) = rows
-    lines = [f"| k = {row['k']:,}, {row['label']} | images/s | flaxvae is | of the GEMM peak |"]
+    lines = [f"| k = {row['k']:,}, {row['label']} | images/s | flaxvae is | share of GEMM peak |"]
     lines += ["|---|---|---|---|"]
     for name, found in row["found"].items():
         who = name.removesuffix(" likelihood")
@@ -91,7 +91,7 @@ def _likelihood(rows: Rows) -> list[str]:
 
 def _start(rows: Rows) -> list[str]:
     names = {
-        "cold": "`flaxvae train` to its first step, nothing compiled before",
+        "cold": "`flaxvae train` to its first step, empty compilation cache",
         "warm": "the same with a warm compilation cache",
         **{name: f"`flaxvae {' '.join(asked)}`" for name, asked in HELP.items()},
     }
@@ -102,7 +102,7 @@ def _start(rows: Rows) -> list[str]:
 
 def _overhead(rows: Rows) -> list[str]:
     names = {
-        "guard": "guard against what is not finite, and metrics",
+        "guard": "guard against NaN and infinity, and metrics",
         "checkpoints": "a checkpoint each epoch of 60,000 images",
     }
     lines = ["| time added by | network | % |", "|---|---|---|"]
@@ -142,13 +142,13 @@ def write(results: Path = RESULTS, docs: Path = DOCS) -> None:
     lines = [
         "# Benchmarks",
         "",
-        "Made by `make bench` (`python -m benchmarks`). Contenders run in turns, a moment each,",
-        "never two at once; numbers are medians over the turns with their quartiles, ratios are of",
-        "neighbours. Absolute numbers are those of the machine named; ratios travel better.",
+        "Written by `make bench` (`python -m benchmarks`). Contenders take short turns, one at a",
+        "time. Numbers are medians over the turns, with quartiles; ratios compare neighbouring",
+        "turns. Absolute numbers depend on the machine; ratios carry over better to others.",
     ]
     here = {name: record["rows"] for name, record in records.items() if name in GROUPS}
     if table := claims.table(here):
-        lines += ["", "## What is asked, on two cores", "", *table]
+        lines += ["", "## Targets, on two cores", "", *table]
     docs.mkdir(exist_ok=True)
     order = list(GROUPS)
     for name in sorted(records, key=lambda n: (n.partition("-")[2], order.index(n.split("-")[0]))):
