@@ -105,5 +105,5 @@ def test_help_says_what_the_losses_are(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     words = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "bernoulli: the BCE" in words and "gaussian with sigma fixed: the MSE" in words
+    assert "bernoulli: the BCE" in words and "gaussian, with fixed sigma: the MSE" in words
     assert "constant 1/2 D log 2 pi sigma^2" in words

@@ -1,6 +1,6 @@
-"""What a person can choose: data, training, and what models have in common.
+"""The settings of data and training, and those that models share.
 
-A model's own choices are its recipe's (``zoo``).
+A model's own settings are in its recipe (``zoo``).
 
 Plain frozen dataclasses: the command line takes its flags and help texts from them, and a
 run folder stores them in ``run.json``. Nothing here imports JAX, so ``--help`` is quick.
@@ -67,22 +67,22 @@ Interval = Annotated[str, Within(interval, "such as 15s, 5min, 500steps or 1epoc
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Which images, and what is done to their pixels."""
+    """Which images to use, and how to preprocess their pixels."""
 
     dataset: str = "digits"
     """digits (built in), mnist, fashion_mnist, kmnist, or the path of an .npz or .npy file."""
 
     data_dir: Annotated[str | None, Only("dataset", *IN_FOLDERS)] = None
-    """Folder with IDX files (.gz or not), in it or in a sub-folder named after the dataset;
-    else the FLAXVAE_DATA_DIR variable, else tensorflow-datasets."""
+    """Folder with the IDX files (.gz or not), or with a sub-folder of them named after the dataset.
+    By default FLAXVAE_DATA_DIR if it is set, else tensorflow-datasets."""
 
     binarization: Binarization = "none"
-    """none: pixels in [0, 1]; dynamic: Bernoulli(pixel) drawn anew at every visit;
+    """none: pixels in [0, 1]; dynamic: a new Bernoulli(pixel) draw every time an image is used;
     fixed: one such draw, the same in every run; threshold: pixel >= 0.5."""
 
     validation: Part = 1 / 12
-    """Part of the training images held out for the validation ELBO, at least one of them; 0 trains
-    on all."""
+    """Fraction of the training images held out for the validation ELBO, at least one image; 0
+    trains on all of them."""
 
     def __post_init__(self):
         declared.conform_fields(self)
@@ -90,13 +90,13 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a run's data are now, if not where they were; they have to be the same."""
+    """Where a run's data are now, if they have moved; their contents must be the same."""
 
     dataset: str | None = None
-    """The .npz or .npy file that the run was trained on, where it is now."""
+    """New path of the .npz or .npy file that the run was trained on."""
 
     data_dir: str | None = None
-    """The folder with the IDX files that the run was trained on, where it is now."""
+    """New path of the folder with the IDX files that the run was trained on."""
 
     def __post_init__(self):
         declared.conform_fields(self)
@@ -104,25 +104,24 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """How a model learns: descent on the recipe's loss."""
+    """How a model is trained: gradient descent on the recipe's loss."""
 
     epochs: Count | None = None
-    """Passes over the training images; by default what the dataset suggests
-    (digits 500, mnist 20)."""
+    """Passes over the training images; by default 20, for digits 500."""
 
     batch_size: Positive = 128
-    """Images a step, over all devices together."""
+    """Images per step, over all devices together."""
 
     accumulate: Positive = 1
-    """Compute the batch in so many parts, one after another, where memory does not hold it at once;
-    the result is that of the whole batch, for the time of one more forward pass."""
+    """Compute each batch in this many parts, one after another, to save memory. The result is that
+    of the whole batch; it costs one more forward pass."""
 
     optimizer: Optimizer = "adam"
-    """adam, or muon: roughly orthogonal steps for the layers' weights (mlp nets learn in far fewer
-    epochs, each of which costs more), adam for the rest."""
+    """adam, or muon: roughly orthogonal steps for the layers' weights, and adam for the rest. With
+    muon, mlp nets need far fewer epochs, though each costs more."""
 
     learning_rate: Rate = 1e-3
-    """The optimizer's step size (its peak, with a warm-up or a decay)."""
+    """Step size of the optimizer; its peak, with a warm-up or a decay."""
 
     schedule: Schedule = "constant"
     """constant, or cosine decay to zero at the last step."""
@@ -131,31 +130,31 @@ class TrainSettings:
     """Steps over which the learning rate rises linearly from zero."""
 
     clip_norm: AboveZero | None = None
-    """Clip the gradient's global norm to this."""
+    """Clip the global norm of the gradient to this value."""
 
     ema: Part | None = None
-    """Decay of an exponential moving average of the weights (e.g. 0.999), used in evaluation."""
+    """Decay of an exponential moving average of the weights (such as 0.999), used in evaluation."""
 
     patience: Positive | None = None
-    """Stop after this many epochs without a better validation ELBO; the best weights are kept."""
+    """Stop after this many epochs without a better validation ELBO, and keep the best weights."""
 
     seed: Seed = 0
-    """Decides initial weights, order of images and all noise."""
+    """Determines the initial weights, the order of the images and all noise."""
 
     devices: Positive | None = None
-    """Devices to use; by default all."""
+    """Number of devices to use; by default all."""
 
     shard_params: bool = False
-    """Share parameters and optimizer state out between the devices, for models that fill one."""
+    """Split parameters and optimizer state between the devices, for models too large for one."""
 
     on_nan: OnNan = "stop"
-    """On a loss, gradient or state that is not finite: stop, saved at the last good step;
-    skip that step, ten in a row at most; or rollback to the last checkpoint with half the learning
-    rate, three times at most."""
+    """If a loss, gradient or state is not finite: stop, with the last good step saved; skip the
+    step, at most ten in a row; or rollback to the last checkpoint with half the learning rate, at
+    most three times."""
 
     checkpoint_every: Interval = "15s"
-    """Save every so many steps, epochs, seconds, minutes or hours: 500steps, 1epoch, 5min. The two
-    newest are kept, and of those at an epoch's end the best by validation."""
+    """How often to save, in steps, epochs, seconds, minutes or hours: 500steps, 1epoch, 5min. The
+    two newest checkpoints are kept, and of those at the end of an epoch the best by validation."""
 
     def __post_init__(self):
         declared.conform_fields(self)
@@ -168,17 +167,17 @@ class TrainSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """Several processes, on one machine or many, that train one model on all their devices."""
+    """Several processes, on one machine or many, that train one model together."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, a free port on a trusted network; or auto where Slurm, Open MPI,
-    Kubernetes or a TPU pod tell it all."""
+    """HOST:PORT of process 0, with a free port on a trusted network; or auto under Slurm, Open MPI,
+    Kubernetes or on a TPU pod."""
 
     num_processes: int | None = None
-    """How many processes there are; each is started with the same flags."""
+    """Number of processes; start each with the same flags."""
 
     process_id: int | None = None
-    """Which one this is, from 0."""
+    """Number of this process, from 0."""
 
     def __post_init__(self):
         declared.conform_fields(self)
@@ -201,44 +200,45 @@ class Hosts:
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """Networks and likelihood, which every model has."""
+    """Networks and likelihood, which all models share."""
 
     net: Net = "conv"
     """conv (the tutorials' Conv 32, Conv 64, Dense 256), resnet, or mlp."""
 
     widths: Annotated[tuple[Positive, ...], Only("net", "mlp")] = (512, 256)
-    """Hidden layers of an mlp encoder; the decoder mirrors them."""
+    """Hidden layer sizes of an mlp encoder; the decoder mirrors them."""
 
     activation: Annotated[Activation, Only("net", "mlp")] = "relu"
-    """Of an mlp."""
+    """Activation of an mlp."""
 
     channels: Annotated[
         tuple[Positive, ...], Within(bool, "1 or more each"), Only("net", "resnet")
     ] = (32, 64)
-    """Feature maps of a resnet, one number for each halving of the image."""
+    """Channels of a resnet, one number for each halving of the image."""
 
     blocks: Annotated[Count, Only("net", "resnet")] = 1
     """Residual blocks of a resnet after each halving."""
 
     likelihood: Likelihood = "bernoulli"
-    """p(x|z), whose -log is the reconstruction loss. bernoulli: the BCE; continuous_bernoulli, its
-    density on [0, 1]; gaussian with sigma fixed: the MSE, as squared error / 2 sigma^2 plus the
-    constant 1/2 D log 2 pi sigma^2 of D pixels; with one sigma learned (gaussian_shared) or one a
-    pixel (gaussian_pixel); for 8-bit values discretized_logistic or logistic_mixture."""
+    """p(x|z); -log p(x|z) is the reconstruction loss. bernoulli: the BCE; continuous_bernoulli: its
+    density on [0, 1]; gaussian, with fixed sigma: the MSE, as squared error / 2 sigma^2 plus the
+    constant 1/2 D log 2 pi sigma^2 for D pixels; gaussian_shared: one learned sigma;
+    gaussian_pixel: a learned sigma for each pixel; discretized_logistic and logistic_mixture: for
+    8-bit values."""
 
     sigma: Annotated[AboveZero, Only("likelihood", "gaussian")] = 1.0
-    """Standard deviation of the fixed gaussian."""
+    """Standard deviation of likelihood gaussian."""
 
     components: Annotated[Positive, Only("likelihood", "logistic_mixture")] = 10
-    """Of a logistic mixture."""
+    """Components of a logistic mixture."""
 
     precision: Precision = "float32"
-    """What encoder and decoder compute in; parameters, KL and likelihood stay float32. bf16 is for
-    GPU and TPU, on CPU it is slower."""
+    """Precision in which encoder and decoder compute; parameters, KL and likelihood stay float32.
+    bf16 is for GPU and TPU; on CPU it is slower."""
 
     remat: Annotated[bool, Only("net", "resnet")] = False
-    """Compute a resnet's blocks a second time for their gradient instead of keeping what they
-    computed: less memory, more time."""
+    """Compute a resnet's blocks again for the gradient instead of storing their activations: less
+    memory, more time."""
 
     def __post_init__(self):
         declared.conform_fields(self)
@@ -246,34 +246,34 @@ class Body:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """How the evidence lower bound is made a loss."""
+    """How the evidence lower bound becomes a loss."""
 
     beta: NotNegative = 1.0
-    """Weight of the KL: 1 is the ELBO; above 1 presses for independent latents."""
+    """Weight of the KL: 1 is the ELBO; more than 1 encourages independent latents."""
 
     anneal: Annotated[Annealing, Only("beta")] = "none"
-    """Raise the KL's weight from 0 to beta: linear, once, or cyclical, in cycles that rise for
-    their first half and rest in the second."""
+    """Raise the KL's weight from 0 to beta: linear, once; or cyclical, in cycles that rise in their
+    first half and stay at beta in their second."""
 
     anneal_steps: Annotated[Positive, Only("anneal")] = 10_000
     """Steps of the linear rise, or of one cycle."""
 
     cycles: Annotated[Positive, Only("anneal", "cyclical")] = 4
-    """Cycles, after which the weight stays at beta."""
+    """Number of cycles, after which the weight stays at beta."""
 
     free_bits: Annotated[NotNegative, Only("beta")] = 0.0
-    """KL in nats that is not penalised: the loss takes max(KL, free bits), of the batch's mean."""
+    """KL in nats that costs nothing: the loss takes max(KL, free bits) of the batch's mean."""
 
     free_bits_per: Annotated[FreeBitsPer, Only("free_bits")] = "dimension"
-    """Free bits for every latent dimension (level of a hierarchy, discrete variable), or in total,
-    as a KL without closed form has to have them."""
+    """Free bits for each latent dimension (level of a hierarchy, discrete variable), or in total. A
+    KL without closed form needs total."""
 
     kl: Kl = "closed_form"
-    """The KL in closed form where there is one, or by Monte Carlo from the same draws (not of
-    discrete ones, which have no gradient)."""
+    """closed_form, where the KL has one, or monte_carlo, from the same draws of z (not for discrete
+    latents, whose draws have no gradient)."""
 
     samples: Positive = 1
-    """Draws of z for each image and step."""
+    """Draws of z per image and step."""
 
     def __post_init__(self):
         declared.conform_fields(self)
@@ -285,5 +285,5 @@ class Bound:
 
 
 def asdict(settings: Any) -> dict[str, Any]:
-    """The fields of a settings record, as ``run.json`` stores them."""
+    """The fields of a settings record, as stored in ``run.json``."""
     return dataclasses.asdict(settings)
