@@ -93,7 +93,8 @@ def test_help_shows_a_recipes_own_flags(capsys):
 
 def test_every_command_takes_them(capsys, no_figures, mine):
     line = f"train --recipes mine.py --model my_vae --pairs 1 --odd {SMALL} --run one"
-    assert run(line, capsys)[0] == 0
+    code, out, _ = run(line, capsys)
+    assert code == 0 and "flaxvae sample one --recipes mine.py" in out
     record = json.loads((mine / "one" / "run.json").read_text())
     assert record["model"] == "my_vae" and record["arguments"]["pairs"] == 1
     commands = [name for name in cli.COMMANDS if name not in ("train", "sweep", "doctor")]
@@ -116,6 +117,8 @@ def test_every_command_takes_them(capsys, no_figures, mine):
 
 def test_a_prior_over_codes_of_a_recipe_from_outside(capsys, no_figures):
     assert run(f"train --recipes mine.py --model my_codes {SMALL} --run one", capsys)[0] == 0
+    code, _, err = run("sample one --recipes mine.py", capsys)
+    assert code == 2 and "one --recipes mine.py` first" in err
     line = "fit-prior one --recipes mine.py --epochs 1 --devices 1"
     assert run(line, capsys)[0] == 0
     code, out, _ = run("sample one --recipes mine.py --n 4", capsys)

@@ -267,7 +267,7 @@ def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
     for name in swept.names:
         shas = [read(p / name / "summary.json")["parameters_sha256"] for p in (path, swept.path)]
         assert shas[0] == shas[1]
-    cli.main(["sweep", "--resume", str(path)])  # nothing is left to do
+    cli.main(["sweep", "--no-cache", "--resume", str(path)])  # nothing is left to do
     assert read(path / "sweep.json")["table"] == swept.table
 
 
@@ -298,6 +298,9 @@ def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
         ("--net mlp cnn", ["cnn", "mlp"]),
         ("--resume nowhere", ["is not a sweep", "flaxvae sweep"]),
         ("--resume nowhere --beta 1", ["other flags", "expected none"]),
+        ("--resume nowhere --seeds 5", ["other flags", "expected none"]),
+        ("--resume nowhere --model vae", ["other flags", "expected none"]),
+        ("--resume nowhere stray", ["--resume", "expected one"]),
     ],
 )
 def test_refused(line, words, capsys, tmp_path, monkeypatch):
@@ -321,6 +324,23 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
 def test_no_values_are_refused():
     with pytest.raises(UsageError, match="--beta: expected at least one value"):
         sweeps.make_grid("vae", beta=[])
+
+
+def test_a_resumed_sweep_says_what_it_takes_and_has_the_cache(capsys, monkeypatch):
+    for flag in ("--help", "-h"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["sweep", "--resume", "nowhere", flag])
+        said = capsys.readouterr()
+        assert not stop.value.code and not said.err
+        taken = {"--resume", "--recipes", "--dataset", "--data-dir", "--cache", "--no-cache"}
+        found = {*re.findall(r"--[a-z][a-z-]*", said.out)}
+        assert found == taken | {"--help", "--beta"}  # which the help mentions
+    enabled = []
+    monkeypatch.setattr("flaxvae.compilation.enable", lambda: enabled.append(1))
+    for more, count in (["--no-cache"], 0), ([], 1):
+        with pytest.raises(SystemExit):
+            cli.main(["sweep", "--resume", "nowhere", *more])
+        assert len(enabled) == count
 
 
 def test_flags_with_several_words_for_one_value():

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxvae import declared, signals, zoo
+from flaxvae import declared, outside, signals, zoo
 from flaxvae.analysis import bounds
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
@@ -457,7 +457,7 @@ def _fit_prior(
         folder = RunFolder.create(run.path / "prior", plan, facts)
     else:
         folder.extend(plan)
-    folder.goes_on = command("flaxvae", "fit-prior", run.path)
+    folder.goes_on = command("flaxvae", "fit-prior", run.path, *outside.flag(recipes))
     folder.hold(held)
     if terminal:
         terminal.header(words.prior_header(run, data, folder, plan))

@@ -35,6 +35,15 @@ def read(file: str) -> dict[str, Variant]:
     return _read(path.resolve(), file)
 
 
+def flag(recipes: Mapping[str, Variant]) -> list[str]:
+    """The words with which a command finds these again: --recipes FILE where they are of one."""
+    files = [_FILES[function] for function in recipes.values() if function in _FILES]
+    return ["--recipes", *files[:1]] if files else []
+
+
+_FILES: dict[Variant, str] = {}
+
+
 @functools.cache  # a recipe is one and the same function, however often a line is parsed
 def _read(path: Path, file: str) -> dict[str, Variant]:
     names = vars(_executed(path, file))
@@ -60,6 +69,7 @@ def _read(path: Path, file: str) -> dict[str, Variant]:
             raise UsageError(f"--recipes {file}: {error}") from None
         except Exception as error:  # an annotation is any expression
             raise UsageError(f"--recipes {file}: {name}: {_words(error, path)}") from None
+        _FILES[function] = file
     return candidates
 
 

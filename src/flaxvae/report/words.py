@@ -12,7 +12,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from flaxvae import declared, zoo
+from flaxvae import declared, outside, zoo
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import command, counted
@@ -183,16 +183,17 @@ def program() -> str:
 
 def next_commands(run: Run) -> list[tuple[str, str]]:
     """Commands worth running now, each with a few words."""
-    flaxvae, path = program(), relative(run.path)
-    draw = [(command(flaxvae, "sample", path), "draw new images")]
-    if not run.generates:
-        draw = [(command(flaxvae, "fit-prior", path), "learn to draw new images")]
-    commands = [
-        *draw,
-        (command(flaxvae, "interpolate", path), "walk between images"),
-        (command(flaxvae, "encode", path), "latents of the test images, .npz"),
+
+    def words(name: str, *flags: object) -> str:
+        return command(
+            program(), name, relative(run.path), *flags, *outside.flag(run.folder.recipes)
+        )
+
+    tighter = [(words("eval", "--k", 500), "tighter bound")] if run.recipe.has_bound else []
+    draw = (words("sample"), "draw new images")
+    return [
+        *tighter,
+        draw if run.generates else (words("fit-prior"), "learn to draw new images"),
+        (words("interpolate"), "walk between images"),
+        (words("encode"), "latents of the test images, .npz"),
     ]
-    if run.recipe.has_bound:
-        tighter = command(flaxvae, "eval", path, "--k", 500)
-        commands.insert(0, (tighter, "tighter bound"))
-    return commands

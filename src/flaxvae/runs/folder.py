@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from flaxvae.recipe import Recipe, DataSpec
-from flaxvae import writing, zoo
+from flaxvae import outside, writing, zoo
 from flaxvae.declared import Count, Positive, Within
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, command
 from flaxvae.machine import versions
@@ -113,7 +113,7 @@ class RunFolder:
         self.recipes = recipes
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
-        self.goes_on = command("flaxvae", "train", "--resume", path)
+        self.goes_on = command("flaxvae", "train", "--resume", path, *outside.flag(recipes))
         self.saved: int | None = None  # the last step, once it is on the disk
         self._held: Held | None = None
         self._events: events.Events | None = None

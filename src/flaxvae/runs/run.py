@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxvae import zoo
+from flaxvae import outside, zoo
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images, labels, pipeline, pixels
 from flaxvae.data.pipeline import Data, Split
@@ -114,9 +114,9 @@ class Run:
                 f"{self.plan.model}: expected 1, or leave it out"
             )
         if not self.generates:
+            fit = command("flaxvae", "fit-prior", self.path, *outside.flag(self.folder.recipes))
             raise UsageError(
-                f"{self.path} has no prior yet: expected one over its codes; run "
-                f"`{command('flaxvae', 'fit-prior', self.path)}` first"
+                f"{self.path} has no prior yet: expected one over its codes; run `{fit}` first"
             )
         if y is None and self.recipe.classes is not None:
             names = np.array(self.spec.names)
@@ -299,9 +299,7 @@ def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct 
 
 
 @typed
-def load(
-    path: str | Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType({})
-) -> Run:
+def load(path: str | Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType({})) -> Run:
     """The model of a run folder, ready for use on this machine's devices.
 
     Of a finished run the parameters are those that summary.json names. What there is to know of
@@ -363,7 +361,7 @@ def prior_folder(folder: RunFolder, variables: Variables) -> RunFolder | None:
     if not (path / "run.json").exists():
         return None
     found = RunFolder.open(path, folder.recipes)
-    found.goes_on = command("flaxvae", "fit-prior", folder.path)
+    found.goes_on = command("flaxvae", "fit-prior", folder.path, *outside.flag(folder.recipes))
     same = found.record()["model_sha256"] == digest(jax.device_get(variables["params"]))
     return found if same else None
 
