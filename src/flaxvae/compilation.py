@@ -1,17 +1,17 @@
-"""Compiled programs kept from one process to the next: JAX's persistent cache, for the command.
+"""JAX's persistent compilation cache, for the ``flaxvae`` command.
 
-The ``flaxvae`` command turns it on; a program that imports the library decides for itself. Where:
+The command turns it on; a program that imports the library decides for itself. The folder is
 
-    FLAXVAE_CACHE_DIR           if it is set; set but empty, nothing is kept
-    ~/Library/Caches/flaxvae    else, on macOS
-    $XDG_CACHE_HOME/flaxvae     else, by default ~/.cache/flaxvae
+    FLAXVAE_CACHE_DIR           if it is set; if it is empty, nothing is kept
+    ~/Library/Caches/flaxvae    else on macOS
+    $XDG_CACHE_HOME/flaxvae     else; by default ~/.cache/flaxvae
 
-and there in a folder of the processor's own, for a home may be shared between machines. Where
-JAX_COMPILATION_CACHE_DIR is set, JAX's own settings hold and nothing here does anything.
+with a sub-folder for each kind of processor, because machines may share a home. If
+JAX_COMPILATION_CACHE_DIR is set, JAX's own settings apply and this module does nothing.
 
-What is loaded are the bytes that were compiled: results do not depend on the cache. They are
-executed, so whoever could write them could run anything as the user: a folder that others may write
-to is not used.
+The cache returns the very bytes that were compiled, so results do not depend on it. They are
+executed: whoever can write them can run code as the user. So a folder that others may write to is
+not used.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from typing import Any
 
 from flaxvae import machine
 
-LIMIT = 2**30  # bytes; JAX's own limit needs a package more, and locks at every read
+LIMIT = 2**30  # bytes; JAX's own limit needs another package, and locks at every read
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _TROUBLE = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '(.*?)'")
 
 
 def folder() -> Path | None:
-    """Where compiled programs are to be kept, or None for nowhere."""
+    """The folder for compiled programs, or None if none are to be kept."""
     chosen = os.environ.get("FLAXVAE_CACHE_DIR")
     if chosen == "":
         return None
@@ -55,7 +55,7 @@ def _user_caches() -> Path:
 
 
 def entries(path: Path) -> list[Path]:
-    """The compiled programs in a folder, and nothing else that may be there."""
+    """The compiled programs in a folder, without other files."""
     return list(path.glob("*-cache"))
 
 
@@ -65,7 +65,7 @@ def size(path: Path) -> int:
 
 
 def writable(path: Path) -> bool:
-    """Whether files can be made in a folder, which is made first if need be."""
+    """Whether files can be created in a folder, which is created first if necessary."""
     try:
         for folder in reversed([path, *path.parents]):
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -76,10 +76,10 @@ def writable(path: Path) -> bool:
 
 
 def exposed(path: Path) -> str | None:
-    """How others could change what is in a folder, and what to do; None if they cannot.
+    """How others could change the contents of a folder, and what to do; None if they cannot.
 
-    It has to be the user's own, what it lies in that or root's, and no one else may write to them,
-    but where the sticky bit is set (as of /tmp), and nobody removes what is another's.
+    The user must own it, the user or root its parents, and nobody else may write to any of them,
+    except to parents with the sticky bit (such as /tmp), where nobody can remove others' files.
     """
     if not hasattr(os, "geteuid"):
         return None
@@ -99,26 +99,26 @@ def exposed(path: Path) -> str | None:
 
 
 def jaxs_own() -> str | None:
-    """The folder that JAX's own settings name."""
+    """The folder in JAX's own settings."""
     import jax
 
-    config: Any = jax.config  # whose settings some versions declare, and some do not
+    config: Any = jax.config  # only some versions declare the settings
     return config.jax_compilation_cache_dir
 
 
 def quiet() -> None:
-    """Have XLA leave out what it logs without need; before JAX is imported, or never."""
+    """Silence needless log messages of XLA; has an effect only before JAX is imported."""
     if not machine.nvidia():
-        # It logs an error at loads on processors where it avoids certain instructions, though
-        # they are the very ones that it compiled for.
+        # On processors where it avoids certain instructions, XLA logs a false error whenever it
+        # loads a program.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def enable() -> Path | None:
-    """Keep what this process compiles; returns where, or None where nothing is kept.
+    """Keep what this process compiles; returns the folder, or None if nothing is kept.
 
-    Never raises: without a folder that can be written there is no cache, and no word of it. Of one
-    that others can write to there is a line on standard error.
+    Never raises. Without a writable folder there is silently no cache; for a folder that others can
+    write to, it prints one line to standard error.
     """
     quiet()
     import jax
@@ -140,9 +140,9 @@ def enable() -> Path | None:
 
 
 def _distrust(path: Path) -> None:
-    """Remove entries that others wrote or could have written, and links: of a time when they could.
+    """Remove links, and entries that others wrote or could have written while the folder was open.
 
-    Where others cannot enter the folder, an entry's own mode does not matter.
+    If others cannot enter the folder, the mode of an entry does not matter.
     """
     if not hasattr(os, "geteuid"):
         return
@@ -155,7 +155,7 @@ def _distrust(path: Path) -> None:
 
 
 def _bound(path: Path) -> None:
-    """Remove what was not used for longest, until the rest is within LIMIT."""
+    """Remove the least recently used entries until the rest fits LIMIT."""
     found = sorted((*_stat(entry), entry) for entry in entries(path))
     excess = sum(size for _, size, _ in found) - LIMIT
     for _, freed, entry in found:
@@ -166,14 +166,14 @@ def _bound(path: Path) -> None:
 
 
 def _mend(path: Path) -> None:
-    """Turn JAX's warnings of a damaged entry (its writer was killed) into its removal."""
+    """When JAX warns of a damaged entry (its writer was killed), remove it instead."""
     show = warnings.showwarning
 
     def showwarning(message, *rest, **more):
         trouble = _TROUBLE.match(str(message))
         if trouble is None:
             show(message, *rest, **more)
-        else:  # JAX compiles, and writes the entry anew
+        else:  # JAX compiles and writes it again
             for entry in path.glob(f"{glob.escape(trouble[1])}-*-cache"):
                 _remove(entry)
 
@@ -181,7 +181,7 @@ def _mend(path: Path) -> None:
 
 
 def _stat(entry: Path) -> tuple[float, int]:
-    """When a file was last used, and its bytes; nothing if another process has removed it."""
+    """Time of last use and size in bytes of a file; zeros if another process has removed it."""
     try:
         found = entry.stat()
     except OSError:

@@ -1,12 +1,12 @@
-"""What goes wrong in a user's hands, said in one line, with an exit code.
+"""Errors that a user can cause: one line each, with an exit code.
 
 | exit code | meaning                                                        |
 |-----------|----------------------------------------------------------------|
 | 0         | done                                                           |
-| 1         | a fault of flaxvae itself (a traceback is shown: please report) |
-| 2         | misuse: a flag, a name or a value that cannot be              |
-| 3         | data: missing, damaged, not what it is said to be, or unsaved; |
-|           | or processes that cannot meet, or lost one of theirs           |
+| 1         | a bug in flaxvae (with a traceback: please report it)          |
+| 2         | usage error: an invalid flag, name or value                    |
+| 3         | data: missing, damaged, not as described, or unsaved;          |
+|           | or processes that cannot connect, or have lost one             |
 | 4         | training diverged: a loss, gradient or state is not finite     |
 | 129, 130, | stopped by a closed terminal (SIGHUP), by Ctrl-C, by SIGTERM;  |
 | 143       | a training has saved its state                                 |
@@ -25,37 +25,37 @@ from typing import NamedTuple
 
 
 class FlaxvaeError(Exception):
-    """Base of every error a user can cause; its text is one line."""
+    """Base of all errors that a user can cause; its text is one line."""
 
     exit_code = 1
 
 
 class UsageError(FlaxvaeError):
-    """A flag, name or value that cannot be."""
+    """An invalid flag, name or value."""
 
     exit_code = 2
 
 
 class DataError(FlaxvaeError):
-    """Data that are missing, damaged, not what they are said to be, or could not be written."""
+    """Data that are missing, damaged, not as described, or could not be written."""
 
     exit_code = 3
 
 
 class HostsError(FlaxvaeError):
-    """Processes that were to train together and cannot."""
+    """Processes that cannot train together."""
 
     exit_code = 3
 
 
 class DivergedError(FlaxvaeError):
-    """A loss, a gradient or a model's state that is not finite."""
+    """A loss, a gradient or a model's state is not finite."""
 
     exit_code = 4
 
 
 class Stopped(FlaxvaeError):
-    """Training was asked to stop by a signal, and has saved its state."""
+    """A signal stopped the training, which has saved its state."""
 
     def __init__(self, message: str, signal: int):
         super().__init__(message)
@@ -63,28 +63,25 @@ class Stopped(FlaxvaeError):
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
-    ok: bool | None  # None: neither well nor wrong, worth knowing
+    ok: bool | None  # None: neither right nor wrong, but worth knowing
     what: str
     said: str
 
 
 def counted(number: int, what: str, many: str | None = None) -> str:
-    """``"1 epoch"``, ``"2 epochs"``, ``"2,000 epochs"``; ``many`` is a plural without s."""
+    """``"1 epoch"``, ``"2 epochs"``, ``"2,000 epochs"``; ``many`` is an irregular plural."""
     return f"{number:,} {what if number == 1 else many or what + 's'}"
 
 
 def command(*words: object) -> str:
-    """A command as it can be pasted into a shell: ``sample 'my data (1)'``."""
+    """A command, quoted for a shell: ``sample 'my data (1)'``."""
     return shlex.join(map(str, words))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """``"; did you mean 'mnist'?"`` for the nearest option, or ``""`` if none is near.
-
-    Case does not matter.
-    """
+    """``"; did you mean 'mnist'?"`` for the closest option, ignoring case, or ``""``."""
     folded = {option.casefold(): option for option in options}
     near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""
@@ -106,6 +103,6 @@ _REMEDIES = {
 
 
 def remedy(reason: str | None, otherwise: str = "see to that") -> str:
-    """What to do about an error of the operating system, given its name (``strerror``)."""
+    """What to do about an error of the operating system, given its text (``strerror``)."""
     advice = {os.strerror(number): advice for number, advice in _REMEDIES.items()}
     return advice.get(reason or "", otherwise)

@@ -1,4 +1,4 @@
-"""What computer this is, asked of the operating system: no heavy import, no driver started."""
+"""Facts about this computer, from the operating system: no heavy import, no driver started."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def processor() -> str:
-    """A short name for the kind of processor: the same where compiled code may be shared."""
-    # "flags" on x86, "Features" on ARM: the instructions that there are.
+    """A short name for the kind of processor; compiled code may be shared where it is equal."""
+    # The instruction sets: "flags" on x86, "Features" on ARM.
     about = _cpuinfo("model name|flags|Features|CPU part")
     seen = "\n".join([platform.machine(), platform.processor(), *sorted(set(about))])
     return f"{platform.machine() or 'cpu'}-{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
 
 
 def processor_name() -> str:
-    """What its maker calls the processor, as far as the system tells."""
+    """The processor's product name, if the system knows it."""
     for line in _cpuinfo("model name"):
         return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
 def _cpuinfo(names: str) -> list[str]:
-    """Lines "name : value" of /proc/cpuinfo whose name is one of ``names``, a pattern."""
+    """Lines "name : value" of /proc/cpuinfo whose name matches the pattern ``names``."""
     try:
         return re.findall(rf"^(?:{names})\s*:.*", (PROC / "cpuinfo").read_text(), re.M)
     except OSError:
@@ -40,26 +40,26 @@ def _cpuinfo(names: str) -> list[str]:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory() -> int | None:
-    """Bytes of memory that this process may use, or None where that is not said."""
+    """Bytes of memory that this process may use, or None if unknown."""
     try:
         found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
     try:
-        return min(found, int((CGROUP / "memory.max").read_text()))  # of a container
-    except (OSError, ValueError):  # no container, or one without a limit: "max"
+        return min(found, int((CGROUP / "memory.max").read_text()))  # a container's limit
+    except (OSError, ValueError):  # no container, or no limit: "max"
         return found
 
 
 def nvidia() -> bool:
-    """Whether an NVIDIA GPU and its driver are here."""
+    """Whether there is an NVIDIA GPU with its driver."""
     return (PROC / "driver" / "nvidia" / "version").exists() or (DEV / "nvidia0").exists()
 
 
@@ -85,7 +85,7 @@ def _nvidia_smi() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages that decide a result."""
+    """Versions of Python and of the packages that affect results."""
     names = ("flaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {"python": platform.python_version()}
     for name in names:

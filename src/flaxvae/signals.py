@@ -1,7 +1,8 @@
-"""Ctrl-C (SIGINT), SIGTERM and SIGHUP (a terminal that is closed): how they end what runs.
+"""How Ctrl-C (SIGINT), SIGTERM and SIGHUP (a closed terminal) end the program.
 
-At once, by an exception, so that nothing is left half-written; while a training runs, once it has
-saved. One that is ignored from the start, as SIGHUP under nohup, stays so.
+They raise an exception at once, so that nothing is left half-written; during a training they take
+effect once it has saved. A signal that is ignored from the start, as SIGHUP under nohup, stays
+ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ POLITE = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal other than Ctrl-C's ends the process."""
+    """A signal other than Ctrl-C ends the process."""
 
     def __init__(self, number: int):
         super().__init__()
@@ -26,7 +27,7 @@ class Interrupted(KeyboardInterrupt):
 @contextmanager
 def _handled(numbers: list[signal.Signals], handler: Callable[[int, Any], None]) -> Iterator[None]:
     previous: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # no other may ask for signals
+    if threading.current_thread() is threading.main_thread():  # others may not set handlers
         for number in numbers:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 previous[number] = signal.signal(number, handler)
@@ -39,12 +40,12 @@ def _handled(numbers: list[signal.Signals], handler: Callable[[int, Any], None])
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Interrupted, as Ctrl-C raises KeyboardInterrupt; the first does."""
+    """The first SIGTERM or SIGHUP raises Interrupted, as Ctrl-C raises KeyboardInterrupt."""
     seen: list[int] = []
 
     def handler(number: int, frame: Any) -> None:
         seen.append(number)
-        if len(seen) == 1:  # schedulers repeat them, and files are being cleaned up
+        if len(seen) == 1:  # schedulers repeat them while files are cleaned up
             raise Interrupted(number)
 
     with _handled(POLITE, handler):
@@ -56,10 +57,9 @@ _heard: list[int] | None = None  # of the outermost ``caught``
 
 @contextmanager
 def caught() -> Iterator[list[int]]:
-    """A list that signals are put into; a second Ctrl-C raises KeyboardInterrupt at once.
+    """Collect signals in a list; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    Others may come again and again, for whoever waits until all is saved. Within another
-    ``caught`` it is the same list.
+    Other signals may repeat, so that a save can finish. A nested ``caught`` shares the outer list.
     """
     global _heard
     if _heard is not None:

@@ -1,7 +1,7 @@
-"""Standard output and error, whose failures end nothing.
+"""Standard output and error, whose failures do not stop the work.
 
-A log on a full disk, a pipe whose reader has left, a terminal that was closed: what cannot be
-written there is dropped, and the work goes on to the end that it would have had.
+With a log on a full disk, a closed pipe or a closed terminal, what cannot be written is dropped,
+and the program continues as if it had been.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-_FAULTS = (OSError, ValueError)  # ValueError: of a stream that was closed
+_FAULTS = (OSError, ValueError)  # ValueError: the stream is closed
 
 
 class Steady:
-    """A text stream that drops what cannot be written; ``failed`` hears of the first failure."""
+    """A text stream that drops what it cannot write; calls ``failed`` on the first failure."""
 
     def __init__(self, stream: TextIO, failed: Callable[[Exception], None] = lambda error: None):
         self._stream, self._failed, self._whole = stream, failed, True
@@ -49,11 +49,11 @@ class Steady:
             return False
 
     def drain(self) -> None:
-        """Leave nothing for Python to write when it ends, which would fail once more."""
+        """Leave nothing for Python to flush at exit, where it would fail again."""
         with suppress(*_FAULTS):
             self._stream.flush()
             return
-        with suppress(*_FAULTS):  # of a closed one, or one without a number
+        with suppress(*_FAULTS):  # it is closed, or has no file descriptor
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -66,13 +66,13 @@ class Steady:
 
 
 def _say(error: Exception) -> None:
-    if getattr(error, "errno", None) != errno.EPIPE:  # whoever read has read enough
+    if getattr(error, "errno", None) != errno.EPIPE:  # the reader has seen enough
         reason = getattr(error, "strerror", None) or error
         print(f"flaxvae: standard output cannot be written ({reason})", file=sys.stderr)
 
 
 def _occupy() -> None:
-    """Let no file that is opened later be taken for a standard stream that was closed."""
+    """Occupy closed standard streams, so that no file opened later gets their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -85,7 +85,7 @@ def _occupy() -> None:
 
 @contextmanager
 def steady() -> Iterator[None]:
-    """Standard output and error are ``Steady`` inside, closed ones included."""
+    """Make standard output and error ``Steady`` inside, even if they are closed."""
     _occupy()
     before = sys.stdout, sys.stderr
     with Path(os.devnull).open("w") as nowhere:

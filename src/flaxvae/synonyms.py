@@ -1,7 +1,7 @@
-"""Words of the field that flaxvae has another name for: each is understood, and answered with it.
+"""Other programs' names for flaxvae's settings and values: an error message gives flaxvae's name.
 
-A line is what other programs say, what flaxvae says (the first that there is to choose from), and
-where it is not plain, why.
+Each line has the other names, flaxvae's names (the first one that applies is used), and an
+explanation if one is needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from flaxvae.errors import did_you_mean
 _BCE = "-log p(x|z) of bernoulli is the BCE, summed over pixels"
 _MSE = "gaussian with its fixed --sigma is the MSE, summed over pixels and divided by 2 sigma^2"
 _LOSS = "bernoulli is the BCE, gaussian with its fixed --sigma the MSE, both summed over pixels"
-_DEVICES = "all that JAX finds are used"
+_DEVICES = "by default all that JAX finds"
 
 _LINES = [
     # ---- settings
@@ -48,7 +48,7 @@ _LINES = [
     ("save_every save_freq save_interval checkpoint_freq checkpoint_interval", "checkpoint_every",
      ""),
     ("data data_path data_root root data_folder dataset_path dataset_dir input",
-     "data_dir images", "a folder of IDX files; a file of images is a --dataset"),
+     "data_dir images", "a folder of IDX files; pass a file of images as --dataset"),
     ("arch architecture network backbone encoder", "net", ""),
     ("act nonlinearity activation_fn", "activation", ""),
     ("opt optim optimiser", "optimizer", ""),
@@ -57,7 +57,7 @@ _LINES = [
      "of the learning rate; the KL's is --anneal"),
     ("clip grad_clip clip_grad clip_grad_norm gradient_clip gradient_clip_val max_grad_norm",
      "clip_norm", ""),
-    ("early_stopping early_stop", "patience", "so many epochs"),
+    ("early_stopping early_stop", "patience", "a number of epochs"),
     ("val val_split validation_split val_size val_fraction valid", "validation", ""),
     ("binarize binarized binarise binary", "binarization", ""),
     ("fp16 bf16 amp mixed_precision half dtype", "precision", ""),
@@ -92,7 +92,7 @@ _LINES = [
     ("warmup monotonic", "linear", ""),
     ("cyclic cycle", "cyclical", ""),
     ("static", "fixed", "one draw, the same in every run"),
-    ("stochastic", "dynamic", "drawn anew at every visit"),
+    ("stochastic", "dynamic", "drawn again every time an image is used"),
     ("analytic analytical exact closed", "closed_form", ""),
     ("mc sampled", "monte_carlo", ""),
     ("dreg", "doubly_reparameterized", ""),
@@ -102,7 +102,7 @@ _LINES = [
     ("dae", "denoising_ae", ""),
     ("conditional conditional_vae", "cvae", ""),
     ("infovae info_vae wae", "mmd_vae", ""),
-    ("factor_vae factorvae", "tc_vae", "it presses on the total correlation as well"),
+    ("factor_vae factorvae", "tc_vae", "it also penalises the total correlation"),
     ("hierarchical hvae lvae", "ladder_vae", ""),
     ("nf_vae iaf_vae", "flow_vae", ""),
     ("fit run", "train", ""),
@@ -115,7 +115,7 @@ _LINES = [
 
 
 class Meaning(NamedTuple):
-    """What a word stands for: the first of these names that there is."""
+    """What a word stands for: the first of these names that applies."""
 
     names: list[str]
     why: str
@@ -128,14 +128,14 @@ for _words, _names, _why in _LINES:
 
 
 def hint(word: str, options: Iterable[str]) -> str:
-    """``"; here it is '--learning-rate'"``, with a reason, for a word that flaxvae has another for.
+    """``"; here it is '--learning-rate'"``, with an explanation, for another program's word.
 
     Args:
         word: what was typed, with or without dashes.
-        options: what there is to choose from, with dashes or without.
+        options: the valid names, with or without dashes.
 
     Returns:
-        That, or ``did_you_mean`` for the nearest option, or "".
+        The hint, or ``did_you_mean`` for the closest option, or "".
     """
     known = {_plain(option): option for option in options}
     for meaning in MEANINGS.get(_plain(word), []):

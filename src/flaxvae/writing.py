@@ -1,7 +1,6 @@
-"""Files that are written whole or not at all, and never through a symbolic link.
+"""Files that are written completely or not at all, and never through a symbolic link.
 
-A run folder may come from somebody else. What is written into it stays in it: a link inside would
-lead to files that are none of the run's.
+A run folder may come from somebody else, and a link in it could lead to files outside the run.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from flaxvae.errors import DataError
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 ABANDONED = "*.partial"
-_ABANDONED_SECONDS = 3600  # nobody takes as long to write a file
+_ABANDONED_SECONDS = 3600  # no file takes this long to write
 
 
 def temporary(path: Path) -> Path:
-    """A name beside ``path`` that no other process takes, nor this one again."""
+    """A new name beside ``path``, unique to this call and process."""
     return path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
@@ -45,9 +44,9 @@ def _made(path: Path) -> IO[bytes]:
 
 @contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A new file to write in, which takes the place of ``path`` once the block is left.
+    """A new file that replaces ``path`` at the end of the block.
 
-    If that is by an error, ``path`` is as it was, and nothing else is left.
+    On an error, ``path`` is unchanged and nothing else is left.
     """
     with _unfinished(path) as partial:
         with _made(partial) as file:
@@ -57,26 +56,26 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def scratch(path: Path) -> Iterator[IO[bytes]]:
-    """A new file beside ``path`` to write in, which is removed when the block is left."""
+    """A new file beside ``path`` that is removed at the end of the block."""
     with _unfinished(path) as partial, _made(partial) as file:
         yield file
 
 
 def text(path: Path, content: str) -> None:
-    """Write a file of text."""
+    """Write a text file."""
     with whole(path) as file:
         file.write(content.encode())
 
 
 def append(path: Path, content: str) -> None:
-    """Add to a file of text, which need not be there."""
+    """Append to a text file, which need not exist."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK | _BINARY
     with os.fdopen(os.open(path, flags, 0o666), "ab") as file:
         file.write(content.encode())
 
 
 def link(path: Path, target: str) -> None:
-    """Make ``path`` a symbolic link to ``target``, in the place of an older one."""
+    """Make ``path`` a symbolic link to ``target``, replacing an older link."""
     partial = temporary(path)
     try:
         partial.symlink_to(target)
@@ -87,12 +86,12 @@ def link(path: Path, target: str) -> None:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what a start that was cut off leaves."""
+    """Whether a folder holds nothing but what an interrupted start leaves."""
     return all(entry.name == "lock" or entry.match(ABANDONED) for entry in folder.iterdir())
 
 
 def clear(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write."""
+    """Remove unfinished files of processes that were killed."""
     for partial in folder.glob(ABANDONED):
         with suppress(OSError):
             if abs(time.time() - partial.lstat().st_mtime) > _ABANDONED_SECONDS:
@@ -100,16 +99,16 @@ def clear(folder: Path) -> None:
 
 
 def check_own(folder: Path) -> None:
-    """Raises DataError if there is a symbolic link in a folder that is about to be written."""
+    """Raises DataError if a folder that is about to be written contains a symbolic link."""
     waiting = [folder]
     while waiting:
         with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_symlink():
                     raise DataError(
-                        f"{entry.path} is a symbolic link, and what is written there would be "
-                        "elsewhere: expected none in a run folder; put what it points to in its "
-                        "place, or remove it"
+                        f"{entry.path} is a symbolic link, so files written there would end up "
+                        "elsewhere: expected none in a run folder; replace it by what it points "
+                        "to, or remove it"
                     )
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))
