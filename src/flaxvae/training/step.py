@@ -27,6 +27,8 @@ from flaxvae.parts import memory
 from flaxvae.recipe import Recipe
 from flaxvae.settings import TrainSettings
 from flaxvae.training import guard as guards
+from flaxvae.training.update import Found, Move, State, update
+from flaxvae.training.update import init as init_state
 
 Array = jax.Array
 
@@ -175,28 +177,6 @@ def check(recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh) -> No
         raise UsageError("--patience needs validation images: expected --validation above 0")
 
 
-def check_state(recipe: Recipe, variables: Any, batch: Any) -> None:
-    """Raises ValueError if the model has state to write back that its loss does not return.
-
-    Such a model would train without complaint, and its state (a codebook, say) never change.
-    Both arguments may be shapes.
-    """
-
-    def updates(variables, batch):
-        model, key = recipe.model, jax.random.key(0)
-        features = model.encode(variables, batch.x, batch.y)
-        made = model.reparameterize(variables, key, features, True).updates
-        return made, recipe.loss(variables, key, batch, jnp.int32(0))[1][1]
-
-    made, returned = jax.eval_shape(updates, variables, batch)
-    lost = sorted(made.keys() - returned.keys())
-    if lost:
-        raise ValueError(
-            f"the loss returns no updates of {', '.join(lost)}: expected those that "
-            "model.reparameterize gives, or the state would never change"
-        )
-
-
 class Program(NamedTuple):
     """What a training computes, as pure functions that are not compiled yet."""
 
@@ -230,12 +210,16 @@ def program(
     schedule = learning_rate(settings, total_steps)
     descent = optimizer(settings, schedule)
 
-    objective = recipe.objective(memory.in_parts(recipe.model, settings.accumulate))
+    def objective(model):
+        loss = recipe.objective(memory.in_parts(model, settings.accumulate))
 
-    def loss(params, rest, key, batch, step):
-        return objective({**rest, "params": params}, key, batch, step)
+        def of_whole(variables, key, batch, step):
+            whole = {**variables, "params": gathered(variables["params"])}
+            return loss(whole, key, batch, step)
 
-    gradient = jax.grad(loss, has_aux=True)
+        return of_whole
+
+    learner = recipe._replace(objective=objective)
 
     def make_batch(rows: Array, key: Array, x_all, y_all) -> Batch:
         # As flat rows, which XLA's CPU loops gather faster than images.
@@ -247,40 +231,48 @@ def program(
     def step(state: TrainState, noise: Noise, order, x_all, y_all, tolerance=0) -> TrainState:
         position = state.step - state.offset
         batch = make_batch(order[position % steps_per_epoch], noise.pixels, x_all, y_all)
-        params = state.variables["params"]
-        rest = {k: v for k, v in state.variables.items() if k != "params"}
-        found = gradient(gathered(params), rest, noise.model, batch, state.step)
-        # Whole for the guard: the norm of what is shared out takes one more sum for each array.
-        whole, (metrics, updates) = gathered(found[0]), found[1]
-        grads = shared_out(whole)
         scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
 
-        def descend(old):
-            variables, opt_state, ema, totals = old
-            change, opt_state = scaled.update(grads, opt_state, variables["params"])
-            params = optax.apply_updates(variables["params"], change)
-            ema = ema and optax.incremental_update(params, ema, 1 - (settings.ema or 0))
-            totals = jax.tree.map(jnp.add, totals, metrics)
-            return {**variables, **updates, "params": params}, opt_state, ema, totals
+        def guarded(before: State, found: Found, move: Move) -> TrainState:
+            # Whole for the guard: the norm of what is shared out takes a sum more for each array.
+            whole = gathered(found.gradient)
+            gradient = shared_out(whole)
 
-        fault = guards.fault(metrics["loss"], whole, updates)
-        guard = guards.after(fault, state.guard, tolerance)
-        old = (state.variables, state.opt_state, state.ema, state.totals)
-        variables, opt_state, ema, totals = only_if(fault == 0, descend, old)
-        done = state.step + (guard.fault == 0)
-        return TrainState(done, variables, opt_state, ema, state.best, totals, guard, state.offset)
+            def descend(old):
+                state, ema, totals = old
+                state = move(state, gradient)
+                params = state.variables["params"]
+                ema = ema and optax.incremental_update(params, ema, 1 - (settings.ema or 0))
+                return state, ema, jax.tree.map(jnp.add, totals, found.metrics)
+
+            fault = guards.fault(found.metrics["loss"], whole, found.updates)
+            guard = guards.after(fault, state.guard, tolerance)
+            old = (before, state.ema, state.totals)
+            after, ema, totals = only_if(fault == 0, descend, old)
+            return TrainState(
+                state.step + (guard.fault == 0),
+                after.variables,
+                after.opt_state,
+                ema,
+                state.best,
+                totals,
+                guard,
+                state.offset,
+            )
+
+        before = State(state.step, state.variables, state.opt_state)
+        return update(learner, scaled, guarded)(before, noise.model, batch)
 
     def init(stream: Keys, x_all, y_all) -> TrainState:
         # Two rows, for losses that compare examples.
         example = make_batch(jnp.arange(2), stream.init, x_all[:2], y_all)
-        variables = recipe.model.init(stream.init, example.x, example.y)
-        check_state(recipe, variables, example)
-        params = variables["params"]
+        begin = init_state(recipe, descent, stream.init, example.x, example.y)
+        variables, params = begin.variables, begin.variables["params"]
         _, (metrics, _) = jax.eval_shape(recipe.loss, variables, stream.init, example, jnp.int32(0))
         return TrainState(
-            step=jnp.int32(0),
+            step=begin.step,
             variables=variables,
-            opt_state=descent.init(params),
+            opt_state=begin.opt_state,
             ema=jax.tree.map(jnp.copy, params) if settings.ema is not None else {},
             best=jax.tree.map(jnp.copy, variables) if settings.patience is not None else {},
             totals=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
