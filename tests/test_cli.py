@@ -522,3 +522,24 @@ def test_one_epoch_is_one(tmp_path, capsys, monkeypatch):
     assert "1 epoch, batch 128" in out and "1 epochs" not in out
     assert out.index("1/1") < out.index("evaluating 360 test images") < out.index("drawing figures")
     assert "1 epoch" in run("verify r", capsys)[1]
+
+
+def test_reads_that_outlive_a_failed_one_say_nothing(monkeypatch, capsys):
+    """TensorStore's threads end so by the dozen where a checkpoint is damaged."""
+    reported = []
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(cli, "_report", reported.append)
+    cli.main(["--version"])
+
+    class Dropped:
+        def __init__(self, words):
+            self.words = words
+
+        def __del__(self):
+            raise RuntimeError(self.words)
+
+    Dropped("Event loop is closed")
+    assert not reported
+    Dropped("anything else")
+    assert len(reported) == 1 and capsys.readouterr().err == ""

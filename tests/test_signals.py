@@ -41,12 +41,19 @@ def unfinished(path):
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Whatever is done with signals is undone. A hang-up is heard, though nohup ran the tests."""
-    outside = signal.signal(HUP, signal.SIG_DFL)
+    """Whatever is done with signals is undone, and all are heard.
+
+    Tests that nohup runs ignore a hang-up, those in the background of a script Ctrl-C.
+    """
+    outside = {
+        HUP: signal.signal(HUP, signal.SIG_DFL),
+        INT: signal.signal(INT, signal.default_int_handler),
+    }
     before = [signal.getsignal(number) for number in (INT, TERM, HUP)]
     yield
     after = [signal.getsignal(number) for number in (INT, TERM, HUP)]
-    signal.signal(HUP, outside)
+    for number, handler in outside.items():
+        signal.signal(number, handler)
     assert after == before
 
 

@@ -132,6 +132,20 @@ def test_a_member_is_a_run(swept, capsys):
     assert swept.runs[0].sample(3).shape == (3, 8, 8, 1)
 
 
+@pytest.mark.parametrize("command", ["verify", "eval", "train --resume"])
+def test_a_sweep_is_no_run_and_a_member_of_it_is_named(tmp_path, capsys, command):
+    (tmp_path / "sweep.json").write_text("{}")
+    for seed in (1, 0):
+        (tmp_path / f"seed={seed}").mkdir()
+        (tmp_path / f"seed={seed}" / "run.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.split(), str(tmp_path)])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1
+    assert "(a sweep, whose members are runs)" in err
+    assert err.rstrip().endswith(f"such as {tmp_path / 'seed=0'}")
+
+
 def test_a_member_can_go_on(swept, tmp_path, capsys):
     path = shutil.copytree(swept.path / swept.names[0], tmp_path / "run")
     before = read(path / "summary.json")["parameters_sha256"]

@@ -39,15 +39,27 @@ def _run(argv: list[str]) -> str | list[str] | None:
     return flags.call(COMMANDS[name], rest, name)
 
 
+_report = sys.unraisablehook
+
+
+def _is_of_a_read(error: BaseException | None) -> bool:
+    """Whether it is TensorStore's, of a read that went on when another one had failed."""
+    return type(error) is RuntimeError and str(error) == "Event loop is closed"
+
+
 def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Tracebacks, but for TensorStore's of reads that went on when another one had failed."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+    if not _is_of_a_read(error):
         sys.__excepthook__(kind, error, trace)
+
+
+def _unraisable_hook(found: Any) -> None:  # TensorStore's threads have nobody to raise it to
+    if not _is_of_a_read(found.exc_value):
+        _report(found)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``flaxvae`` command; exits with the codes that ``errors`` documents."""
-    sys.excepthook = _hook
+    sys.excepthook, sys.unraisablehook = _hook, _unraisable_hook
     gc.set_threshold(50_000)  # imports and tracing make millions of objects, hardly any garbage
     with streams.steady(), signals.raised():
         try:

@@ -149,10 +149,15 @@ class RunFolder:
         """
         path = Path(path).resolve()
         if not (path / "run.json").exists():
-            seen = "no such folder" if not path.exists() else "no run.json in it"
+            seen, example = "no run.json in it", Path("runs/latest")
+            if not path.exists():
+                seen = "no such folder"
+            elif (path / "sweep.json").exists():
+                seen = "a sweep, whose members are runs"
+                example = min((found.parent for found in path.glob("*/run.json")), default=example)
             raise UsageError(
                 f"{path} is not a run folder ({seen}): expected one that `flaxvae train` wrote, "
-                "such as runs/latest"
+                f"such as {example}"
             )
         return cls(path, recipes)
 
