@@ -445,7 +445,7 @@ def test_encode_keeps_what_a_file_says_of_its_images(trained, capsys):
     err = " ".join(err.split())
     assert (code, out) == (0, "a.npz\n") and "mine.npz: name, id kept" in err
     assert "z left out, a name of what is written here" in err
-    assert "about left out: not something for each of the 40 images" in err
+    assert "about left out: not one entry for each of the 40 images" in err
     assert "pickled left out: Python objects" in err
     with np.load("a.npz") as found:
         assert set(found) == {"z", "score", "labels", "name", "id"}
@@ -469,7 +469,7 @@ def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
 
 def test_encode_a_folder_of_pictures(refused, tmp_path):
     (tmp_path / "pictures").mkdir()
-    advice = "read the pictures into one array and save it with np.savez"
+    advice = "read the images into one array and save it with np.savez"
     refused("encode {run} --images pictures", 3, "pictures: a folder", advice)
     refused("train --dataset pictures", 2, "--dataset pictures", advice)
 

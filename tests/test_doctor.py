@@ -144,7 +144,7 @@ def test_idx_files(tmp_path, monkeypatch):
     assert sources.find("mnist") == Finding(True, "mnist", f"IDX files in {folder}")
     assert sources.find("kmnist").ok is None and "no IDX files" in sources.find("kmnist").said
     (folder / idx.FILES[0]).write_bytes(b"\0\0\x08\x03")
-    assert sources.find("mnist").ok is False and "fetch it again" in sources.find("mnist").said
+    assert sources.find("mnist").ok is False and "download it again" in sources.find("mnist").said
     (folder / idx.FILES[0]).unlink()
     assert sources.find("mnist").ok is False and idx.FILES[0] in sources.find("mnist").said
     monkeypatch.setenv("FLAXVAE_DATA_DIR", str(tmp_path / "absent"))

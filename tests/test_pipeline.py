@@ -25,4 +25,4 @@ def test_a_few_images_need_no_flags(tmp_path, count):
     data = pipeline.prepare(DataSettings(str(path)))
     held = 0 if data.validation is None else len(data.validation.x)
     assert (len(data.train.x), held, len(data.test.x)) == (count - 1 - (count > 2), count > 2, 1)
-    assert ("one training image, so none for validation" in data.notes) == (count == 2)
+    assert ("only one training image, so no validation images" in data.notes) == (count == 2)

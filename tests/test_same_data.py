@@ -179,7 +179,7 @@ def test_a_class_that_training_never_saw_is_said(tmp_path, monkeypatch):
     )
     line = words.data_line(pipeline.prepare(DataSettings(FILE)))
     assert line.startswith("years, pixels in [0, 1]: 8 x 8 x 1 (h x w x c), ")
-    assert line.endswith("(years.npz); labels of test images alone: 7")
+    assert line.endswith("(years.npz); labels that only test images have: 7")
 
 
 def test_labels_that_cannot_be_used(tmp_path, monkeypatch, capsys):

@@ -218,13 +218,13 @@ NPZ_REFUSED = {
     "a Gaussian's means": ({"x": np.float32(1.2 * X / 255 - 0.1)}, "np.clip(x, 0, 1)"),
     "floats of bytes": ({"x": X.astype(np.float32)}, "divide by 255"),
     "floats of 16 bits": ({"x": X * 257.0}, "divide by 65535"),
-    "floats of digits": ({"x": X // 16 * 1.0}, "divide them by the value that is white"),
-    "standardized": ({"x": (X - 128.0) / 64}, "so that black is 0 and white is 1"),
+    "floats of digits": ({"x": X // 16 * 1.0}, "divide them by the value of white"),
+    "standardized": ({"x": (X - 128.0) / 64}, "with black at 0 and white at 1"),
     "-1 to 1": (
         {"x": X / 127.5 - 1},
-        "from -1 to 1; expected 0 to 1: if they run from -1 to 1, (x",
+        "from -1 to 1; expected 0 to 1: if they range from -1 to 1, use (x",
     ),
-    "signed bytes": ({"x": (X - 128).view(np.int8)}, "so that black is 0"),
+    "signed bytes": ({"x": (X - 128).view(np.int8)}, "with black at 0"),
     "32 bits": ({"x": X.astype(np.uint32) << 24}, "expected 0 to 65535: divide them by"),
     "channels first": ({"x": np.zeros((20, 3, 8, 8))}, "here [20, 8, 8, 3]; save np.moveaxis"),
     "grey channel first": ({"x": np.zeros((20, 1, 8, 9))}, "here [20, 8, 9, 1]"),
@@ -316,9 +316,9 @@ def test_rounding_beyond_0_and_1_is_cut(tmp_path):
 @pytest.mark.parametrize(
     ("x", "said"),
     [
-        (X // 16, "values 0 to 15 of 255: all dark; if 15 is white, save x / 15"),
-        (X.astype(np.uint16) * 16, "values 0 to 4080 of 65535"),
-        (X / 255 / 255, "values 0 to 0.00392157 of 1: all dark"),
+        (X // 16, "all images are dark: values 0 to 15 of 255; if 15 is white, save x / 15"),
+        (X.astype(np.uint16) * 16, "all images are dark: values 0 to 4080 of 65535"),
+        (X / 255 / 255, "all images are dark: values 0 to 0.00392157 of 1"),
         (X, ""),
         (X > 3, ""),
         (X * 0 + np.arange(20, dtype=np.uint8)[:, None, None] // 19 * 128, ""),
@@ -464,12 +464,12 @@ UNUSABLE = {
     "empty text": ({"y": np.array(["a", ""])[Y % 2]}, "text, such as ''"),
     "lines": ({"y": np.array(["a", "b\nc"])[Y % 2]}, "'b\\nc'; expected names"),
     "prose": ({"y": np.array(["a", "b" * 41])[Y % 2]}, "of 1 to 40 characters"),
-    "not UTF-8": ({"y": np.array([b"a", b"\xff"])[Y % 2]}, "not all of it UTF-8"),
+    "not UTF-8": ({"y": np.array([b"a", b"\xff"])[Y % 2]}, "not all in UTF-8"),
     "beyond int64": ({"y": np.uint64(2**63) + Y.astype(np.uint64)}, "numbers below 2^63"),
     "half labelled": ({"y": Y, "x_test": X}, "test labels are missing"),
     "other half": ({"x_test": X, "y_test": Y}, "training labels are missing"),
     "few test labels": ({"y": Y, "x_test": X, "y_test": Y[1:]}, "test labels are 19 for 20"),
-    "mixed": ({"y": Y, "x_test": X, "y_test": Y.astype(str)}, "numbers here and text there"),
+    "mixed": ({"y": Y, "x_test": X, "y_test": Y.astype(str)}, "partly numbers and partly text"),
 }
 
 

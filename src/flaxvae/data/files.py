@@ -1,8 +1,8 @@
-"""NumPy files, read within bounds: no pickle, and no more than half of this machine's memory.
+"""NumPy files, read safely: no pickle, and at most half of this machine's memory.
 
-A few kilobytes of a compressed file can stand for terabytes. What an array takes is known before
-it is read: a member of an .npz gives no more bytes than its entry in the archive declares, and an
-.npy than it has.
+A few kilobytes of a compressed file can expand to terabytes. So the size of an array is checked
+before it is read: an .npz member gives no more bytes than its archive entry declares, and an .npy
+no more than it has.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ def check_size(path: Path, size: int, what: str = "it") -> None:
 
 
 class Objects(DataError):
-    """An array of Python objects, which only a pickle can hold."""
+    """An array of Python objects, which only pickle can store."""
 
 
 class Arrays:
-    """The arrays of an open file, by key; an .npy's goes by ``x``."""
+    """The arrays of an open file, by key; the key of an .npy is ``x``."""
 
     def __init__(self, path: Path, loaded: Any):
         self.path, self._loaded, self._taken = path, loaded, 0
         self.keys: list[str] = ["x"] if isinstance(loaded, np.ndarray) else list(loaded.files)
 
     def read(self, key: str) -> np.ndarray:
-        """One of them. Raises DataError if it is damaged, too large, or of Python objects."""
+        """One array. Raises DataError if it is damaged, too large, or has Python objects."""
         with _reading(self.path):
             if isinstance(self._loaded, np.ndarray):
                 return self._loaded
@@ -63,8 +63,8 @@ def opened(path: Path) -> Iterator[Arrays]:
         about = path.stat()
         if stat.S_ISDIR(about.st_mode):
             raise DataError(
-                f"{path}: a folder; expected an .npz or .npy file: read the pictures into one "
-                "array and save it with np.savez('images.npz', x=images)"
+                f"{path}: a folder; expected an .npz or .npy file: read the images into one array "
+                "and save it with np.savez('images.npz', x=images)"
             )
         if not stat.S_ISREG(about.st_mode):
             raise DataError(f"{path}: a pipe or a device; expected an .npz or .npy file")
@@ -91,7 +91,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except Exception as error:  # damage raises nearly anything inside numpy, zipfile and zlib
+    except Exception as error:  # numpy, zipfile and zlib raise almost anything on damage
         seen = " ".join(str(error).split()) or type(error).__name__
         if "Object arrays" in seen:
             raise Objects(
@@ -99,5 +99,5 @@ def _reading(path: Path) -> Iterator[None]:
                 "arrays of numbers, all images of one shape"
             ) from error
         reason = error.strerror if isinstance(error, OSError) else None
-        advice = remedy(reason, "write or fetch it again")
+        advice = remedy(reason, "write or download it again")
         raise DataError(f"{path}: cannot be read ({(reason or seen)[:200]}); {advice}") from error

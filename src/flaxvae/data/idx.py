@@ -1,4 +1,4 @@
-"""The IDX format: how MNIST and its cousins are distributed.
+"""The IDX format, in which MNIST and its relatives are distributed.
 
 A file is a magic number (two zero bytes, 8 for uint8, the number of axes), one big-endian
 uint32 for the length of each axis, then the bytes. A dataset is four files, each ``.gz`` or not.
@@ -29,14 +29,14 @@ def read(path: Path, axes: int) -> np.ndarray:
     """One IDX file.
 
     Args:
-        path: the file, compressed or not (its content decides, not its name).
+        path: the file, compressed or not, as its content shows.
         axes: 3 for images, 1 for labels.
 
     Returns:
         uint8, [N, H, W] for images or [N] for labels; read-only.
 
     Raises:
-        DataError: it cannot be read, is not IDX, or is shorter or longer than its header says.
+        DataError: the file cannot be read, is not IDX, or does not have the length in its header.
     """
     start = 4 + 4 * axes
     magic = bytes([0, 0, 8, axes])
@@ -47,39 +47,39 @@ def read(path: Path, axes: int) -> np.ndarray:
                 what = "images" if axes == 3 else "labels"
                 raise DataError(
                     f"{path}: begins with 0x{header[:4].hex()}, expected the magic number "
-                    f"0x{magic.hex()} of IDX {what} and the length of each axis; fetch it again"
+                    f"0x{magic.hex()} of IDX {what} and the length of each axis; download it again"
                 )
             shape = [int.from_bytes(header[at : at + 4], "big") for at in range(4, start, 4)]
             size = math.prod(shape)
             check_size(path, size)
             raw = file.read(size)
-            more = file.read(1)  # to the end, where gzip's checksum is
+            more = file.read(1)  # up to the end, where gzip checks its checksum
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        advice = remedy(reason, "fetch it again")
+        advice = remedy(reason, "download it again")
         raise DataError(f"{path}: cannot be read ({reason or error}); {advice}") from error
     if len(raw) < size or more:
         seen = f"more than {size}" if more else f"{len(raw)}"
         raise DataError(
-            f"{path}: {seen} bytes of data, expected {size} by its header's shape {shape}; fetch "
-            "it again"
+            f"{path}: {seen} bytes of data, expected {size} for the shape {shape} in its header; "
+            "download it again"
         )
     return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def _plain(path: Path) -> BinaryIO:
-    """The file, decompressed while it is read where it is compressed."""
+    """The open file, decompressed on the fly if it is compressed."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))
 
 
 def read_folder(folder: Path, dataset: str) -> tuple[list[np.ndarray], str]:
-    """The four files of a dataset, from ``folder/dataset`` or else from ``folder`` itself.
+    """The four files of a dataset, from ``folder/dataset`` or else from ``folder``.
 
     Returns:
         Training images [N, H, W] and labels [N], test images and labels (all uint8), and
-        where they were found, in words.
+        their origin, in words.
 
     Raises:
         DataError: a file is missing or damaged, or images and labels differ in number.
@@ -103,13 +103,13 @@ def read_folder(folder: Path, dataset: str) -> tuple[list[np.ndarray], str]:
         if images != labels:
             raise DataError(
                 f"{paths[at]}: {images} images, but {labels} labels in {paths[at + 1].name}; "
-                f"fetch both again"
+                f"download both again"
             )
     return arrays, f"IDX files in {home}"
 
 
 def present(folder: Path, dataset: str) -> bool:
-    """Whether any of the four files is where ``read_folder`` looks."""
+    """Whether any of the four files is where ``read_folder`` looks for it."""
     return any(_find(_home(folder, dataset), name) for name in FILES)
 
 
@@ -119,7 +119,7 @@ def _home(folder: Path, dataset: str) -> Path:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """``name`` in ``folder``, spelt with ``-idx`` or ``.idx``, plain or ``.gz``."""
+    """``name`` in ``folder``, spelt with ``-idx`` or ``.idx``, with or without ``.gz``."""
     for spelling in (name, name.replace("-idx", ".idx")):
         for path in (folder / spelling, folder / f"{spelling}.gz"):
             if path.is_file():

@@ -1,4 +1,4 @@
-"""What is done to pixels between the file and the model."""
+"""Preprocessing of pixels between the file and the model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from flaxvae.settings import Binarization
 
 Array = jax.Array
 
-# One draw for everyone: runs with different seeds are evaluated on, and "fixed" ones trained on,
-# the same binary images.
+# One draw for all runs: whatever their seeds, they are evaluated on the same binary images, and
+# with "fixed" also trained on the same ones.
 FIXED_SEED = 0
 
 PHRASES: dict[Binarization, str] = {
@@ -31,7 +31,7 @@ def binarize(x: Array, how: Binarization, key: Array) -> Array:
     """Pixels in [0, 1] to zeros and ones (or unchanged, for "none"), float32, shape kept.
 
     ``dynamic`` and ``fixed`` draw Bernoulli(pixel) with ``key`` (Salakhutdinov & Murray 2008;
-    Burda et al. 2015): they differ in whether the caller draws at every visit or once.
+    Burda et al. 2015); the caller draws every time, or once.
     """
     if how == "none":
         return x

@@ -1,7 +1,7 @@
-"""Labels: what a file calls its classes, and the numbers 0, 1, 2… by which a model knows them.
+"""Labels: the names of the classes in a file, and the numbers 0, 1, 2… that a model takes.
 
-The classes are the labels that occur. Everyone speaks the file's own labels, whole numbers or
-text; only what reaches a device is numbered.
+The classes are the labels that occur. All interfaces use the file's own labels, whole numbers or
+text; they become numbers only on their way to a device.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ LONGEST = 40  # characters of a class's name
 
 
 class Unusable(Exception):
-    """Labels that name no classes; the text says why, as what was seen and what was expected."""
+    """Labels that are not classes; the text says what was seen and what was expected."""
 
 
 def column(y: np.ndarray, count: int) -> np.ndarray:
-    """One label an image, [count] int64 or text.
+    """One label per image, [count] int64 or text.
 
     Args:
         y: [count] or [count, 1] whole numbers of any type, or text; or [count, C] one-hot rows.
-        count: how many images there are.
+        count: number of images.
 
-    Raises Unusable if it is none of these.
+    Raises Unusable if ``y`` is none of these.
     """
     if y.dtype == object:
         raise Unusable("Python objects (a pickle), never loaded; expected whole numbers or text")
@@ -37,11 +37,11 @@ def column(y: np.ndarray, count: int) -> np.ndarray:
         y = y.argmax(1)
     if y.ndim != 1 or y.dtype.kind not in "biufUS":
         raise Unusable(
-            f"{y.dtype} of shape {y.shape}; expected one whole number or name an image, or one-hot "
-            "rows"
+            f"{y.dtype} of shape {y.shape}; expected one whole number or name per image, or "
+            "one-hot rows"
         )
     if len(y) != count:
-        raise Unusable(f"{len(y)} for {count} images; expected one an image")
+        raise Unusable(f"{len(y)} for {count} images; expected one per image")
     if y.dtype.kind in "US":
         return _text(y)
     if y.dtype.kind == "f":
@@ -65,7 +65,7 @@ def _text(y: np.ndarray) -> np.ndarray:
         y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
         names = np.unique(y).tolist()
     except (UnicodeDecodeError, ValueError):
-        raise Unusable(f"{y.dtype}, not all of it UTF-8; expected names of classes") from None
+        raise Unusable(f"{y.dtype}, not all in UTF-8; expected names of classes") from None
     for name in names:
         if not (name.isprintable() and 0 < len(name) <= LONGEST):
             shown = repr(name[:LONGEST]) + "…" * (len(name) > LONGEST)
@@ -74,21 +74,21 @@ def _text(y: np.ndarray) -> np.ndarray:
 
 
 def classes(*columns: np.ndarray) -> Names:
-    """The labels that occur in any of these columns, in order. Raises Unusable if too many."""
+    """The labels that occur in these columns, sorted. Raises Unusable if there are too many."""
     if len({y.dtype.kind for y in columns}) > 1:
-        raise Unusable("numbers here and text there; expected one kind")
+        raise Unusable("partly numbers and partly text; expected one kind")
     names = tuple(np.unique(np.concatenate(columns)).tolist())
     count = sum(map(len, columns))
     if len(names) > max(10, count // 2):
         raise Unusable(
-            f"{len(names):,} different ones for {count:,} images; expected classes, of two images "
-            "or more on average"
+            f"{len(names):,} different ones for {count:,} images; expected classes with at least "
+            "two images on average"
         )
     return names
 
 
 def counted(names: Names) -> bool:
-    """Whether the classes are called 0, 1, 2 and so on."""
+    """Whether the classes are named 0, 1, 2 and so on."""
     return names == tuple(range(len(names)))
 
 
@@ -98,14 +98,14 @@ def numbers(y: np.ndarray, names: Names) -> np.ndarray:
 
 
 def find(y: Any, names: Sequence[int | str]) -> tuple[np.ndarray, Any]:
-    """Labels that a person gave, by number.
+    """The numbers of labels that a user gave.
 
     Args:
-        y: one label or an array of them: whole numbers of any type, or text, "3" being 3.
-        names: of the classes, in order.
+        y: one label or an array of them: whole numbers of any type, or text ("3" is 3).
+        names: the names of the classes, in order.
 
     Returns:
-        int32 in the shape of ``y``, and the first label that names no class, or None.
+        int32 in the shape of ``y``, and the first label that is not a class, or None.
     """
     given = np.asarray(y)
     if given.dtype.kind not in "biufUS":
@@ -125,7 +125,7 @@ def _key(value: Any) -> str:
 
 
 def listed(names: Sequence[int | str], most: int = 8) -> str:
-    """The classes in words: "0 to 9", or "1990, 1991, … and 1999", the middle left out."""
+    """The classes in words: "0 to 9", or "1990, 1991, …, 1999" with the middle left out."""
     if len(names) > 2 and counted(tuple(names)):  # type: ignore[arg-type]
         return f"0 to {len(names) - 1}"
     words = list(map(str, names))

@@ -1,8 +1,8 @@
-"""From a source to the three splits a run uses: train, validation, test.
+"""From a source to the three splits of a run: train, validation, test.
 
-Training images stay as stored (bytes) and become floats, and binary where asked, inside the
-compiled step. Validation and test images are binarized once, by a draw that no setting changes,
-so that a number means the same in every epoch and every run.
+Training images stay as stored (bytes); the compiled step turns them into floats and, if asked,
+binarizes them. Validation and test images are binarized once, by a draw that does not depend on
+any setting, so that results are comparable between epochs and runs.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ class Split(NamedTuple):
     """Images as stored, with labels where there are any."""
 
     x: np.ndarray  # [N, *shape] uint8 or uint16 in 0..peak, or float32 in [0, 1]
-    y: np.ndarray | None  # [N] labels as the data have them: whole numbers, or text
-    peak: float  # the stored value that stands for 1.0
-    names: labels.Names | None = None  # labels that there are, in order; None: 0, 1, 2 and so on
+    y: np.ndarray | None  # [N] labels as in the data: whole numbers, or text
+    peak: float  # the stored value that means 1.0
+    names: labels.Names | None = None  # the labels that occur, in order; None: 0, 1, 2 …
 
     @property
     def classes(self) -> np.ndarray | None:
-        """[N] int32 in 0..classes-1: what a model takes for labels."""
+        """[N] int32 in 0..classes-1: the labels as a model takes them."""
         if self.y is None or self.names is None:
             return self.y
         return labels.numbers(self.y, self.names)
 
 
 class Data(NamedTuple):
-    """All a run needs to know of its data."""
+    """Everything a run needs to know about its data."""
 
     spec: DataSpec
     train: Split
     validation: Split | None
     test: Split
-    peak: float  # the value that stands for 1.0 in the source's own images
-    binarization: Binarization  # what is still to be done to train, at every visit
+    peak: float  # the value that means 1.0 in the source's images
+    binarization: Binarization  # what each training step still has to do to ``train`` images
     origin: str
     sha256: str  # of the stored training and test images
     labels_sha256: str | None = None  # of their labels
-    notes: tuple[str, ...] = ()  # what is worth knowing of them
+    notes: tuple[str, ...] = ()  # remarks
 
 
 def binarization_key(fold: int) -> jax.Array:
-    """The key of a draw that no setting changes; ``fold`` separates those of different images."""
+    """The key of a draw that does not depend on any setting; ``fold`` tells draws apart."""
     return jax.random.fold_in(jax.random.key(images.FIXED_SEED), fold)
 
 
 def binarized(split: Split, how: Binarization, fold: int) -> Split:
     """Images binarized once, as uint8 0/1; ``dynamic`` and ``fixed`` give the same draw.
 
-    ``fold`` separates the draws of different splits.
+    ``fold`` differs between splits.
     """
     if how == "none":
         return split
@@ -66,10 +66,10 @@ def binarized(split: Split, how: Binarization, fold: int) -> Split:
 
 
 def fingerprints(split: Split) -> np.ndarray:
-    """A number for each image, [N] uint32, that its pixels (to 16 bits) and its label decide.
+    """A number for each image, [N] uint32, a hash of its pixels (to 16 bits) and its label.
 
-    For noise that belongs to an image and not to its place. Images that share a number, one pair
-    in 2^32, share noise.
+    It seeds noise that depends on an image and not on its position. Two images share a number, and
+    so their noise, with probability 2^-32.
     """
     found = np.empty(len(split.x), np.uint32)
     classes = np.zeros(len(split.x), np.int32) if split.classes is None else split.classes
@@ -84,7 +84,7 @@ def fingerprints(split: Split) -> np.ndarray:
 def _hold_out(count: int, part: float) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and the validation images, each in file order.
 
-    If a part is held out, then at least one image, and never all.
+    If any are held out, at least one image is, and never all.
     """
     order = np.random.default_rng(images.FIXED_SEED).permutation(count)
     held = min(max(round(part * count), 1), count - 1) if part > 0 else 0
@@ -100,11 +100,11 @@ def _digest(*arrays: Any) -> str:
 
 
 def prepare(settings: DataSettings) -> Data:
-    """Load the dataset, split off the validation images, binarize what is binarized once.
+    """Load the dataset, hold out validation images, binarize what is binarized once.
 
     Raises:
-        UsageError: unknown dataset.
-        DataError: files missing, damaged, or not images.
+        UsageError: the dataset is unknown.
+        DataError: the files are missing, damaged, or not images.
     """
     dataset = sources.load(settings.dataset, settings.data_dir)
     how, notes = settings.binarization, list(dataset.notes)
@@ -118,14 +118,14 @@ def prepare(settings: DataSettings) -> Data:
     train = rows(train_rows)
     validation = binarized(rows(held_rows), how, fold=1) if len(held_rows) else None
     if settings.validation > 0 and validation is None:
-        notes.append("one training image, so none for validation")
+        notes.append("only one training image, so no validation images")
     test = Split(dataset.x_test, dataset.y_test, dataset.peak, dataset.names)
     test, digest = binarized(test, how, fold=2), None
     if train.y is not None and test.y is not None:
         digest = _digest(y, test.y)
         missing = tuple(np.setdiff1d(test.y, train.y).tolist())
         if missing:
-            notes.append(f"labels of test images alone: {labels.listed(missing)}")
+            notes.append(f"labels that only test images have: {labels.listed(missing)}")
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
     integers = np.issubdtype(dataset.x_train.dtype, np.integer)

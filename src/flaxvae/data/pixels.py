@@ -1,6 +1,6 @@
-"""Which arrays may be images, as what they are stored, and which value of theirs is white.
+"""Which arrays may be images, how they are stored, and which value is white.
 
-Whole numbers stay whole: uint8 with white at 255 where none is larger, else uint16 with white at
+Whole numbers stay whole: uint8 with white at 255 if none is larger, else uint16 with white at
 65535. Floats are in [0, 1], bool is 0 and 1.
 """
 
@@ -13,11 +13,11 @@ import numpy as np
 from flaxvae.errors import DataError
 
 KINDS = {"b": "bool", "i": "whole numbers", "u": "whole numbers", "f": "floats"}
-ROUNDING = 8 * float(np.finfo(np.float32).eps)  # by which floats may leave [0, 1]
+ROUNDING = 8 * float(np.finfo(np.float32).eps)  # how far floats may lie outside [0, 1]
 
 
 def array(x: np.ndarray, what: str) -> np.ndarray:
-    """``x`` if it may be images, as [N, H, W, C] or [N, D]; DataError, naming ``what``, if not."""
+    """``x`` as [N, H, W, C] or [N, D] if it may be images, else DataError about ``what``."""
     if x.dtype.kind not in KINDS:
         raise DataError(
             f"{what} are of type {str(x.dtype)[:60]}; expected bytes or other whole numbers, bool, "
@@ -25,8 +25,8 @@ def array(x: np.ndarray, what: str) -> np.ndarray:
         )
     if x.ndim not in (2, 3, 4) or x.size == 0:
         raise DataError(
-            f"{what} are of shape {x.shape}; expected [N, H, W, C], [N, H, W] or [N, D], none of "
-            "them 0"
+            f"{what} are of shape {x.shape}; expected [N, H, W, C], [N, H, W] or [N, D], with no "
+            "axis of length 0"
         )
     if x.ndim == 4 and channels_first(x.shape[1:]):
         first, *rest = x.shape[1:]
@@ -52,10 +52,10 @@ def channels_first(shape: tuple[int, ...]) -> bool:
 
 
 def stored(x: np.ndarray, peak: float, what: str) -> tuple[np.ndarray, float]:
-    """Images as they are kept, given that whole numbers have ``peak`` for white.
+    """Images as they are stored, where ``peak`` is white for whole numbers.
 
     Returns:
-        uint8 or uint16 in 0..peak, or float32 in [0, 1]; and what to divide by.
+        uint8 or uint16 in 0..peak, or float32 in [0, 1]; and the value to divide by.
 
     Raises DataError for values out of range.
     """
@@ -83,23 +83,23 @@ def _advice(low: float, high: float, floats: bool) -> str:
 
 def _rescale(low: float, high: float, floats: bool) -> str:
     if floats and low < 0 and max(-low, high) <= 1 + ROUNDING:
-        return "if they run from -1 to 1, (x + 1) / 2"
+        return "if they range from -1 to 1, use (x + 1) / 2"
     if low < 0:
-        return "rescale them, so that black is 0 and white is 1 (as floats)"
+        return "rescale them to floats with black at 0 and white at 1"
     made = {255: "bytes", 65535: "16 bits"}
     for white, of in made.items():
         if floats and white / 2 <= high <= white:
             return f"floats made from {of}: divide by {white}"
-    return "divide them by the value that is white (as floats)"
+    return "divide them by the value of white, as floats"
 
 
 def images(named: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], float, list[str]]:
-    """Arrays of images that belong together, each named for messages.
+    """Checks and stores arrays of images that belong together, by the name used in messages.
 
     Returns:
-        The arrays as stored, what to divide them by, and remarks on them.
+        The arrays as stored, the value to divide them by, and remarks.
 
-    Raises DataError if one is not images, or they differ in more than number.
+    Raises DataError if one does not hold images, or if they differ in kind or shape.
     """
     arrays = [array(x, what) for what, x in named.items()]
     seen = [f"{KINDS[x.dtype.kind]} of shape {x.shape[1:]}" for x in arrays]
@@ -117,7 +117,7 @@ def images(named: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], float, li
     remarks = []
     if kind in "iuf" and high < peak / 2:
         remarks.append(
-            f"values {low:g} to {high:g} of {peak:g}: all dark; if {high:g} is white, save x / "
-            f"{high:g}"
+            f"all images are dark: values {low:g} to {high:g} of {peak:g}; if {high:g} is white, "
+            f"save x / {high:g}"
         )
     return kept, peak, remarks

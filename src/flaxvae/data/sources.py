@@ -1,8 +1,8 @@
-"""Where images come from: built-in digits, MNIST and its cousins, or a NumPy file.
+"""Sources of images: built-in digits, MNIST and its relatives, or a NumPy file.
 
-Whatever the source, the result is one `Dataset` that went through the same checks: images of
-one shape, finite and in range (`pixels`), and labels that fit them (`labels`). Pixels stay as
-stored (bytes where possible); dividing by ``peak`` brings them to [0, 1].
+Every source gives a `Dataset` that has passed the same checks: images of one shape, finite and in
+range (`pixels`), with labels that fit them (`labels`). Pixels stay as stored (bytes where
+possible); dividing by ``peak`` brings them to [0, 1].
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ class Dataset(NamedTuple):
     x_test: np.ndarray
     y_test: np.ndarray | None
     peak: float
-    """The raw value that stands for 1.0 (white)."""
+    """The stored value that means 1.0 (white)."""
     classes: int | None
     """The number of classes; None when unlabelled."""
     origin: str
-    """Where the examples were read, in words."""
+    """Where the examples come from, in words."""
     names: labels.Names | None = None
-    """The labels that occur, in order; None when they are 0 to classes - 1, or there are none."""
+    """The labels that occur, in order; None when they are 0 to classes - 1, or unlabelled."""
     unlabelled: str = ""
     """Why labels that there are cannot be used."""
     notes: tuple[str, ...] = ()
-    """What is worth knowing of these examples."""
+    """Remarks on these examples."""
 
 
 class Source(NamedTuple):
-    """What is known about a dataset before it is loaded."""
+    """A dataset that can be loaded by name."""
 
     summary: str
     epochs: int
@@ -59,14 +59,14 @@ SOURCES = {
     "kmnist": Source("70,000 28x28 cursive Japanese characters (likewise)", 20),
 }
 
-# The keys an .npz may use, the first one present being taken.
+# The keys an .npz may use; the first one present counts.
 _IMAGE_KEYS = ("x_train", "images", "data", "x")
 _LABEL_KEYS = ("y_train", "labels", "y")
 _TEST_KEYS = ("x_test", "y_test")
 
 
 def in_file(dataset: str) -> bool:
-    """Whether a dataset is named by the path of its file."""
+    """Whether a dataset is the path of a file."""
     return Path(dataset).suffix.lower() in (".npz", ".npy")
 
 
@@ -89,14 +89,14 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
 
     Raises:
         UsageError: no such dataset.
-        DataError: missing, damaged, or not images.
+        DataError: the files are missing, damaged, or not images.
     """
     path = Path(dataset).expanduser()
     if in_file(dataset):
         return _file(path)
     if dataset not in SOURCES and path.exists():
         raise UsageError(
-            f"--dataset {dataset}: not an .npz or .npy file; read the pictures into one array and "
+            f"--dataset {dataset}: not an .npz or .npy file; read the images into one array and "
             "save it with np.savez('images.npz', x=images)"
         )
     if dataset not in SOURCES:
@@ -116,7 +116,7 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
 
 
 def find(dataset: str) -> Finding:
-    """Whether a dataset of `SOURCES` can be had here, and where; nothing is downloaded."""
+    """Whether a dataset of `SOURCES` is available, and where; downloads nothing."""
     folder = os.environ.get("FLAXVAE_DATA_DIR")
     try:
         if dataset == "digits":
@@ -130,9 +130,9 @@ def find(dataset: str) -> Finding:
         return Finding(False, dataset, str(error))
     home = tfds.prepared(dataset)
     if not tfds.installed():
-        return Finding(None, dataset, f"not here: pip install 'flaxvae[tfds]', or {tfds.IDX}")
+        return Finding(None, dataset, f"not available: pip install 'flaxvae[tfds]', or {tfds.IDX}")
     if home is None:
-        return Finding(None, dataset, "tensorflow-datasets downloads it when it is first used")
+        return Finding(None, dataset, "tensorflow-datasets downloads it on first use")
     return Finding(True, dataset, f"prepared by tensorflow-datasets in {home}")
 
 
@@ -145,14 +145,14 @@ def _digits() -> Dataset:
 
 
 class Pictures(NamedTuple):
-    """The images of a file, in order, and what else there is for each of them."""
+    """The images of a file, in order, and what else the file has for each of them."""
 
     x: np.ndarray
-    """[N, H, W, C] or [N, D], of the file's own type."""
+    """[N, H, W, C] or [N, D], with the file's dtype."""
     y: np.ndarray | None
     """[N] labels, whole numbers or text."""
     others: dict[str, np.ndarray]
-    """By key: arrays of length N."""
+    """Arrays of length N, by key."""
     notes: list[str]
     """What was left out, and why."""
     unlabelled: str
@@ -160,7 +160,7 @@ class Pictures(NamedTuple):
 
 
 def read_images(path: Path) -> Pictures:
-    """All the images of an .npz or .npy file. Raises DataError if there are none."""
+    """All images of an .npz or .npy file. Raises DataError if there are none."""
     with files.opened(path) as arrays:
         key, label = _keys(arrays)
         x = pixels.array(arrays.read(key), f"{path}: images")
@@ -181,7 +181,7 @@ def read_images(path: Path) -> Pictures:
             if other.shape[:1] == (len(x),):
                 others[name] = other
             else:
-                notes.append(f"{name} left out: not something for each of the {len(x):,} images")
+                notes.append(f"{name} left out: not one entry for each of the {len(x):,} images")
     return Pictures(x, y, others, notes, unlabelled)
 
 
@@ -195,7 +195,7 @@ def _file(path: Path) -> Dataset:
 
 
 def _keys(arrays: files.Arrays) -> tuple[str, str | None]:
-    """The keys of images and, where there are any, of labels."""
+    """The keys of the images and of the labels, if any."""
     images, label = (
         next((key for key in keys if key in arrays.keys), None)
         for keys in (_IMAGE_KEYS, _LABEL_KEYS)
@@ -209,7 +209,7 @@ def _keys(arrays: files.Arrays) -> tuple[str, str | None]:
 
 
 def _labels(arrays: files.Arrays, key: str | None) -> np.ndarray | None:
-    """The labels of this key, if there are any; if they are Python objects, an array of none."""
+    """The labels under this key, if any; an empty array if they are Python objects."""
     try:
         return arrays.read(key) if key in arrays.keys else None
     except files.Objects:
@@ -226,10 +226,10 @@ def _checked(
     held_out: int | None = None,
     peak: float | None = None,
 ) -> Dataset:
-    """The `Dataset` of these arrays, if they are one.
+    """Checks these arrays and makes a `Dataset` of them.
 
-    Without test images some are held out: ``held_out`` of them, or a tenth. ``peak`` is white where
-    that is known; else `pixels.images` finds it.
+    Without test images, ``held_out`` training images or a tenth of them are held out. ``peak`` is
+    the value of white if it is known; else `pixels.images` finds it.
     """
     parts = {f"{origin}: training images": x}
     if x_test is not None:
@@ -240,9 +240,9 @@ def _checked(
         notes.append(f"without labels: {unlabelled}")
     if not rest:
         if len(x) < 2:
-            raise DataError(f"{origin}: 1 image; expected one to train and one to test on, or more")
+            raise DataError(f"{origin}: 1 image; expected at least one to train and one to test on")
         held_out = held_out or max(1, len(x) // 10)
-        # RandomState, because NumPy has frozen its stream: the same rows for ever.
+        # RandomState, because NumPy has frozen its stream: always the same rows.
         order = np.random.RandomState(0).permutation(len(x))
         test, train = order[:held_out], order[held_out:]
         x, rest = x[train], [x[test]]
@@ -263,14 +263,14 @@ def _checked(
 def _classes(
     given: list[np.ndarray | None], images: list[np.ndarray]
 ) -> tuple[list[np.ndarray], labels.Names | None, str]:
-    """The labels of each part as columns, the classes among them, and why there are none."""
+    """The labels of each part as columns, the classes, and why there are none."""
     if all(y is None for y in given):
         return [], None, ""
     columns: list[np.ndarray] = []
     try:
         for y, x in zip(given, images, strict=True):
             if y is None:
-                raise labels.Unusable("missing; expected labels of all images, or of none")
+                raise labels.Unusable("missing; expected labels for all images, or for none")
             columns.append(labels.column(y, len(x)))
     except labels.Unusable as why:
         part = ("training", "test")[len(columns)]

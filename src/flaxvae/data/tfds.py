@@ -1,8 +1,8 @@
 """MNIST and its cousins from tensorflow-datasets (TFDS), without TensorFlow.
 
-TFDS reads prepared data without TensorFlow, but its own MNIST builder needs TensorFlow to
-prepare them. The builder here differs from it in that step only, so what it writes is what
-every other user of TFDS reads: same name, version, URLs, checksums and records.
+TFDS reads prepared data without TensorFlow, but its MNIST builder needs TensorFlow to prepare
+them. The builder here differs only in that step. It writes what TFDS itself would write, with the
+same name, version, URLs, checksums and records.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from flaxvae.errors import DataError
 
 _BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _PROBE_SECONDS = 5.0
-_INSTALL = "pip install 'flaxvae[tfds]' and try where there is a network"
+_INSTALL = "pip install 'flaxvae[tfds]' and try again with a network"
 IDX = "put its four IDX files in a folder and pass --data-dir DIR (or set FLAXVAE_DATA_DIR)"
 
 
 def read(dataset: str) -> tuple[list[np.ndarray], str]:
-    """A dataset in TFDS's folder (``TFDS_DATA_DIR``), downloaded and prepared at first use.
+    """A dataset in TFDS's folder (``TFDS_DATA_DIR``), downloaded and prepared on first use.
 
     Args:
         dataset: mnist, fashion_mnist or kmnist.
 
     Returns:
         Training images [N, 28, 28, 1] uint8 and labels [N] int32, test images and labels,
-        in TFDS's order; and where they come from, in words.
+        in TFDS's order; and their origin, in words.
 
     Raises:
-        DataError: not prepared and no way to prepare, or what is there cannot be read.
+        DataError: the data are not prepared and cannot be, or cannot be read.
     """
     try:
-        import array_record  # noqa: F401 (TFDS imports these two late: ask before a download)
+        import array_record  # noqa: F401 (TFDS imports these late: check them before a download)
         import PIL  # noqa: F401
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -60,7 +60,7 @@ def read(dataset: str) -> tuple[list[np.ndarray], str]:
             arrays = [a for split in ("train", "test") for a in _stack(source[split])]
         except DataError:
             raise
-        except Exception as error:  # array_record, protobuf and PIL each raise their own
+        except Exception as error:  # array_record, protobuf and PIL raise their own
             raise DataError(
                 f"{home}: cannot be read as array_record ({_line(error)}); set TFDS_DATA_DIR to "
                 "another folder, or delete this one to have it prepared again"
@@ -69,12 +69,12 @@ def read(dataset: str) -> tuple[list[np.ndarray], str]:
 
 
 def installed() -> bool:
-    """Whether tensorflow-datasets and what it needs are here; nothing is imported."""
+    """Whether tensorflow-datasets and its requirements are installed; imports nothing."""
     return all(map(find_spec, ("tensorflow_datasets", "array_record", "PIL")))
 
 
 def prepared(dataset: str) -> Path | None:
-    """The folder of a dataset that TFDS has prepared, of whatever version; nothing is imported."""
+    """The folder of a dataset that TFDS has prepared, of any version; imports nothing."""
     home = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser() / dataset
     return home if any(home.glob("*/dataset_info.json")) else None
 
@@ -87,7 +87,7 @@ def _stack(split: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _prepare(builder: Any) -> None:
-    """Download (checksums verified) and write; TFDS renames a finished folder into place."""
+    """Download, verify checksums and write; TFDS renames the finished folder into place."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -103,13 +103,13 @@ def _prepare(builder: Any) -> None:
             ),
         )
     except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
-        if not builder.is_prepared():  # else another process was quicker
+        if not builder.is_prepared():  # else another process was faster
             why = f"cannot be prepared ({_line(error)})"
             raise _unavailable(builder.name, why, "try again") from error
 
 
 def _builder(dataset: str) -> Any:
-    """TFDS's builder of ``dataset``, reading the raw files with `idx`, not with TensorFlow."""
+    """TFDS's builder of ``dataset``, but reading the raw files with `idx`, not TensorFlow."""
     from PIL import Image
     from tensorflow_datasets.image_classification import mnist
 
@@ -127,7 +127,7 @@ def _builder(dataset: str) -> Any:
             }
 
         def _generate_examples(self, images, labels):
-            # A PIL image is encoded as PNG by PIL, an array would be by TensorFlow.
+            # PIL encodes a PIL image as PNG; TensorFlow would encode an array.
             pairs = zip(idx.read(Path(images), 3), idx.read(Path(labels), 1))
             for key, (image, label) in enumerate(pairs):
                 yield key, {"image": Image.fromarray(image), "label": int(label)}
@@ -136,7 +136,7 @@ def _builder(dataset: str) -> Any:
 
 
 def _reachable(url: str) -> bool:
-    """Whether the host of ``url``, or the proxy in use for it, accepts a connection."""
+    """Whether the host of ``url``, or its proxy, accepts a connection."""
     parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
@@ -148,7 +148,7 @@ def _reachable(url: str) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(address, _PROBE_SECONDS):
             answered.set()
 
-    # On a thread, because looking up a name heeds no time-out.
+    # In a thread, because looking up a name has no time-out.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(_PROBE_SECONDS)
@@ -157,18 +157,18 @@ def _reachable(url: str) -> bool:
 
 def _unavailable(dataset: str, why: str, remedy: str = _INSTALL) -> DataError:
     return DataError(
-        f"{dataset}: {why}; {remedy}, or {IDX}, or take --dataset digits, which needs no download"
+        f"{dataset}: {why}; {remedy}, or {IDX}, or use --dataset digits, which needs no download"
     )
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error's text: TFDS goes on for several."""
+    """The first line of an error's text; TFDS writes several."""
     return str(error).strip().partition("\n")[0].rstrip(":") or type(error).__name__
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS prints to stdout, draws progress bars and warns through absl: none of it here."""
+    """Silence TFDS, which prints to stdout, draws progress bars and warns through absl."""
     import tensorflow_datasets as tfds
 
     absl = logging.getLogger("absl")
