@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flaxvae.declared import AboveZero, Positive, Steps, typed
-from flaxvae.errors import UsageError
-from flaxvae.runs.run import Run
 
 
 @typed
@@ -19,22 +18,7 @@ def interpolate(start: np.ndarray, end: np.ndarray, steps: Steps) -> np.ndarray:
     return (1 - weight) * start[:, None] + weight * end[:, None]
 
 
-def interpolations(run: Run, x: np.ndarray, steps: int, y: np.ndarray | None = None) -> np.ndarray:
-    """Decoded lines between the codes of successive pairs of images.
-
-    Args:
-        run: the model.
-        x: [2 N, *shape] images: each row goes from x[2 i] to x[2 i + 1].
-        y: [2 N] labels for a conditional model, which decodes a row with that of its start.
-
-    Returns:
-        [N, steps, *shape], as ``Run.decode`` gives them.
-    """
-    codes = run.encode(x, y)
-    path = interpolate(codes[0::2], codes[1::2], steps)
-    labels = None if y is None else np.repeat(y[0::2], steps)
-    decoded = run.decode(path.reshape(-1, path.shape[-1]), labels)
-    return decoded.reshape(*path.shape[:2], *decoded.shape[1:])
+Decode = Callable[..., np.ndarray]  # (z [N, D], label) -> [N, *shape]
 
 
 class Traversal(NamedTuple):
@@ -44,7 +28,7 @@ class Traversal(NamedTuple):
 
 @typed
 def traversal(
-    run: Run,
+    decode: Decode,
     usage: np.ndarray,
     *,
     codes: np.ndarray | None = None,
@@ -57,7 +41,7 @@ def traversal(
     """Decode walks along one latent dimension at a time, the others held (Higgins et al. 2017).
 
     Args:
-        run: the model, with continuous latents.
+        decode: of continuous latents.
         usage: [D] how much each unit is used, to choose by: its KL, or the variance of its code.
         codes: [N, D] codes of the data, whose mean and standard deviation take the place of the
             prior's 0 and 1; needed where the prior is not standard normal.
@@ -68,18 +52,16 @@ def traversal(
         span: standard deviations to either side of the mean.
 
     Raises:
-        UsageError: discrete latents, which have no directions, or numbers out of range.
+        UsageError: numbers out of range.
     """
-    if run.recipe.codes is not None:
-        raise UsageError(f"model {run.plan.model} has discrete latents: expected continuous ones")
-    size = run.latent_size
+    size = len(usage)
     mean = np.zeros(size) if codes is None else codes.mean(0)
     scale = np.ones(size) if codes is None else codes.std(0)
     chosen = np.argsort(usage)[::-1][:units]
     z = np.tile(mean if start is None else start, (len(chosen), steps, 1))
     for row, unit in enumerate(chosen):
         z[row, :, unit] = mean[unit] + scale[unit] * np.linspace(-span, span, steps)
-    images = run.decode(z.reshape(-1, size), label)
+    images = decode(z.reshape(-1, size), label)
     return Traversal(images.reshape(len(chosen), steps, *images.shape[1:]), chosen)
 
 
@@ -89,7 +71,7 @@ class Manifold(NamedTuple):
     units: tuple[int, int]  # which two latent dimensions; the others are 0
 
 
-def manifold(run: Run, n: int, usage: np.ndarray) -> Manifold:
+def manifold(decode: Decode, n: int, usage: np.ndarray) -> Manifold:
     """A grid through the prior's inverse CDF, decoded (Kingma & Welling 2013, figure 4).
 
     z = Phi^-1(u) for u evenly spaced inside (0, 1), so that each tile stands for as much of the
@@ -101,7 +83,7 @@ def manifold(run: Run, n: int, usage: np.ndarray) -> Manifold:
     codes = np.zeros((n, n, len(usage)), np.float32)
     codes[..., units[0]] = z[None, :]
     codes[..., units[-1]] = z[:, None]
-    images = run.decode(codes.reshape(n * n, -1))
+    images = decode(codes.reshape(n * n, -1))
     return Manifold(images, z, (int(units[0]), int(units[-1])))
 
 

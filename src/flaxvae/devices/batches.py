@@ -29,14 +29,20 @@ def at_once(shape: Sequence[int]) -> int:
     return max(VALUES // math.prod(shape), 1)
 
 
-def rows_at_once(count: int, shape: Sequence[int], devices: int = 1, batch_size: int = 512) -> int:
+def rows_at_once(
+    count: int, shape: Sequence[int], devices: int = 1, batch_size: int = 512, base: int = 2
+) -> int:
     """Examples of this shape in a batch of ``over_split``, of a split of ``count``.
 
-    At most ``batch_size``; a power of two where a split has fewer, or where fewer are ``at_once``,
-    so that splits of many sizes cost few compilations; and a multiple of ``devices``.
+    At most ``batch_size``; a power of ``base`` where a split has fewer, or a power of two where
+    fewer are ``at_once``, so that splits of many sizes cost few compilations; and a multiple of
+    ``devices``.
     """
     fits = 1 << (at_once(shape).bit_length() - 1)
-    size = min(batch_size, fits, 1 << (count - 1).bit_length())
+    power = 1
+    while power < count:
+        power *= base
+    size = min(batch_size, fits, power)
     return -(-size // devices) * devices
 
 
@@ -46,6 +52,7 @@ def over_split(
     batch_size: int = 512,
     *,
     whole: bool = False,
+    base: int = 2,
 ) -> Callable[..., Any]:
     """Compile ``function(variables, key, batch)`` for whole splits.
 
@@ -54,6 +61,7 @@ def over_split(
         mesh: devices, between which a batch is split.
         batch_size: examples at once, or as many as ``rows_at_once`` says.
         whole: every device gets the whole batch, where something else is shared out between them.
+        base: of the powers that small batches are padded to: the larger, the fewer compilations.
 
     Returns:
         ``run(split, variables, key, watch=None, own=None)``: the pytree for all examples in order,
@@ -75,7 +83,7 @@ def over_split(
     def run(split: Split, variables, key, watch: Watch | None = None, own=None):
         count, classes = len(split.x), split.classes
         shape, devices = split.x.shape[1:], 1 if whole else mesh.size
-        size = rows_at_once(count, shape, devices, batch_size)
+        size = rows_at_once(count, shape, devices, batch_size, base)
         parts = []
         for i, start in enumerate(range(0, count, size)):
             rows = np.arange(start, start + size) % count  # the last batch is padded

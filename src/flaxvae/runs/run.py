@@ -16,10 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxvae import outside, zoo
-from flaxvae.core import Batch, Variables
-from flaxvae.data import images, labels, pipeline, pixels
-from flaxvae.data.pipeline import Data, Split
-from flaxvae.declared import NotNegative, Positive, Seed, typed
+from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.core import Variables
+from flaxvae.data import labels
+from flaxvae.data.pipeline import Data
+from flaxvae.declared import typed
+from flaxvae.runs.gallery import Gallery, gallery
+from flaxvae.trained import Trained
 from flaxvae.errors import DataError, UsageError, command, did_you_mean
 from flaxvae.settings import Place
 from flaxvae.devices import batches
@@ -33,224 +36,66 @@ from flaxvae.runs.folder import RunFolder
 from flaxvae.recipe import DataSpec, Recipe
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A model with its trained variables, and the folder it came from.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run(Trained):
+    """A trained model and the folder that it came from; ``Trained`` says what it can do."""
 
-    Arrays go in and come out as NumPy. Images may be [N, *shape] or, with one channel, [N, H, W]:
-    whole numbers with the dataset's own white, or floats in [0, 1]. They are binarized as the
-    evaluation images were, where the model was trained on binary ones. Labels are the dataset's.
-
-    The same images on as many devices give the same bits. One device may add up a product of few
-    rows in another order than one of many: other company, or another number of devices (``load``
-    takes all there are), changes results by rounding, 1e-7 of their size.
-    """
-
+    _: dataclasses.KW_ONLY
     folder: RunFolder
     plan: Plan
-    spec: DataSpec
-    recipe: Recipe
-    variables: Variables
-    peak: float  # what uint8 images are divided by
-    mesh: Mesh
     step: int = 0  # of the checkpoint that the variables are of
     finished: bool = True
     remarks: tuple[str, ...] = ()  # what to know of the variables, if they are not as usual
+    loaded: Data | None = None  # its data, where they are in memory
 
     @property
     def path(self) -> Path:
         return self.folder.path
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The columns of metrics.jsonl, one row an epoch; nan where an epoch has no such number."""
+        rows = self.folder.history()
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+
+    @property
+    def summary(self) -> Evaluation | None:
+        """The numbers of summary.json, on test images; None of a training that is not over."""
+        summary = self.folder.finished()
+        return Evaluation.from_json(summary["test"]) if summary else None
+
+    def figures(self) -> Gallery:
+        """The figures in the run's folder, which a notebook shows. Raises DataError without any."""
+        return gallery(self.folder.figures)
 
     def data(self, place: Place = Place()) -> Data:
         """The run's own data, loaded again, from ``place`` if they are elsewhere now.
 
         Raises DataError if they are not found, or have changed.
         """
+        if self.loaded is not None and place == Place():
+            return self.loaded
         check = functools.partial(check_same_data, self.folder)
         return places.find(self.plan.data, self.folder.record(), check, place)[0]
 
+    def _facts(self) -> list[str]:
+        facts = [f"{self.plan.model} on {super()._facts()[0]}", super()._facts()[1]]
+        if (found := self.summary) is not None and found.elbo is not None:
+            facts.append(f"test -ELBO {-found.elbo:.2f} nats")
+        return [*facts, f"step {self.step}" + ", not finished" * (not self.finished), str(self.path)]
+
     @property
-    def generates(self) -> bool:
-        """Whether there is a prior to draw from: a codebook's is fitted after training."""
-        codes = self.recipe.codes
-        return codes is None or codes.prior is None or "prior" in self.variables
+    def _called(self) -> str:
+        return f"model {self.plan.model}"
 
-    def encode(self, x: Any, y: Any = None, *, watch: batches.Watch | None = None) -> np.ndarray:
-        """The code of each image, [N, D], drawn by no key: ``recipe.code`` says what it is."""
-        return self._encode(self.split(x, y), self.variables, jax.random.key(0), watch)
-
-    def decode(self, z: Any, y: Any = None) -> np.ndarray:
-        """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes.
-
-        In [0, 1], like all that decodes, but for the Gaussian likelihoods, whose means are any
-        numbers; ``np.clip(x, 0, 1)`` makes images of them, to encode or reconstruct again.
-        """
-        z = jnp.asarray(z, jnp.float32)
-        if z.ndim != 2 or z.shape[1] != self.latent_size:
-            raise UsageError(f"latents of shape {z.shape}: expected [N, {self.latent_size}]")
-        y, size = self.labels(y, len(z)), batches.at_once(self.spec.shape)
-        parts = [
-            self._decode(z[i : i + size], None if y is None else jnp.asarray(y[i : i + size]))
-            for i in range(0, max(len(z), 1), size)
-        ]
-        return np.concatenate(parts)
-
-    @typed
-    def sample(
-        self, n: Positive, *, seed: Seed = 0, temperature: NotNegative = 1.0, y: Any = None
-    ) -> np.ndarray:
-        """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
-
-        ``temperature`` scales the prior's standard deviation. A conditional model takes one label
-        ``y`` or n of them; by default all its classes, in order.
-
-        Raises UsageError for numbers or labels out of range, a temperature where the prior has
-        none, or a prior that is not fitted yet.
-        """
-        codes = self.recipe.codes
-        if temperature != 1 and codes is not None and codes.prior is None:
-            raise UsageError(
-                f"--temperature {temperature:g} has no effect on the uniform prior of model "
-                f"{self.plan.model}: expected 1, or leave it out"
-            )
-        if not self.generates:
-            fit = command("flaxvae", "fit-prior", self.path, *outside.flag(self.folder.recipes))
-            raise UsageError(
-                f"{self.path} has no prior yet: expected one over its codes; run `{fit}` first"
-            )
-        if y is None and self.recipe.classes is not None:
-            names = np.array(self.spec.names)
-            y = names[np.arange(n) * len(names) // n]
-        z = self._prior_sample(jax.random.key(seed), n, temperature)
-        return self.decode(z, y)
-
-    def reconstruct(self, x: Any, y: Any = None) -> np.ndarray:
-        """The mean of p(x|z) at each image's code, [N, *shape]."""
-        return self._reconstruct(self.split(x, y), self.variables, jax.random.key(0))
-
-    @typed
-    def score(
-        self,
-        x: Any,
-        y: Any = None,
-        *,
-        samples: Positive = 16,
-        seed: Seed = 0,
-        watch: batches.Watch | None = None,
-    ) -> np.ndarray:
-        """-ELBO of each image in nats, averaged over draws of z, [N]: high where it is unusual.
-
-        The noise is the image's own, by its pixels, its label and the seed: an image has the same
-        score alone and in any company, in any order, on any number of devices. A plain autoencoder,
-        which has no bound, gives -log p(x | z = f(x)). ``watch`` hears how far it is.
-        """
-        split, key = self.split(x, y), jax.random.key(seed)
-        inputs = (self.variables, np.int32(samples))
-        return -self._bound(split, inputs, key, watch, pipeline.fingerprints(split))
-
-    def code(self, variables: Variables, key, batch: Batch) -> jax.Array:
-        """``encode`` as a function of a batch, for ``batches.over_split``."""
-        return self._latent(variables, None, batch).code
-
-    def reconstruction(self, variables: Variables, key, batch: Batch) -> jax.Array:
-        """``reconstruct`` as a function of a batch, for ``batches.over_split``."""
-        z = self._latent(variables, None, batch).z
-        return self.recipe.model.decode(variables, z, batch.y).mean
-
-    def labels(self, y: Any, n: int) -> np.ndarray | None:
-        """Class numbers [n] for a conditional model, which gets one label for all or one for each.
-
-        None for others, which look at no label.
-
-        Raises UsageError where they are missing, or not among the data's classes.
-        """
-        if self.recipe.classes is None:
-            return None
-        known = labels.listed(self.spec.names)
-        if y is None:
-            raise UsageError(f"model {self.plan.model} is conditional: expected labels, {known}")
-        shape = np.shape(y)
-        if len(shape) > 1 or (shape and shape != (n,)):
-            raise UsageError(f"labels of shape {shape}: expected one, or {n}")
-        found, strange = labels.find(y, self.spec.names)
-        if strange is not None:
-            hint = did_you_mean(str(strange), map(str, self.spec.labels or ()))
-            raise UsageError(
-                f"label {strange}: expected {known}, the classes of {self.spec.name}{hint}"
-            )
-        return np.broadcast_to(found, (n,))
-
-    def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
-        """Images checked and prepared as the run's own were, with class numbers.
-
-        ``what`` names them in messages.
-
-        Raises:
-            UsageError: another shape than the model's, or labels missing where it needs them.
-            DataError: values that are not finite, or outside [0, 1].
-        """
-        x, shape = np.asarray(x), self.spec.shape
-        if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
-            x = x[..., None]
-        if x.shape[1:] != shape or not len(x):
-            wanted, seen = ", ".join(map(str, shape)), x.shape
-            first = len(shape) == 3 and seen[1:] == (shape[2], *shape[:2])
-            hint = "; np.moveaxis(x, 1, -1) makes it so" if first else ""
-            raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1{hint}")
-        x, peak = pixels.stored(pixels.array(x, what), self.peak, what)
-        split = Split(x, self.labels(y, len(x)), peak)
-        if self.plan.data.binarization == "none":
-            return split
-        key, own = pipeline.binarization_key(fold=3), pipeline.fingerprints(split)
-        return split._replace(x=self._binarize(split, {}, key, None, own), peak=1.0)
-
-    def _latent(self, variables, key, batch):
-        model = self.recipe.model
-        features = model.encode(variables, batch.x, batch.y)
-        return model.reparameterize(variables, key, features, False)
-
-    @functools.cached_property
-    def latent_size(self) -> int:
-        """D, the numbers in a code."""
-        label = None if self.recipe.classes is None else jnp.zeros(1, jnp.int32)
-        batch = Batch(jnp.zeros((1, *self.spec.shape)), label)
-        return jax.eval_shape(self.code, self.variables, None, batch).shape[1]
-
-    # Compiled once a run, so that calls on many small arrays do not compile again.
-
-    @functools.cached_property
-    def _encode(self):
-        return batches.over_split(self.code, self.mesh)
-
-    @functools.cached_property
-    def _reconstruct(self):
-        return batches.over_split(self.reconstruction, self.mesh)
-
-    @functools.cached_property
-    def _bound(self):
-        return batches.over_split(batches.own_bound(self.recipe.model), self.mesh)
-
-    @functools.cached_property
-    def _binarize(self):
-        how = self.plan.data.binarization
-
-        def each(variables, keys, batch):
-            drawn = jax.vmap(lambda x, key: images.binarize(x, how, key))(batch.x, keys)
-            return drawn.astype(jnp.uint8)
-
-        return batches.over_split(each, self.mesh)
-
-    @functools.cached_property
-    def _prior_sample(self):
-        draw = self.recipe.model.prior_sample
-        compiled = jax.jit(lambda v, key, n, t: draw(v, key, n, None, t), static_argnums=2)
-        return lambda key, n, temperature: compiled(self.variables, key, n, temperature)
-
-    @functools.cached_property
-    def _decode(self):
-        decode = self.recipe.model.decode
-        compiled = jax.jit(lambda v, z, y: decode(v, z, y).mean)
-        return lambda z, y: compiled(self.variables, z, y)
+    @property
+    def _unfitted(self) -> str:
+        return (
+            f"{self.path} has no prior yet: expected one over its codes; run "
+            f"`{command('flaxvae', 'fit-prior', self.path, *outside.flag(self.folder.recipes))}` "
+            "first"
+        )
 
 
 def check_same_data(folder: RunFolder, data: Data) -> Data:
@@ -335,9 +180,18 @@ def opened(
         variables, remarks = variables | fitted, [found.remark, remark]
     mesh = meshes.local()
     variables = meshes.put(variables, meshes.replicated(mesh))
-    peak, said = folder.record()["peak"], tuple(filter(None, remarks))
-    over = folder.finished() is not None
-    return Run(folder, plan, spec, recipe, variables, peak, mesh, found.step, over, said)
+    return Run(
+        recipe,
+        variables,
+        mesh=mesh,
+        peak=folder.record()["peak"],
+        binarization=plan.data.binarization,
+        folder=folder,
+        plan=plan,
+        step=found.step,
+        finished=folder.finished() is not None,
+        remarks=tuple(filter(None, remarks)),
+    )
 
 
 def is_closed(folder: RunFolder) -> bool:

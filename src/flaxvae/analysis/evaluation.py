@@ -1,0 +1,211 @@
+"""How good a model is: ELBO and its terms, tighter bounds, bits a dimension, squared error."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax.sharding import Mesh
+
+from flaxvae.core import Batch, Model, Variables, log_weights
+from flaxvae.data.pipeline import Split
+from flaxvae.devices import batches
+from flaxvae.devices import mesh as meshes
+from flaxvae.errors import UsageError
+from flaxvae.recipe import Recipe
+
+Array = jax.Array
+
+ACTIVE = 0.01  # variance over images of a unit's code, above which it counts as used
+CHUNK = 1000  # images decoded at once at most, over draws and examples: any k in bounded memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The importance-weighted ELBO of ``k`` draws, and its standard error over images, in nats."""
+
+    k: int
+    nats: float
+    standard_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The numbers of a model on images: nats summed over dimensions, averaged over images.
+
+    What a model does not have is None.
+    """
+
+    images: int  # how many
+    log_px: Literal["probability", "density", "cross_entropy"]  # of what log p(x|z) is the
+    # logarithm: elbo bounds the log of a probability or a density of x; the cross-entropy of grey
+    # pixels under a Bernoulli is neither
+    mse: float  # squared error of the reconstruction from the code, averaged over pixels too
+    reconstruction: float  # -log p(x|z)
+    code_variance: tuple[float, ...] | None = None  # [D] over images, of continuous codes
+    codes_used: int | None = None  # of discrete ones
+    perplexity: float | None = None  # exp(entropy of their frequencies)
+    active_units: int | None = None  # of code_variance above 0.01 (Burda et al. 2015)
+    elbo: float | None = None
+    elbo_standard_error: float | None = None  # over images
+    kl: float | None = None
+    kl_per_unit: tuple[float, ...] | None = None  # by dimension, level, or discrete variable
+    bits_per_dim: float | None = None  # -elbo / (D log 2), of a probability
+    importance_weighted_elbo: Estimate | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields but for those that are None, for JSON."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Evaluation:
+        """The inverse of ``as_json``; other fields are left out."""
+        known = {f.name: stored[f.name] for f in dataclasses.fields(cls) if f.name in stored}
+        for name in ("code_variance", "kl_per_unit"):
+            if name in known:
+                known[name] = tuple(known[name])
+        if estimate := known.pop("importance_weighted_elbo", None):
+            known["importance_weighted_elbo"] = Estimate(**estimate)
+        return cls(**known)
+
+
+def importance_weighted_elbo(model: Model, k: int, chunk: int):
+    """log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), as a function of a batch.
+
+    A lower bound on log p(x) in expectation, tight as k grows (Burda et al. 2015), where p(x|z) is
+    a probability or a density of x (``Recipe.log_px``). The sum runs over chunks of ``chunk`` draws
+    with a streaming logsumexp, so memory does not grow with k.
+
+    Returns:
+        ``function(variables, key, batch) -> [B]`` nats.
+    """
+    chunk = min(chunk, k)
+
+    def function(variables: Variables, key: Array, batch: Batch) -> Array:
+        def add(total, i):
+            log_w = log_weights(model, variables, jax.random.fold_in(key, i), batch, chunk)
+            counts = (i * chunk + jnp.arange(chunk) < k)[:, None]
+            log_w = jnp.where(counts, log_w, -jnp.inf)
+            return jnp.logaddexp(total, jax.nn.logsumexp(log_w, axis=0)), None
+
+        start = jnp.full(batch.x.shape[0], -jnp.inf)
+        total, _ = jax.lax.scan(add, start, jnp.arange(-(-k // chunk)))
+        return total - math.log(k)
+
+    return function
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean(dtype=np.float64))
+
+
+def measurement(
+    recipe: Recipe, samples: int = 1
+) -> Callable[[Variables, Array, Batch], dict[str, Array]]:
+    """What ``numbers`` needs of every image, as a function of (variables, key, batch): arrays [B].
+
+    elbo, reconstruction and kl [B, L], averaged over ``samples`` draws of z; mse; and code [B, D],
+    or of discrete codes their indices.
+    """
+    model, codes = recipe.model, recipe.codes
+    terms = batches.bound_terms(model)
+
+    def measure(variables, key, batch):
+        draws = jax.vmap(lambda key: terms(variables, key, batch))
+        found = jax.tree.map(lambda x: x.mean(0), draws(jax.random.split(key, samples)))
+        features = model.encode(variables, batch.x, batch.y)
+        latent = model.reparameterize(variables, None, features, False)
+        error = jnp.square(model.decode(variables, latent.z, batch.y).mean - batch.x)
+        found |= {"mse": error.reshape(len(error), -1).mean(-1)}
+        if codes is not None:
+            return found | {"indices": codes.indices(variables, batch.x, batch.y)}
+        return found | {"code": latent.code}
+
+    return measure
+
+
+def evaluation_keys(seed: int) -> Array:
+    """The keys of an evaluation: of the bound, and of the importance weights."""
+    return jax.random.split(jax.random.key(seed))
+
+
+def evaluate(
+    recipe: Recipe,
+    variables: Variables,
+    split: Split,
+    *,
+    k: int = 0,
+    samples: int = 1,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    watch: batches.Watch | None = None,
+) -> Evaluation:
+    """Measure a model on a split.
+
+    Draws belong to places in the split: the same images in another order, or on a number of devices
+    that cuts them into other batches, get other draws. ``Trained.score`` gives an image its own.
+
+    Args:
+        recipe, variables: the model.
+        split: the images.
+        k: draws of the importance-weighted ELBO, a tighter bound; 0 leaves it out.
+        samples: draws of z for the ELBO.
+        seed: decides the draws.
+        mesh: devices, between which a batch is split; by default all of this process.
+        watch: hears how far it is, or with k how far the importance-weighted ELBO is.
+
+    Raises:
+        UsageError: k or samples out of range, or a bound asked of a plain autoencoder.
+    """
+    if k < 0 or samples < 1:
+        raise UsageError(f"k = {k}, samples = {samples}: expected k >= 0 and samples >= 1")
+    if k and not recipe.has_bound:
+        raise UsageError("--k of a plain autoencoder, which has no bound: expected 0")
+    mesh = mesh or meshes.local()
+    bound_key, weight_key = evaluation_keys(seed)
+    measure = batches.over_split(measurement(recipe, samples), mesh)
+    result = numbers(recipe, split, measure(split, variables, bound_key, None if k else watch))
+    if not k:
+        return result
+    images = max(mesh.size, 10)
+    chunk = min(CHUNK, batches.at_once(split.x.shape[1:])) // images
+    function = importance_weighted_elbo(recipe.model, k, max(chunk, 1))
+    nats = batches.over_split(function, mesh, images)(split, variables, weight_key, watch)
+    error = float(nats.std() / math.sqrt(len(split.x)))
+    estimate = Estimate(k, _mean(nats), error)
+    return dataclasses.replace(result, importance_weighted_elbo=estimate)
+
+
+@np.errstate(invalid="ignore", over="ignore")  # what has diverged shows as inf or nan
+def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> Evaluation:
+    """The numbers of ``evaluate`` from what ``measurement`` gave of all images of a split."""
+    count, size = len(split.x), math.prod(split.x.shape[1:])
+    result: dict[str, Any] = {}
+    if recipe.codes is None:
+        variance = found["code"].var(0, dtype=np.float64)
+        result["code_variance"] = tuple(variance.tolist())
+        if recipe.has_bound:
+            result["active_units"] = int((variance > ACTIVE).sum())
+    else:
+        counts = np.unique(found["indices"], return_counts=True)[1]
+        used = counts / counts.sum()
+        result["codes_used"] = len(used)
+        result["perplexity"] = float(np.exp(-(used * np.log(used)).sum()))
+    if recipe.has_bound:
+        elbo = _mean(found["elbo"])
+        result |= {
+            "elbo": elbo,
+            "elbo_standard_error": float(found["elbo"].std() / math.sqrt(count)),
+            "kl": _mean(found["kl"].sum(-1)),
+            "kl_per_unit": tuple(found["kl"].mean(0, dtype=np.float64).tolist()),
+        }
+        if recipe.log_px == "probability":
+            result["bits_per_dim"] = -elbo / (size * math.log(2))
+    mse, reconstruction = _mean(found["mse"]), _mean(found["reconstruction"])
+    return Evaluation(count, recipe.log_px, mse, reconstruction, **result)

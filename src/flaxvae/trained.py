@@ -1,0 +1,333 @@
+"""A model in hand: a recipe with its variables, and what can be done with them on arrays.
+
+    model = Trained(recipe, state.variables)
+    model.encode(x), model.decode(z), model.sample(64), model.reconstruct(x), model.score(x)
+
+No folder is needed; a ``Run`` is this and the folder that it came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxvae.analysis import evaluation, latent_space
+from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.core import Batch, Variables
+from flaxvae.data import images, labels, pipeline, pixels
+from flaxvae.data.pipeline import Split
+from flaxvae.declared import AboveZero, Count, NotNegative, Positive, Seed, Steps, typed
+from flaxvae.devices import batches
+from flaxvae.devices import mesh as meshes
+from flaxvae.errors import UsageError, counted, did_you_mean
+from flaxvae.recipe import DataSpec, Recipe
+from flaxvae.settings import Binarization
+
+Array = jax.Array
+SIZES = 8  # small batches are padded to powers of this: 1, 8, 64 and 512 images
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Trained:
+    """A recipe with trained variables.
+
+    Arrays go in and come out as NumPy. Images may be [N, *shape] or, with one channel, [N, H, W]:
+    whole numbers with the dataset's own white, or floats in [0, 1]. They are binarized as the
+    evaluation images were, where the model was trained on binary ones. Labels are the dataset's.
+
+    Any number of images is padded to one of a few sizes: calls on other numbers do not compile
+    again. A Trained may be used from several threads.
+
+    The same images on as many devices give the same bits. One device may add up a product of few
+    rows in another order than one of many: other company, or another number of devices, changes
+    results by rounding, 1e-7 of their size.
+    """
+
+    recipe: Recipe
+    variables: Variables
+    _: dataclasses.KW_ONLY
+    mesh: Mesh = dataclasses.field(default_factory=meshes.local)
+    peak: float | None = None  # what whole numbers are divided by; None: as their type says
+    binarization: Binarization = "none"  # of the images that the model was trained on
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._facts())})"
+
+    def _facts(self) -> list[str]:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        shape = " x ".join(map(str, self.spec.shape))
+        return [f"{self.spec.name}, {shape}", counted(count, "parameter")]
+
+    @property
+    def spec(self) -> DataSpec:
+        """The data that the recipe was built for."""
+        return self.recipe.data
+
+    @property
+    def _called(self) -> str:
+        """What messages call the model."""
+        return "this model"
+
+    @property
+    def generates(self) -> bool:
+        """Whether there is a prior to draw from: a codebook's is fitted after training."""
+        codes = self.recipe.codes
+        return codes is None or codes.prior is None or "prior" in self.variables
+
+    def encode(self, x: Any, y: Any = None, *, watch: batches.Watch | None = None) -> np.ndarray:
+        """The code of each image, [N, D], drawn by no key: ``recipe.code`` says what it is."""
+        return self._encode(self.split(x, y), self.variables, jax.random.key(0), watch)
+
+    def decode(self, z: Any, y: Any = None) -> np.ndarray:
+        """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes.
+
+        In [0, 1], like all that decodes, but for the Gaussian likelihoods, whose means are any
+        numbers; ``np.clip(x, 0, 1)`` makes images of them, to encode or reconstruct again.
+        """
+        z = np.asarray(z, np.float32)
+        if z.ndim != 2 or z.shape[1] != self.latent_size:
+            raise UsageError(f"latents of shape {z.shape}: expected [N, {self.latent_size}]")
+        if not len(z):
+            return np.zeros((0, *self.spec.shape), np.float32)
+        y, size = self.labels(y, len(z)), batches.rows_at_once(len(z), self.spec.shape, base=SIZES)
+        parts = []
+        for start in range(0, len(z), size):
+            rows = np.arange(start, start + size) % len(z)  # the last batch is padded
+            parts.append(self._decode(self.variables, z[rows], None if y is None else y[rows]))
+        return np.concatenate(jax.device_get(parts))[: len(z)]
+
+    @typed
+    def sample(
+        self, n: Positive, *, seed: Seed = 0, temperature: NotNegative = 1.0, y: Any = None
+    ) -> np.ndarray:
+        """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
+
+        ``temperature`` scales the prior's standard deviation. A conditional model takes one label
+        ``y`` or n of them; by default all its classes, in order. Of more draws the first are the
+        same.
+
+        Raises UsageError for numbers or labels out of range, a temperature where the prior has
+        none, or a prior that is not fitted yet.
+        """
+        codes = self.recipe.codes
+        if temperature != 1 and codes is not None and codes.prior is None:
+            raise UsageError(
+                f"--temperature {temperature:g} has no effect on the uniform prior of "
+                f"{self._called}: expected 1, or leave it out"
+            )
+        if not self.generates:
+            raise UsageError(self._unfitted)
+        if y is None and self.recipe.classes is not None:
+            names = np.array(self.spec.names)
+            y = names[np.arange(n) * len(names) // n]
+        drawn = 1 << (n - 1).bit_length()  # a few numbers of draws are compiled, not every one
+        z = self._prior_sample(self.variables, jax.random.key(seed), drawn, temperature)
+        return self.decode(z[:n], y)
+
+    @property
+    def _unfitted(self) -> str:
+        return 'no prior over the codes yet: expected variables["prior"]'
+
+    def reconstruct(self, x: Any, y: Any = None) -> np.ndarray:
+        """The mean of p(x|z) at each image's code, [N, *shape]."""
+        return self._reconstruct(self.split(x, y), self.variables, jax.random.key(0))
+
+    @typed
+    def score(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        samples: Positive = 16,
+        seed: Seed = 0,
+        watch: batches.Watch | None = None,
+    ) -> np.ndarray:
+        """-ELBO of each image in nats, averaged over draws of z, [N]: high where it is unusual.
+
+        The noise is the image's own, by its pixels, its label and the seed: an image has the same
+        score alone and in any company, in any order, on any number of devices. A plain autoencoder,
+        which has no bound, gives -log p(x | z = f(x)). ``watch`` hears how far it is.
+        """
+        split, key = self.split(x, y), jax.random.key(seed)
+        inputs = (self.variables, np.int32(samples))
+        return -self._bound(split, inputs, key, watch, pipeline.fingerprints(split))
+
+    @typed
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        k: Count = 0,
+        samples: Positive = 1,
+        seed: Seed = 0,
+        watch: batches.Watch | None = None,
+    ) -> Evaluation:
+        """ELBO and its terms, tighter bounds, squared error: see ``analysis.evaluation.evaluate``.
+
+        ``x`` are images, or a split of the data as it is.
+        """
+        split = x if isinstance(x, Split) else self.split(x, y)
+        options: dict[str, Any] = {"k": k, "samples": samples, "seed": seed, "watch": watch}
+        if k and not self.recipe.has_bound:
+            raise UsageError(f"{self._called} has no bound: expected --k 0, or one with a prior")
+        return evaluation.evaluate(self.recipe, self.variables, split, mesh=self.mesh, **options)
+
+    @typed
+    def interpolate(self, start: Any, end: Any, y: Any = None, *, steps: Steps = 10) -> np.ndarray:
+        """Decoded straight lines between the codes of images, [N, *shape] and [N, *shape].
+
+        Returns:
+            [N, steps, *shape], both ends included. A conditional model encodes and decodes a row
+            with its label ``y``.
+        """
+        ends = self.encode(start, y), self.encode(end, y)
+        if len(ends[0]) != len(ends[1]):
+            raise UsageError(f"{len(ends[0])} images and {len(ends[1])}: expected as many")
+        path = latent_space.interpolate(*ends, steps)
+        label = None if y is None else np.repeat(np.broadcast_to(y, len(path)), steps)
+        decoded = self.decode(path.reshape(-1, path.shape[-1]), label)
+        return decoded.reshape(*path.shape[:2], *decoded.shape[1:])
+
+    @typed
+    def traverse(
+        self,
+        usage: Any = None,
+        *,
+        codes: Any = None,
+        start: Any = None,
+        label: Any = None,
+        units: Positive = 10,
+        steps: Steps = 11,
+        span: AboveZero = 3.0,
+    ) -> latent_space.Traversal:
+        """Decoded walks along one latent dimension at a time: ``analysis.latent_space.traversal``.
+
+        By default the ``usage`` [D] of all units is alike: the first ones are walked.
+        """
+        if self.recipe.codes is not None:
+            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
+        size = self.latent_size
+        usage = -np.arange(size, dtype=float) if usage is None else np.asarray(usage)
+        if usage.shape != (size,):
+            raise UsageError(f"usage of shape {usage.shape}: expected [{size}]")
+        options: dict[str, Any] = {"units": units, "steps": steps, "span": span}
+        return latent_space.traversal(
+            self.decode, usage, codes=codes, start=start, label=label, **options
+        )
+
+    def code(self, variables: Variables, key, batch: Batch) -> Array:
+        """``encode`` as a function of a batch, for ``batches.over_split``."""
+        return self._latent(variables, None, batch).code
+
+    def reconstruction(self, variables: Variables, key, batch: Batch) -> Array:
+        """``reconstruct`` as a function of a batch, for ``batches.over_split``."""
+        z = self._latent(variables, None, batch).z
+        return self.recipe.model.decode(variables, z, batch.y).mean
+
+    def labels(self, y: Any, n: int) -> np.ndarray | None:
+        """Class numbers [n] for a conditional model, which gets one label for all or one for each.
+
+        None for others, which look at no label.
+
+        Raises UsageError where they are missing, or not among the data's classes.
+        """
+        if self.recipe.classes is None:
+            return None
+        known = labels.listed(self.spec.names)
+        if y is None:
+            raise UsageError(f"{self._called} is conditional: expected labels, {known}")
+        shape = np.shape(y)
+        if len(shape) > 1 or (shape and shape != (n,)):
+            raise UsageError(f"labels of shape {shape}: expected one, or {n}")
+        found, strange = labels.find(y, self.spec.names)
+        if strange is not None:
+            hint = did_you_mean(str(strange), map(str, self.spec.labels or ()))
+            raise UsageError(
+                f"label {strange}: expected {known}, the classes of {self.spec.name}{hint}"
+            )
+        return np.broadcast_to(found, (n,))
+
+    def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
+        """Images checked and prepared as those of the training were, with class numbers.
+
+        ``what`` names them in messages.
+
+        Raises:
+            UsageError: another shape than the model's, or labels missing where it needs them.
+            DataError: values that are not finite, or outside [0, 1].
+        """
+        x, shape = np.asarray(x), self.spec.shape
+        if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
+            x = x[..., None]
+        if x.shape[1:] != shape or not len(x):
+            wanted, seen = ", ".join(map(str, shape)), x.shape
+            first = len(shape) == 3 and seen[1:] == (shape[2], *shape[:2])
+            hint = "; np.moveaxis(x, 1, -1) makes it so" if first else ""
+            raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1{hint}")
+        x, peak = pixels.stored(pixels.array(x, what), self._peak(x), what)
+        split = Split(x, self.labels(y, len(x)), peak)
+        if self.binarization == "none":
+            return split
+        key, own = pipeline.binarization_key(fold=3), pipeline.fingerprints(split)
+        return split._replace(x=self._binarize(split, {}, key, None, own), peak=1.0)
+
+    def _peak(self, x: np.ndarray) -> float:
+        if self.peak is not None:
+            return self.peak
+        levels = self.spec.levels
+        if levels is not None:
+            return float(levels - 1)
+        return float(np.iinfo(x.dtype).max) if x.dtype.kind == "u" else 255.0
+
+    def _latent(self, variables, key, batch):
+        model = self.recipe.model
+        features = model.encode(variables, batch.x, batch.y)
+        return model.reparameterize(variables, key, features, False)
+
+    @functools.cached_property
+    def latent_size(self) -> int:
+        """D, the numbers in a code."""
+        label = None if self.recipe.classes is None else jnp.zeros(1, jnp.int32)
+        batch = Batch(jnp.zeros((1, *self.spec.shape)), label)
+        return jax.eval_shape(self.code, self.variables, None, batch).shape[1]
+
+    # Compiled once, for each of a few sizes.
+
+    @functools.cached_property
+    def _encode(self):
+        return batches.over_split(self.code, self.mesh, base=SIZES)
+
+    @functools.cached_property
+    def _reconstruct(self):
+        return batches.over_split(self.reconstruction, self.mesh, base=SIZES)
+
+    @functools.cached_property
+    def _bound(self):
+        return batches.over_split(batches.own_bound(self.recipe.model), self.mesh, base=SIZES)
+
+    @functools.cached_property
+    def _binarize(self):
+        how = self.binarization
+
+        def each(variables, keys, batch):
+            drawn = jax.vmap(lambda x, key: images.binarize(x, how, key))(batch.x, keys)
+            return drawn.astype(jnp.uint8)
+
+        return batches.over_split(each, self.mesh, base=SIZES)
+
+    @functools.cached_property
+    def _prior_sample(self):
+        draw = self.recipe.model.prior_sample
+        return jax.jit(lambda v, key, n, t: draw(v, key, n, None, t), static_argnums=2)
+
+    @functools.cached_property
+    def _decode(self):
+        decode = self.recipe.model.decode
+        return jax.jit(lambda v, z, y: decode(v, z, y).mean)
