@@ -1,1 +1,1 @@
-"""Where computations run: meshes, batches over devices, processes on several hosts."""
+"""Where computations run: meshes, batches on devices, processes on several hosts."""

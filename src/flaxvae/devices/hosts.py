@@ -1,7 +1,7 @@
-"""Several processes that train as one: they compute the same, and the first alone writes.
+"""Several processes that train one model: all compute the same, and only the first one writes.
 
-Whatever differs between processes (a clock, a signal, a file) is exchanged before it decides
-anything, so that all call the same collectives in the same order.
+Whatever may differ between processes (a clock, a signal, a file) is exchanged before anything
+depends on it, so that all call the same collectives in the same order.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from flaxvae.devices import lifelines, roll
 from flaxvae.errors import DivergedError, FlaxvaeError, HostsError, Stopped, UsageError
 from flaxvae.settings import Hosts
 
-MEETING_SECONDS = 300.0  # that all processes have to come
-MOMENT = 0.5  # in which what one process says is heard by the others
-CLOSING_SECONDS = 7 * 24 * 3600  # that the others wait for the first to evaluate and draw
+MEETING_SECONDS = 300.0  # within which all processes must connect
+MOMENT = 0.5  # within which a message reaches the other processes
+CLOSING_SECONDS = 7 * 24 * 3600  # for which the others wait while the first evaluates and draws
 
 
 def first() -> bool:
-    """Whether this process is the one that writes files and talks."""
+    """Whether this process is the one that writes files and prints."""
     return jax.process_index() == 0
 
 
@@ -43,20 +43,20 @@ def several() -> bool:
 
 
 def gather(*numbers: int) -> np.ndarray:
-    """The numbers (int32) of every process, [processes, numbers], at every process."""
+    """The int32 numbers of all processes, [processes, numbers], on every process."""
     own = np.array([numbers], np.int32)
     return multihost_utils.process_allgather(own, tiled=True) if several() else own
 
 
 def share(value: Any) -> Any:
-    """The first process's value, which JSON can hold, at every process."""
+    """The first process's value, which must fit into JSON, on every process."""
     return json.loads(_share_bytes(json.dumps(value).encode() if first() else b""))
 
 
 def share_arrays(tree: Any, like: Any) -> Any:
-    """The first process's pytree of NumPy arrays at every process; the others give None.
+    """The first process's pytree of NumPy arrays, on every process; the others pass None.
 
-    ``like`` has its structure, shapes and dtypes.
+    ``like`` has the same structure, shapes and dtypes.
     """
     if not several():
         return tree
@@ -78,7 +78,7 @@ def _share_bytes(raw: bytes) -> bytes:
 
 
 def check_same(value: Any, what: str) -> None:
-    """Raises UsageError, at every process, unless all have the same ``value`` (JSON)."""
+    """Raises UsageError, on every process, unless all have the same ``value`` (JSON)."""
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
     found = gather(*np.frombuffer(digest, np.int32))
     others = np.flatnonzero((found != found[0]).any(1))
@@ -90,10 +90,10 @@ def check_same(value: Any, what: str) -> None:
 
 @contextmanager
 def joined(hosts: Hosts) -> Iterator[None]:
-    """Train together inside. A process that fails, or is killed, takes the others with it.
+    """Connects the processes inside the block. If one fails or is killed, the others end, too.
 
     Raises:
-        HostsError, UsageError: the processes cannot meet.
+        HostsError, UsageError: the processes cannot connect.
     """
     if hosts.coordinator is None:
         yield
@@ -102,7 +102,7 @@ def joined(hosts: Hosts) -> Iterator[None]:
     speaks = first()
     try:
         yield
-    except (Stopped, DivergedError):  # all of them, at the same step
+    except (Stopped, DivergedError):  # on all processes, at the same step
         _part(lines)
         raise
     except BaseException as error:
@@ -114,7 +114,7 @@ def joined(hosts: Hosts) -> Iterator[None]:
 
 
 def _join(hosts: Hosts) -> lifelines.Lifelines:
-    # The loop has signals of its own, and Gloo is what CPUs have.
+    # The loop handles signals itself; Gloo is the collective library for CPUs.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     where, count, this = hosts.coordinator, hosts.num_processes, hosts.process_id
@@ -143,14 +143,14 @@ def _join(hosts: Hosts) -> lifelines.Lifelines:
             coordinator_bind_address=at,
             cluster_detection_method="deactivate",
         )
-        with _silence():  # Gloo tells standard output who is connected
+        with _silence():  # Gloo prints its connections to standard output
             gather(0)
     return lines
 
 
 @contextmanager
 def _named() -> Iterator[None]:
-    """Gloo connects to the address of the machine's own name, and fails in many words without."""
+    """Explain Gloo's failure if the machine's own name, to which it connects, has no address."""
     try:
         yield
     except RuntimeError:
@@ -167,7 +167,7 @@ def _named() -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing gets to standard output, whichever library writes it."""
+    """Discard what any library writes to standard output."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -180,9 +180,9 @@ def _silence() -> Iterator[None]:
 
 
 def _part(lines: lifelines.Lifelines) -> list[int]:
-    """Wait for the others, and leave them; returns the signals that came meanwhile.
+    """Wait for the others and disconnect; returns the signals that came meanwhile.
 
-    None of them ends the wait: a process that died now would end the others.
+    Signals do not end the wait, because a process that died now would end the others.
     """
     with signals.caught() as heard:
         lines.tell(lifelines.BYE)
@@ -190,13 +190,13 @@ def _part(lines: lifelines.Lifelines) -> list[int]:
     return heard
 
 
-_last_words = threading.Lock()  # whoever holds it says why this process ends
+_last_words = threading.Lock()  # its holder reports why this process ends
 
 
 def _fail(lines: lifelines.Lifelines, error: BaseException) -> None:
-    """Make this process, which ends by an error, end without JAX's wait for the others."""
+    """Let this process, which has failed, end without JAX's wait for the others."""
     known = isinstance(error, FlaxvaeError | OSError | KeyboardInterrupt)
-    if not known:  # most likely a collective that lost its partner: its death is the reason
+    if not known:  # most likely a collective failed because another process died
         time.sleep(3 * MOMENT)
     _last_words.acquire()
     lines.tell(lifelines.FAILED)
@@ -207,8 +207,8 @@ def _fail(lines: lifelines.Lifelines, error: BaseException) -> None:
 
 
 def _mourn(lines: lifelines.Lifelines, process: int, failed: bool) -> None:
-    """In a thread: end at once, for the main one may wait for ever in a collective."""
-    if failed:  # this process may be about to fail in the same way
+    """In a thread: end at once, because the main thread may wait forever in a collective."""
+    if failed:  # this process may be about to fail the same way
         time.sleep(MOMENT)
     _last_words.acquire()
     with suppress(OSError, ValueError):

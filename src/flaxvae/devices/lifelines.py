@@ -1,12 +1,11 @@
-"""Connections between processes that train together, by which each learns who has died.
+"""Connections between processes that train together, which show when a process dies.
 
-The system closes those of a process however it ends, so that process 0 learns at once of a death
-that would leave it waiting in a collective; the others learn it from process 0, which ends, too. A
-process that leaves in order says so first.
+However a process ends, the system closes its connection. So process 0 learns at once of a death
+that would leave it waiting in a collective; it ends as well, and so the others learn of it. A
+process that leaves in good order says so first.
 
-JAX aborts a process, in many words, the moment its connection to process 0 breaks. It connects
-through a relay within the process instead, which stays open, so that the lifeline alone says what
-has happened.
+JAX aborts a process, with a long message, when its connection to process 0 breaks. So it connects
+through a relay within the process, which stays open, and only the lifeline reports what happened.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ class Lifelines:
         self._lines = lines
 
     def watch(self, ended: Callable[[int, bool], None]) -> None:
-        """Call ``ended(process, failed)``, in a thread, when a process ends without a goodbye.
+        """Call ``ended(process, failed)``, in a thread, when a process ends without BYE.
 
-        ``failed`` says that it told so and still lives for a moment; else it was killed.
+        ``failed`` means that it reported FAILED before its end; else it was killed.
         """
 
         def listen(process: int, line: socket.socket) -> None:
@@ -44,7 +43,7 @@ class Lifelines:
             threading.Thread(target=listen, args=item, daemon=True).start()
 
     def tell(self, word: bytes) -> None:
-        """Say one of these words to the others."""
+        """Send BYE or FAILED to the others."""
         for line in self._lines.values():
             with contextlib.suppress(OSError):
                 line.sendall(word)
@@ -54,7 +53,7 @@ class Lifelines:
 
 
 def relay(address: str) -> str:
-    """HOST:PORT, within this machine, of a relay to the HOST:PORT ``address``."""
+    """HOST:PORT, on this machine, of a relay to the HOST:PORT ``address``."""
     server = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_serve, args=(server, address), daemon=True).start()
     return f"127.0.0.1:{server.getsockname()[1]}"
@@ -64,7 +63,7 @@ def _serve(server: socket.socket, address: str) -> None:
     while True:
         try:
             near, _ = server.accept()
-        except OSError:  # it has gone, or this process has as many files open as it may
+        except OSError:  # the caller has left, or too many files are open
             time.sleep(0.1)
             continue
         threading.Thread(target=_connect, args=(near, address), daemon=True).start()
@@ -83,7 +82,7 @@ def _connect(near: socket.socket, address: str) -> None:
         threading.Thread(target=_copy, args=ends, daemon=True).start()
 
 
-_open: list[tuple[socket.socket, socket.socket]] = []  # the process's own end closes them
+_open: list[tuple[socket.socket, socket.socket]] = []  # closed when the process ends
 
 
 def _copy(source: socket.socket, sink: socket.socket) -> None:

@@ -1,7 +1,7 @@
-"""One mesh over the devices of all processes: state is replicated, a batch split by examples.
+"""One mesh over the devices of all processes: the state is replicated, a batch is split.
 
-Nothing inside a step knows how many devices there are; ``jit`` inserts the one all-reduce. A state
-that fills a device can be shared out between them instead.
+A step does not know how many devices there are; ``jit`` inserts the one all-reduce. A state too
+large for one device can be sharded instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def make(devices: int | None = None) -> Mesh:
     """A mesh over the first ``devices`` devices (default: all), with the one axis "data".
 
     Raises:
-        UsageError: more devices asked for than there are, or fewer than several processes have.
+        UsageError: there are fewer devices, or several processes do not use all of theirs.
     """
     available = jax.devices()
     if jax.process_count() > 1 and devices not in (None, len(available)):
@@ -39,7 +39,7 @@ def make(devices: int | None = None) -> Mesh:
 
 
 def local(mesh: Mesh | None = None) -> Mesh:
-    """A mesh over those devices (of ``mesh``, default: of all) that are this process's own."""
+    """A mesh over this process's own devices, of those of ``mesh`` (default: of all)."""
     own = jax.local_devices() if mesh is None else mesh.local_devices
     return Mesh(np.array(own), mesh.axis_names if mesh else ("data",))
 
@@ -50,34 +50,34 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Examples, which lie along ``axis``, shared out between the devices."""
+    """Examples, along ``axis``, split between the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def describe(mesh: Mesh) -> str:
-    """For people: "1 x cpu", "8 x NVIDIA H100"."""
+    """In words: "1 x cpu", "8 x NVIDIA H100"."""
     kinds = {d.device_kind for d in mesh.devices.flat}
     return f"{mesh.size} x {', '.join(sorted(kinds))}"
 
 
 def machine(mesh: Mesh) -> dict[str, Any]:
-    """What the last bits of a result depend on, besides its settings."""
+    """What the exact bits of a result depend on, besides its settings."""
     known = versions()
     packages = {name: known[name] for name in ("flaxvae", "jax", "jaxlib")}
     devices = {"devices": describe(mesh), "processes": jax.process_count()}
     return {**devices, "cores": os.cpu_count(), **packages}
 
 
-SMALL = 2**14  # numbers in an array, below which sharing it out costs more than it saves
+SMALL = 2**14  # numbers in an array below which sharding costs more than it saves
 
 
 def all_whole(shapes: Any, mesh: Mesh) -> Any:
-    """A sharding for each array: whole on every device."""
+    """A sharding for each array: the whole array on every device."""
     return jax.tree.map(lambda leaf: replicated(mesh), shapes)
 
 
 def shared_out(shapes: Any, mesh: Mesh) -> Any:
-    """A sharding for each array: its largest axis that the devices divide; small ones whole.
+    """A sharding for each array: by its largest divisible axis; small arrays stay whole.
 
     Args:
         shapes: a pytree of arrays, or of their shapes.
@@ -94,19 +94,19 @@ def shared_out(shapes: Any, mesh: Mesh) -> Any:
 
 
 def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """Copy an array, which every process has whole, to the devices."""
+    """Copy an array, of which every process has the whole, to the devices."""
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Copy a pytree of arrays, which every process has whole, to the devices."""
+    """Copy a pytree of arrays, of which every process has the whole, to the devices."""
     return jax.tree.map(lambda leaf: place(leaf, sharding), tree)
 
 
 def fetch(tree: Any) -> Any:
-    """NumPy copies of whole arrays, at every process; all processes have to ask."""
+    """NumPy copies of whole arrays, on every process; all processes must call it."""
 
     def one(leaf: jax.Array) -> np.ndarray:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:

@@ -1,13 +1,13 @@
-"""Who trains together: the roll that process 0 calls before JAX starts.
+"""The roll call: process 0 gathers the others before JAX starts.
 
-It listens at the coordinator's address until all others have come, and then answers each; the
-connections stay, as lifelines. Anyone may knock there, so nobody is waited for but all at once, and
-what is no process of this training is hung up on. Who it is a process shows by
+It listens at the coordinator's address until all others have connected, and then answers each of
+them; the connections stay open as lifelines. Anyone may connect, so all are served at once, and a
+caller that is not a process of this training is disconnected. A process identifies itself with
 
     [process, processes, HMAC-SHA256(token, challenge, process, processes)]
 
-for the challenge it was sent: the token itself, which is FLAXVAE_TOKEN and the same for all, is
-never sent. Without one, whoever knows these words is believed.
+for the challenge that it was sent. The token, FLAXVAE_TOKEN, is the same for all processes and is
+never sent. Without a token, anyone who speaks this protocol is accepted.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from flaxvae.devices.lifelines import Lifelines
 from flaxvae.errors import HostsError, UsageError
 
 WELCOME = b"+"
-PATIENCE = 5.0  # seconds that a caller has to say who it is
-LONGEST = 256  # bytes in which it does, and in which it is refused
-CALLERS = 256  # that may be asked at once, besides those who are awaited
+PATIENCE = 5.0  # seconds within which a caller must identify itself
+LONGEST = 256  # bytes of an identification, and of a refusal
+CALLERS = 256  # served at once, besides the expected processes
 
 
 class Met(NamedTuple):
-    """All processes are there."""
+    """All processes have connected."""
 
     lines: Lifelines
     at: str | None  # HOST:PORT at which process 0 listened; None elsewhere
 
 
 class Caller(NamedTuple):
-    """A connection to who has not said yet who it is."""
+    """A connection whose other end has not identified itself yet."""
 
     challenge: str
     until: float
@@ -50,19 +50,18 @@ class Caller(NamedTuple):
 
 
 def meet(address: str, processes: int, process: int, seconds: float, token: str = "") -> Met:
-    """Wait until all processes are there.
+    """Wait until all processes have connected.
 
     Args:
         address: HOST:PORT of process 0.
-        processes: how many there are, this one included.
-        process: which one this is, from 0.
+        processes: number of processes, including this one.
+        process: number of this process, from 0.
         seconds: how long to wait.
-        token: what the others have to know.
+        token: the shared secret.
 
     Raises:
-        HostsError: some did not come in time, or process 0 cannot listen there.
-        UsageError: another has this number already, or was told of more or fewer processes, or of
-            another token.
+        HostsError: some did not connect in time, or process 0 cannot listen there.
+        UsageError: another process has this number, or a different number of processes or token.
     """
     host, port = address.rsplit(":", 1)
     host, until = host.strip("[]"), time.monotonic() + seconds
@@ -81,7 +80,7 @@ def meet(address: str, processes: int, process: int, seconds: float, token: str 
 
 
 class Roll:
-    """What process 0 knows while it waits."""
+    """What process 0 knows while it waits for the others."""
 
     def __init__(
         self, server: socket.socket, at: str, processes: int, seconds: float, until: float, token
@@ -93,7 +92,7 @@ class Roll:
         self._ready = selectors.DefaultSelector()
 
     def call(self) -> dict[int, socket.socket]:
-        """The connection to each of the others, all of whom have been told that all are there."""
+        """Wait for all others and welcome them; returns the connection to each."""
         self._server.setblocking(False)
         self._ready.register(self._server, selectors.EVENT_READ)
         try:
@@ -105,7 +104,7 @@ class Roll:
                 line.close()
         for line in self._lines.values():
             line.settimeout(None)
-            with contextlib.suppress(OSError):  # its lifeline will say that it has ended
+            with contextlib.suppress(OSError):  # its lifeline will report its end
                 line.sendall(WELCOME)
         return self._lines
 
@@ -124,7 +123,7 @@ class Roll:
                 self._accept()
             elif line in self._callers:
                 self._hear(line)
-            else:  # it has come, and now it is gone: its number is free
+            else:  # it had connected and has left: its number is free
                 self._lines = {i: other for i, other in self._lines.items() if other is not line}
                 self._hang_up(line)
         now, oldest = time.monotonic(), list(self._callers)[: -CALLERS - self._processes]
@@ -134,7 +133,7 @@ class Roll:
     def _accept(self) -> None:
         try:
             line, _ = self._server.accept()
-        except OSError:  # it has gone, or this process has as many files open as it may
+        except OSError:  # the caller has left, or too many files are open
             time.sleep(0.01)
             return
         line.setblocking(False)
@@ -158,7 +157,7 @@ class Roll:
             self._hang_up(line)
 
     def _judge(self, line: socket.socket, caller: Caller) -> None:
-        """Take a caller for the process that it says it is, or hang up."""
+        """Accept a caller as the process that it claims to be, or hang up."""
         try:
             process, told, proof = json.loads(caller.said)
             found = proof.encode()
@@ -183,7 +182,7 @@ class Roll:
         return self._hang_up(line)
 
     def _say(self, line: socket.socket, words: str) -> None:
-        with contextlib.suppress(OSError):  # who does not take a few bytes is hung up on in time
+        with contextlib.suppress(OSError):  # a caller that does not read is disconnected later
             line.send(words.encode())
 
     def _hang_up(self, line: socket.socket) -> None:
@@ -198,7 +197,7 @@ def _proof(token: str, challenge: str, process: int, processes: int) -> str:
 
 
 def _only_here(host: str) -> bool:
-    """Whether a host is, in its own words, this machine and no other."""
+    """Whether a host is a loopback address or localhost."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -206,7 +205,7 @@ def _only_here(host: str) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A server at the first of the host's addresses that is this machine's."""
+    """A server at the first address of the host that belongs to this machine."""
     told = "in --coordinator HOST:PORT, whose HOST is that of process 0"
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
