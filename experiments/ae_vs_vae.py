@@ -12,7 +12,6 @@ import numpy as np
 
 from experiments import runs
 from experiments.table import Beside, Row
-from flaxvae.analysis import bounds
 from flaxvae.report import figures, plots
 
 COUNT = 16
@@ -45,7 +44,7 @@ def study() -> list[Row]:
     for model in ("ae", "vae"):
         run = runs.train(f"ae_vs_vae_{model}", model, dataset="mnist", latent_dim=20)
         test = run.data().test
-        found = bounds.evaluate(run, test)
+        found = run.evaluate(test)
         x = figures.pixels(test, slice(None))
         codes = run.encode(x)
         where = run.spec.name, "20 epochs, 20 latents"

@@ -14,7 +14,6 @@ from unittest import mock
 from experiments import table
 from experiments.runs import ROOT
 from flaxvae import api
-from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.devices import mesh as meshes
 from flaxvae.parts import networks
@@ -50,11 +49,11 @@ BOUND_100 = "upper bound on -log p(x) from 100 importance samples, nats"
 
 
 def negative_elbo(run: Run, data: pipeline.Data) -> float:
-    return -bounds.evaluate(run, data.validation, samples=10)["elbo"]
+    return -run.evaluate(data.validation, samples=10).elbo
 
 
 def bound_100(run: Run, data: pipeline.Data) -> float:
-    return -bounds.evaluate(run, data.validation, k=100)["importance_weighted_elbo"]["nats"]
+    return -run.evaluate(data.validation, k=100).importance_weighted_elbo.nats
 
 
 def train(

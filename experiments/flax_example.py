@@ -18,7 +18,6 @@ import math
 from experiments import runs
 from experiments.choices import Choice, negative_elbo
 from experiments.table import Beside, Row
-from flaxvae.analysis import bounds
 
 TERMS = {  # binarization, part held out; the first are the example's
     "fixed_50000": ("fixed", 1 / 6),
@@ -86,7 +85,7 @@ def study() -> list[Row]:
             if epochs > 10:
                 run = runs.extend(run, epochs=epochs, **choices)
             data = run.data()
-            found = bounds.evaluate(run, data.test)
+            found = run.evaluate(data.test)
             rows.append(
                 Row(
                     "test -ELBO, nats",

@@ -93,7 +93,7 @@ def study() -> list[Row]:
         _, told = runs.nll(run, 1000)
         where = run.spec.name, f"{EPOCHS} epochs, {runs.parameters(run):,} parameters"
         rows.append(Row(NATS.format(name), *where, told))
-        kl = ", ".join(f"{nats:.2f}" for nats in runs.evaluate(run)["kl_per_unit"])
+        kl = ", ".join(f"{nats:.2f}" for nats in runs.evaluate(run).kl_per_unit)
         rows.append(Row(KLS.format(name), *where, kl))
         if levels == 3:
             runs.keep_figure(run, "samples.png", "ladder_samples")

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 
 from flaxvae import api
-from flaxvae.analysis import bounds
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs.folder import RunFolder, write_json
@@ -85,19 +84,19 @@ def parameters(run: Run) -> int:
 
 
 def evaluate(run: Run, k: int = 0, samples: int = 1) -> dict[str, Any]:
-    """``bounds.evaluate`` on all test images, kept in the run's folder."""
+    """``evaluation.evaluate`` on all test images, kept in the run's folder."""
     kept = run.path / f"evaluation-k{k}-samples{samples}.json"
     if not kept.exists():
         with Terminal() as terminal:
             watch = terminal.watch(f"{run.path.name}, k = {k}")
-            found = bounds.evaluate(run, run.data().test, k=k, samples=samples, watch=watch)
+            found = run.evaluate(run.data().test, k=k, samples=samples, watch=watch)
         write_json(kept, found)
     return json.loads(kept.read_text())
 
 
 def nll(run: Run, k: int) -> tuple[float, str]:
     """-log p(x) by k importance samples on all test images: the number, and it with its error."""
-    found = evaluate(run, k)["importance_weighted_elbo"]
+    found = evaluate(run, k).importance_weighted_elbo
     return -found["nats"], f"{-found['nats']:.2f} ± {found['standard_error']:.2f}"
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from experiments import runs
 from experiments.table import Beside, Row
-from flaxvae.analysis import bounds
 
 BESIDE = [
     Beside(
@@ -39,7 +38,7 @@ def study() -> list[Row]:
         run = runs.train(
             f"tutorial_conv_{latent_dim}", "vae", dataset="mnist", latent_dim=latent_dim
         )
-        found = bounds.evaluate(run, run.data().test)
+        found = run.evaluate(run.data().test)
         where = run.spec.name, f"20 epochs, {latent_dim} latents"
         rows += [
             Row("MSE a pixel", *where, f"{found['mse']:.5f}"),

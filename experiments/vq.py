@@ -11,7 +11,6 @@ from __future__ import annotations
 from experiments import runs
 from experiments.table import Beside, Row
 from flaxvae import api
-from flaxvae.analysis import bounds
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import TrainSettings
 
@@ -47,11 +46,11 @@ BESIDE = [
 
 def study() -> list[Row]:
     run = runs.train("vq", "vq_vae", dataset="mnist", epochs=EPOCHS)
-    before = bounds.evaluate(run, run.data().test)
+    before = run.evaluate(run.data().test)
     settings = TrainSettings(epochs=PRIOR_EPOCHS, schedule="cosine")
     with Terminal() as terminal:
         run = api.fit_prior(run.path, settings, terminal=terminal)
-    after = bounds.evaluate(run, run.data().test)
+    after = run.evaluate(run.data().test)
     where = run.spec.name, f"{EPOCHS} epochs"
     for figure in ("reconstructions", "samples"):
         runs.keep_figure(run, f"{figure}.png", f"vq_{figure}")

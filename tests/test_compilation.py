@@ -26,7 +26,7 @@ TRAIN = (
     + """
     from flaxvae import api, cli
     api.figures.write = lambda *arguments: []
-    api.bounds.evaluate = api.words.numbers = lambda *arguments, **more: {}
+    api.evaluation.evaluate = api.words.numbers = lambda *arguments, **more: {}
     cli.main(sys.argv[1:])
 """
 )

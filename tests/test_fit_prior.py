@@ -12,7 +12,6 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import api, cli
-from flaxvae.analysis import bounds
 from flaxvae.errors import Stopped, UsageError
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import write_json
@@ -56,14 +55,14 @@ def test_no_samples_before_the_prior(unfitted, capsys):
 
 def test_the_bound_has_the_prior_in_it(unfitted, fitted):
     test = unfitted.data().test
-    before, after = (bounds.evaluate(run, test) for run in (unfitted, fitted))
+    before, after = (run.evaluate(test) for run in (unfitted, fitted))
     np.testing.assert_allclose(before["kl"], POSITIONS * math.log(CODES), rtol=1e-6)
     assert after["reconstruction"] == before["reconstruction"]
     assert after["kl"] < before["kl"] - 0.5  # codes are far from independent and uniform
     summary = json.loads((fitted.path / "prior" / "summary.json").read_text())
     np.testing.assert_allclose(after["kl"], summary["test"]["code_nats"], rtol=1e-5)
     # The posterior is a point: one importance weight says all.
-    estimate = bounds.evaluate(fitted, test, k=2)["importance_weighted_elbo"]["nats"]
+    estimate = fitted.evaluate(test, k=2).importance_weighted_elbo.nats
     np.testing.assert_allclose(estimate, after["elbo"], rtol=1e-5)
     indices = np.asarray(unfitted.recipe.codes.indices(unfitted.variables, test.x / 16.0, None))
     used = np.bincount(indices.ravel(), minlength=CODES) / indices.size

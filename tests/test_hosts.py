@@ -479,14 +479,14 @@ def test_stopped_and_killed(tmp_path, shard):
 
 EVALUATES = """
 import pathlib, time
-from flaxvae.analysis import bounds
-evaluate = bounds.evaluate
+from flaxvae.analysis import evaluation
+evaluate = evaluation.evaluate
 def slowly(*arguments, watch):
     pathlib.Path({mark!r}).touch()
     time.sleep(3)
     watch(1, 2)
     return evaluate(*arguments, watch=watch)
-bounds.evaluate = slowly
+evaluation.evaluate = slowly
 """
 
 

@@ -19,7 +19,6 @@ from flax.traverse_util import flatten_dict
 import flaxvae
 from conftest import TINY
 from flaxvae import api, cli, core
-from flaxvae.analysis import bounds
 from flaxvae.data import pipeline
 from flaxvae.devices import batches, mesh
 from flaxvae.errors import DataError, UsageError
@@ -246,7 +245,7 @@ def test_log_likelihood_of_few_images_at_once(run, raw, monkeypatch):
     found = []
     for values in (batches.VALUES, 6 * 64):
         monkeypatch.setattr(batches, "VALUES", values)
-        found.append(bounds.evaluate(run, split, k=500)["importance_weighted_elbo"]["nats"])
+        found.append(run.evaluate(split, k=500).importance_weighted_elbo.nats)
     assert found[0] != found[1]  # other draws
     np.testing.assert_allclose(*found, atol=0.05)
 

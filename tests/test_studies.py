@@ -14,7 +14,6 @@ from scipy import stats
 
 import flaxvae
 from flaxvae import api
-from flaxvae.analysis import bounds
 from flaxvae.recipe import DataSpec
 from flaxvae.report import figures
 
@@ -116,7 +115,7 @@ def test_candidates_are_compared_on_held_out_images_alone(monkeypatch):
 
     def measure(run, data):
         seen.append(data)
-        return float(bounds.evaluate(run, data.validation)["mse"])
+        return float(run.evaluate(data.validation).mse)
 
     monkeypatch.setattr(table, "save_choices", lambda name, kept: seen.append(kept))
     monkeypatch.setattr(table, "load_choices", lambda name: {})
@@ -192,7 +191,7 @@ def test_flax_example_is_reproduced(tmp_path):
         devices=1,
     )
     low, high = expected_of("flax_example", "test -ELBO, nats", "10 epochs")
-    assert low < -bounds.evaluate(run, run.data().test)["elbo"] < high
+    assert low < -run.evaluate(run.data().test).elbo < high
 
 
 @needs_mnist
@@ -200,7 +199,7 @@ def test_flax_example_is_reproduced(tmp_path):
 def test_tutorial_conv_net_reconstructs(tmp_path):
     run = flaxvae.train(run=str(tmp_path / "run"), dataset="mnist", epochs=5, devices=1)
     low, high = expected_of("tutorial_conv", "MSE a pixel", "20 latents")
-    assert low < bounds.evaluate(run, run.data().test)["mse"] < high
+    assert low < run.evaluate(run.data().test).mse < high
 
 
 @pytest.mark.slow
@@ -223,10 +222,8 @@ def test_bounds_of_a_trained_linear_vae_rise_to_the_exact_likelihood(tmp_path):
     w, b = np.asarray(out["kernel"], np.float64), np.asarray(out["bias"], np.float64)
     x = figures.pixels(test, slice(None)).reshape(len(test.x), -1)
     exact = stats.multivariate_normal(b, w.T @ w + sigma**2 * np.eye(len(b))).logpdf(x).mean()
-    found = [bounds.evaluate(run, test, samples=1000)["elbo"]]
-    found += [
-        bounds.evaluate(run, test, k=k)["importance_weighted_elbo"]["nats"] for k in (10, 100, 5000)
-    ]
+    found = [run.evaluate(test, samples=1000).elbo]
+    found += [run.evaluate(test, k=k).importance_weighted_elbo.nats for k in (10, 100, 5000)]
     assert np.all(np.diff([*found, exact]) > 0)
     low, high = expected_of("linear_gaussian", "gap at k = 5,000")
     assert low < exact - found[-1] < high

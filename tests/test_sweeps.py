@@ -15,7 +15,7 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import cli, flags, sweeps
-from flaxvae.analysis import bounds
+from flaxvae.analysis import evaluation
 from flaxvae.data import pipeline
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DivergedError, Stopped, UsageError
@@ -227,7 +227,7 @@ def test_all_diverged(tmp_path):
 def test_other_shapes_and_programs_are_other_compilations(varied, sizes):
     plans = sweeps.make_grid("vae", 2, **(CHOICES | varied)).plans()
     data = pipeline.prepare(DataSettings())
-    groups = members.groups(list(plans.values()), data, bounds.measurement)
+    groups = members.groups(list(plans.values()), data, evaluation.measurement)
     assert [len(group) for group in groups] == sizes
     name = next(iter(varied))
     seen = [{member.plan.arguments[name] for member in group} for group in groups]
@@ -433,7 +433,7 @@ def test_where_jax_has_changed_inside_each_setting_is_compiled_alone(name, monke
     choices = {"net": "mlp", "widths": (8,), "epochs": 1}
     plans = sweeps.make_grid("vae", 2, beta=[1.0, 4.0], **choices).plans()
     data = pipeline.prepare(DataSettings())
-    groups = members.groups(list(plans.values()), data, bounds.measurement)
+    groups = members.groups(list(plans.values()), data, evaluation.measurement)
     assert [member.plan for group in groups for member in group] == list(plans.values())
     assert [len(group) for group in groups] == [2, 2]
     if name != "_lines":
@@ -463,7 +463,7 @@ def test_a_step_of_shared_programs_is_that_of_each(model, name, values):
     choices |= {"temperature_rate": 1.0} if name == "min_temperature" else {}
     plans = sweeps.make_grid(model, 1, **{name: list(values)}, **choices).plans()
     data = pipeline.prepare(DataSettings(binarization="dynamic"))
-    (group,) = members.groups(list(plans.values()), data, bounds.measurement)
+    (group,) = members.groups(list(plans.values()), data, evaluation.measurement)
     mesh = meshes.make(1)
     together = members.trainer(group, data, mesh)
     state = together.segment(together.init(), together.order(0), 3)

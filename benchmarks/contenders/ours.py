@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.case import Case
 from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE
 from flaxvae import zoo
-from flaxvae.analysis import bounds
+from flaxvae.analysis.evaluation import CHUNK, importance_weighted_elbo
 from flaxvae.core import Batch
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import batches
@@ -68,7 +68,7 @@ def _variables(recipe: Recipe, data: Data):
 
 def _likelihood(case: Case):
     recipe, data = parts(case)
-    function = bounds.importance_weighted_elbo(recipe.model, case.k, bounds.CHUNK // IMAGES_AT_ONCE)
+    function = importance_weighted_elbo(recipe.model, case.k, CHUNK // IMAGES_AT_ONCE)
     return function, data, _variables(recipe, data)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flaxvae import zoo
+from flaxvae import declared, zoo
+from flaxvae.data import sources
+from flaxvae.declared import hints
+from flaxvae.errors import UsageError
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.settings import DataSettings, TrainSettings
+from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.synonyms import hint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,3 +37,77 @@ class Plan:
     def recipe(self, spec: DataSpec) -> Recipe:
         """The recipe, built for these data."""
         return zoo.build(self.function, spec, **self.arguments)
+
+
+def kinds(model: str | zoo.Variant) -> dict[str, Any]:
+    """What is declared of each setting that ``make_plan`` takes, {name: type}."""
+    return hints(DataSettings) | hints(TrainSettings) | zoo.hints(model)
+
+
+def make_plan(model: str | zoo.Variant = "vae", **choices: Any) -> Plan:
+    """A plan from keyword arguments: fields of DataSettings, TrainSettings, and the recipe's own.
+
+    ``model`` is a name of the zoo's, or a recipe from outside.
+
+    Raises:
+        UsageError: an unknown model or argument (with the nearest name), a value that does not
+            fit what is declared of it, or one that has no effect beside the others.
+    """
+    plan = plan_of(model, **choices)
+    check_effects([plan])
+    return plan
+
+
+def plan_of(model: str | zoo.Variant, **choices: Any) -> Plan:
+    """``make_plan``, whether or not all that was chosen has an effect."""
+    known, fields = kinds(model), (hints(DataSettings), hints(TrainSettings))
+    for name in choices:
+        if name not in known:
+            meant, called = hint(name, known), zoo.recipe(model).__name__
+            raise UsageError(f"unknown argument {name!r} for model {called!r}{meant}")
+    data = DataSettings(**{k: v for k, v in choices.items() if k in fields[0]})
+    training = TrainSettings(**{k: v for k, v in choices.items() if k in fields[1]})
+    if training.epochs is None:
+        source = sources.SOURCES.get(data.dataset)
+        training = dataclasses.replace(training, epochs=source.epochs if source else 20)
+    own = {k: v for k, v in choices.items() if k not in {*fields[0], *fields[1]}}
+    function = zoo.recipe(model)  # the ranges of arguments are its own
+    return Plan(function.__name__, zoo.arguments(model, own), data, training, function)
+
+
+def flat(plan: Plan) -> dict[str, Any]:
+    """All settings of a plan by name."""
+    return {"model": plan.model, **asdict(plan.data), **asdict(plan.training), **plan.arguments}
+
+
+def check_effects(plans: Sequence[Plan], before: Plan | None = None) -> None:
+    """Raises UsageError for a setting that was chosen and has no effect in any of the plans.
+
+    All are of one model; ``before`` is what they go on from, whose settings nobody chose now.
+    """
+    model = plans[0].function
+    usual = [
+        flat(
+            dataclasses.replace(
+                plans[0],
+                arguments=zoo.arguments(model),
+                data=DataSettings(),
+                training=TrainSettings(),
+            )
+        )
+    ]
+    usual += [flat(before)] if before is not None else []
+    found = declared.idle(kinds(model), [flat(plan) for plan in plans], usual)
+    if found is not None:
+        raise UsageError(found)
+
+
+def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two plans differ: {name: (old, new)}."""
+    before, after = flat(old), flat(new)
+    names = [*before, *(name for name in after if name not in before)]
+    return {
+        name: (before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    }

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxvae import api, declared, signals, writing, zoo
-from flaxvae.analysis import bounds
+from flaxvae.analysis.evaluation import Evaluation, evaluation_keys, measurement, numbers
 from flaxvae.data import pipeline
 from flaxvae.declared import Positive, Seed, typed
 from flaxvae.devices import mesh as meshes
@@ -265,7 +265,7 @@ def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[dict[str, me
         meshes.make(plan.training.devices)
         steps.check(plan.recipe(data.spec), data, plan.training, meshes.make(1))
     names = {id(plan): name for name, plan in plans.items()}
-    found = members.groups(list(plans.values()), data, bounds.measurement)
+    found = members.groups(list(plans.values()), data, measurement)
     return [{names[id(member.plan)]: member for member in group} for group in found]
 
 
@@ -360,18 +360,18 @@ def _train_group(
     how = (state_folder, watch, heard, held.mend)
     state, histories = members.fit(group, trainer, data, mesh, *how)
     watch.stage(f"evaluating {counted(len(group), 'member')}")
-    keys = jnp.stack([bounds.evaluation_keys(0)[0]] * len(group))
+    keys = jnp.stack([evaluation_keys(0)[0]] * len(group))
     measure = members.over_split([member.measure for member in group], mesh)
     found = measure(data.test, state.final(), meshes.put(keys, meshes.split(mesh)))
     state = jax.device_get(state)
     for i, (name, member) in enumerate(named.items()):
         if heard:
             raise Stopped(f"stopped after training, {i} of {len(group)} runs written", heard[0])
-        numbers = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
-        evaluation = bounds.numbers(member.recipe, data.test, numbers)
+        one = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
+        evaluation = numbers(member.recipe, data.test, one)
         watch.stage("writing runs", i, len(group))
         epoch = members.diverged(histories[i])
-        if epoch is None and not math.isfinite(evaluation["reconstruction"]):
+        if epoch is None and not math.isfinite(evaluation.reconstruction):
             epoch = len(histories[i])
         if epoch is None:
             alone = members.alone(state, i)
@@ -386,7 +386,7 @@ def _write(
     mesh: Any,
     state: steps.TrainState,
     history: list[members.Row],
-    evaluation: dict[str, Any],
+    evaluation: Evaluation,
 ) -> None:
     """The run folder of a member, whole or not at all."""
     partial = writing.temporary(path)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from jax.sharding import Mesh
 
 from flaxvae.core import Batch, Model, Variables, log_weights
@@ -22,6 +21,7 @@ from flaxvae.recipe import Recipe
 
 Array = jax.Array
 
+UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
 ACTIVE = 0.01  # variance over images of a unit's code, above which it counts as used
 CHUNK = 1000  # images decoded at once at most, over draws and examples: any k in bounded memory
 

@@ -38,7 +38,7 @@ def evaluate(
         images: Only the first so many of them.
         seed: Decides the draws.
     """
-    from flaxvae.analysis import bounds
+    from flaxvae.analysis import evaluation
     from flaxvae.commands import shared
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import UNITS, numbers, relative
@@ -63,7 +63,7 @@ def evaluate(
         chosen = chosen._replace(x=chosen.x[:images], y=y)
     what = "importance samples" if k else "evaluating"
     with Terminal() as terminal:
-        found = bounds.evaluate(
+        found = evaluation.evaluate(
             loaded, chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what)
         )
         options: dict[str, Any] = {"k": k, "samples": samples, "split": split, "images": images}

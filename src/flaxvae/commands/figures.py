@@ -19,7 +19,6 @@ def figures(
     Args:
         run: Run folder.
     """
-    from flaxvae.analysis import bounds
     from flaxvae.commands import shared
     from flaxvae.report import figures as drawing
     from flaxvae.report.words import relative
@@ -28,6 +27,6 @@ def figures(
     loaded = load(run, recipes)
     shared.check_writable(loaded, loaded.folder.figures)
     test = loaded.data(place).test
-    evaluation = bounds.evaluate(loaded, test)
+    evaluation = loaded.evaluate(test)
     written = drawing.write(loaded, evaluation, test, loaded.folder.figures)
     return [relative(path) for path in written]

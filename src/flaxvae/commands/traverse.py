@@ -36,7 +36,6 @@ def traverse(
         out: PNG to write; by default in the run, figures/traversals.png, or with other options
             a name that says them.
     """
-    from flaxvae.analysis import bounds
     from flaxvae.commands import shared
     from flaxvae.report import figures
     from flaxvae.report.words import relative
@@ -48,7 +47,7 @@ def traverse(
         what = "discrete latents" if loaded.recipe.codes else "no prior"
         raise UsageError(f"model {loaded.plan.model} has {what}: expected continuous ones to walk")
     summary, test = loaded.folder.finished(), None
-    evaluation = summary and summary["test"]  # of these very variables
+    evaluation = loaded.summary  # of these very variables
     if evaluation is None or image is not None or not loaded.recipe.standard_prior:
         test = loaded.data(place).test
     else:
@@ -62,5 +61,5 @@ def traverse(
     path = shared.target(loaded, "figures/traversals.png", out, traverse, **walk)
     if evaluation is None:
         assert test is not None
-        evaluation = bounds.evaluate(loaded, test)
+        evaluation = loaded.evaluate(test)
     return relative(figures.traversals(path, loaded, evaluation, test, **walk))

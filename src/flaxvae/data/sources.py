@@ -59,6 +59,8 @@ SOURCES = {
     "kmnist": Source("70,000 28x28 cursive Japanese characters (likewise)", 20),
 }
 
+ARRAYS = "arrays"  # the name of what was arrays in memory, and no file
+
 # The keys an .npz may use; the first one present counts.
 _IMAGE_KEYS = ("x_train", "images", "data", "x")
 _LABEL_KEYS = ("y_train", "labels", "y")

@@ -95,7 +95,7 @@ def traversals(
     By default those in use, 2 to 10 of them, of a conditional model for the class in the middle.
     ``test`` images are needed to walk through one of them, or where the prior is not N(0, I).
     """
-    units = units or min(max(evaluation["active_units"], 2), 10)
+    units = units or min(max(evaluation.active_units, 2), 10)
     start, codes, through = None, None, "through the prior's mean"
     if image is not None:
         assert test is not None
@@ -116,7 +116,7 @@ def traversals(
         run, usage, codes=codes, start=start, label=label, units=units, steps=steps, span=span
     )
     title = f"Traversals {through}: each row moves one unit{collapse(evaluation)}"
-    kl = len(evaluation["kl_per_unit"]) == run.latent_size
+    kl = len(evaluation.kl_per_unit) == run.latent_size
     names = [f"z{unit + 1}, {'KL' if kl else 'variance'} {usage[unit]:.2f}" for unit in found.units]
     return plots.image_grid(
         path,
@@ -142,7 +142,7 @@ def manifold(path: Path, run: Run, evaluation: dict[str, Any], n: int = 20):
 
 def collapse(evaluation: dict[str, Any]) -> str:
     """What a title adds where the codes say nothing of the images."""
-    none = evaluation.get("active_units") == 0 or evaluation.get("codes_used") == 1
+    none = evaluation.active_units == 0 or evaluation.codes_used == 1
     return "; posterior collapse: no unit is in use" if none else ""
 
 
@@ -166,7 +166,7 @@ def latent_scatter(path: Path, run: Run, evaluation: dict[str, Any], split: Spli
 def suited(run: Run, evaluation: dict[str, Any], test: Split) -> dict[str, Callable[[Path], Path]]:
     """Every figure that suits the model, by name: what draws it into a file.
 
-    ``evaluation`` is what ``bounds.evaluate`` found of the images ``test``.
+    ``evaluation`` is what ``evaluation.evaluate`` found of the images ``test``.
     """
     recipe = run.recipe
     shown = first(test, 20)
@@ -203,7 +203,7 @@ def write(
 
     Args:
         run: the model.
-        evaluation: what ``bounds.evaluate`` found.
+        evaluation: what ``evaluation.evaluate`` found.
         test: the images to show.
         folder: where the PNG files go.
         watch: hears how many are drawn, of how many.
@@ -222,8 +222,8 @@ def write(
 
 def used(run: Run, evaluation: dict[str, Any]) -> np.ndarray:
     """[D] how much each unit is used: its KL, or where that is not known, its code's variance."""
-    kl = np.asarray(evaluation["kl_per_unit"])
-    return kl if len(kl) == run.latent_size else np.asarray(evaluation["code_variance"])
+    kl = np.asarray(evaluation.kl_per_unit)
+    return kl if len(kl) == run.latent_size else np.asarray(evaluation.code_variance)
 
 
 def rows(split: Split, which: np.ndarray) -> Split:

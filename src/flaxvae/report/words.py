@@ -21,7 +21,6 @@ from flaxvae.recipe import Recipe
 from flaxvae.runs.run import Run
 from flaxvae.settings import Body, Bound, TrainSettings
 
-UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
 CROSS_ENTROPY = "grey pixels under a Bernoulli give cross-entropies, not log-densities"
 
 
@@ -42,19 +41,19 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     density, given = recipe.log_px != "cross_entropy", "|y" * (recipe.classes is not None)
     facts = {f"{split} data": f"{counted(evaluation['images'], 'image')}, {run.spec.name}"}
     if "elbo" in evaluation:
-        error = evaluation["elbo_standard_error"]
+        error = evaluation.elbo_standard_error
         of = f", of log p(x{given})" if given and density else ""
         facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{of}"
     said = f"-log p(x|z{given.replace('|', ', ')})" if density else "cross-entropy"
     facts["reconstruction"] = f"{evaluation['reconstruction']:.2f} nats, {said}"
     if "kl" in evaluation:
         facts["KL"] = f"{evaluation['kl']:.2f} nats"
-        columns = evaluation["kl_per_unit"]
+        columns = evaluation.kl_per_unit
         if recipe.hierarchical and len(columns) > 1:
             each = ", ".join(f"{nats:.2f}" for nats in columns)
             facts["KL"] += f"; by level, from the data upwards: {each}"
     if "active_units" in evaluation:
-        total = len(evaluation["code_variance"])
+        total = len(evaluation.code_variance)
         facts["active units"] = f"{evaluation['active_units']} of {total}"
     if "codes_used" in evaluation and recipe.codes is not None:
         facts["codes used"] = (
@@ -64,7 +63,7 @@ def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dic
     if "bits_per_dim" in evaluation:
         facts["bits per dim"] = f"{evaluation['bits_per_dim']:.4f}"
     if "importance_weighted_elbo" in evaluation:
-        found = evaluation["importance_weighted_elbo"]
+        found = evaluation.importance_weighted_elbo
         nats = f"{-found['nats']:.2f} ± {found['standard_error']:.2f} nats"
         samples = counted(found["k"], "importance sample")
         if density:
