@@ -32,7 +32,7 @@ from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
-from flaxvae.runs import contents, lock, places, restored
+from flaxvae.runs import contents, keeper, lock, places, restored
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.folder import RunFolder, check_new, make_new, point_latest, write_json
 from flaxvae.runs.run import (
@@ -285,7 +285,9 @@ def execute(
             terminal.header(words.header(plan, data, parameters, mesh, path))
             if unlinked:
                 terminal.note(f"no {path.parent / 'latest'} ({unlinked}): name the run's folder")
-        variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, folder, terminal)
+        variables, history = keeper.fit(
+            recipe, trainer, data, plan.training, mesh, folder, terminal
+        )
         mesh, variables = _own(mesh, variables)
         step = history[-1]["step"] if history else 0
         at = RunFolder(path, {plan.model: zoo.recipe(plan.function)})
@@ -462,7 +464,7 @@ def _fit_prior(
     if terminal:
         terminal.header(words.prior_header(run, data, folder, plan))
     with signals.caught() as heard:
-        fitted, history = loop.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)
+        fitted, history = keeper.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)
         stage = _stages(folder, terminal, heard)
         stage(f"evaluating the codes of {counted(len(data.test.x), 'test image')}")
         test = batches.over_split(batches.bound_terms(codes.prior.model), mesh)

@@ -21,10 +21,10 @@ from flaxvae.data import pipeline, sources
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, Finding, Stopped
 from flaxvae.machine import versions
+from flaxvae.runs import keeper
 from flaxvae.runs import run as trained
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import RunFolder
-from flaxvae.training import loop
 from flaxvae.training import step as steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -152,7 +152,7 @@ def _self_test() -> str:
     facts = {"data_spec": data.spec._asdict(), "peak": data.peak}
     with tempfile.TemporaryDirectory(prefix="flaxvae-doctor-") as folder:
         run = RunFolder.create(Path(folder, "run"), plan, facts)
-        variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, run)
+        variables, history = keeper.fit(recipe, trainer, data, plan.training, mesh, run)
         restored = trained.opened(run.path).variables
     first, last = history[0]["train_elbo"], history[-1]["train_elbo"]
     if not last > first:

@@ -38,9 +38,10 @@ from flaxvae.plan import Plan
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
 from flaxvae.report.terminal import Terminal
-from flaxvae.runs import contents, lock, places
+from flaxvae.runs import lock, places
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.folder import RunFolder, check_new, make_new, write_json
+from flaxvae.runs.keeper import GroupKeeper
 from flaxvae.runs.run import Run, load, same_data
 from flaxvae.settings import Place, TrainSettings, asdict
 from flaxvae.training import loop, members
@@ -301,12 +302,8 @@ def _train(
                 which = f"compilation {number + 1} of {len(groups)}"
                 terminal.note(f"{which}: {counted(len(group), 'member')}")
             state = path / "state" / str(number)
-            try:
-                for name, epoch in _train_group(group, data, mesh, held, state, terminal, heard):
-                    record["members"].append(_member(name, group[name].plan, grid, epoch))
-            except Stopped as stop:
-                text = f"{stop}; `{command(*_GOES_ON.split(), path)}` goes on"
-                raise Stopped(text, heard[0]) from None
+            for name, epoch in _train_group(group, data, mesh, held, state, terminal, heard):
+                record["members"].append(_member(name, group[name].plan, grid, epoch))
             note()
             shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(path / "state", ignore_errors=True)
@@ -354,11 +351,11 @@ def _train_group(
     heard: list[int],
 ) -> Iterator[tuple[str, int | None]]:
     """Train members and write their run folders: names, and the epoch in which one diverged."""
-    group = list(named.values())
+    group, goes_on = list(named.values()), command(*_GOES_ON.split(), held.folder)
     watch = terminal or loop.Quiet()
     trainer = members.trainer(group, data, mesh)
-    how = (state_folder, watch, heard, held.mend)
-    state, histories = members.fit(group, trainer, data, mesh, *how)
+    with GroupKeeper(state_folder, len(group), held, goes_on, watch.note) as keeper:
+        state, histories = members.fit(group, trainer, data, mesh, keeper, watch)
     watch.stage(f"evaluating {counted(len(group), 'member')}")
     keys = jnp.stack([bounds.evaluation_keys(0)[0]] * len(group))
     measure = members.over_split([member.measure for member in group], mesh)
@@ -366,12 +363,15 @@ def _train_group(
     state = jax.device_get(state)
     for i, (name, member) in enumerate(named.items()):
         if heard:
-            raise Stopped(f"stopped after training, {i} of {len(group)} runs written", heard[0])
+            written = f"{i} of {len(group)} runs written"
+            raise Stopped(f"stopped after training, {written}; `{goes_on}` goes on", heard[0])
         numbers = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
         evaluation = bounds.numbers(member.recipe, data.test, numbers)
         watch.stage("writing runs", i, len(group))
-        epoch = members.diverged(histories[i])
-        if epoch is None and not math.isfinite(evaluation["reconstruction"]):
+        epoch = None
+        if state.guard.fault[i]:
+            epoch = len(histories[i]) + 1
+        elif not math.isfinite(evaluation["reconstruction"]):
             epoch = len(histories[i])
         if epoch is None:
             alone = members.alone(state, i)
@@ -385,7 +385,7 @@ def _write(
     data: pipeline.Data,
     mesh: Any,
     state: steps.TrainState,
-    history: list[members.Row],
+    history: list[loop.Row],
     evaluation: dict[str, Any],
 ) -> None:
     """The run folder of a member, whole or not at all."""
@@ -402,7 +402,7 @@ def _write(
         about = {"machine": meshes.machine(meshes.make(1))}
         owners = folder.digests()
         with Checkpoints(folder.checkpoints, facts=about, owners=owners) as checkpoints:
-            checkpoints.save(state if plan.training.open_ended else contents.closed(state))
+            checkpoints.save(state if plan.training.open_ended else state.closed())
         summary = api.run_summary(folder, data, variables, history, evaluation)
         write_json(partial / "summary.json", summary)
         partial.replace(path)
