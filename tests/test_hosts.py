@@ -30,7 +30,8 @@ from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 SCRIPT = (
-    "import sys; from flaxvae import api, cli; from flaxvae.training import loop, mesh;"
+    "import sys; from flaxvae import api, cli; from flaxvae.devices import mesh;"
+    "from flaxvae.training import loop;"
     "loop.SEGMENT_SECONDS, mesh.SMALL = 0.02, 256;"
     "api.figures.write = lambda *arguments: []; cli.main(sys.argv[1:])"
 )
