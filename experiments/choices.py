@@ -13,7 +13,7 @@ from unittest import mock
 
 from experiments import table
 from experiments.runs import ROOT
-from flaxvae import api
+from flaxvae import plan as planning
 from flaxvae.data import pipeline
 from flaxvae.devices import mesh as meshes
 from flaxvae.parts import networks
@@ -63,7 +63,7 @@ def train(
 
     ``initial_scales`` replaces the library's scales of initial weights.
     """
-    plan = api.make_plan(model, **{"dataset": "mnist", "validation": HELD_OUT} | others)
+    plan = planning.make_plan(model, **{"dataset": "mnist", "validation": HELD_OUT} | others)
     data, mesh = pipeline.prepare(plan.data), meshes.make(plan.training.devices)
     recipe = plan.recipe(data.spec)
     with mock.patch.dict(networks.INITIAL_SCALES, initial_scales or {}), Terminal() as terminal:

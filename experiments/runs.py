@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from flaxvae import api
+from flaxvae import plan as planning
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs.folder import RunFolder, write_json
@@ -56,7 +57,7 @@ def iwae_setting(epochs: int) -> dict[str, Any]:
 
 def train(name: str, model: str, **choices: Any) -> Run:
     """The run runs/experiments/<name>, trained as far as it is not."""
-    path, plan = ROOT / name, api.make_plan(model, **choices)
+    path, plan = ROOT / name, planning.make_plan(model, **choices)
     resume = None
     if (path / "run.json").exists():
         if RunFolder.open(path).plan() == plan:
@@ -74,7 +75,7 @@ def train(name: str, model: str, **choices: Any) -> Run:
 def extend(run: Run, **choices: Any) -> Run:
     """Go on with a run of a study, to more epochs."""
     with Terminal() as terminal:
-        plan = api.make_plan(run.plan.model, **choices)
+        plan = planning.make_plan(run.plan.model, **choices)
         return api.execute(plan, resume=str(run.path), terminal=terminal)
 
 

@@ -14,13 +14,16 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import api, cli, commands, declared, settings, sweeps, zoo
+from flaxvae import plan as planning
 from flaxvae.errors import UsageError
 from flaxvae.settings import Hosts, TrainSettings
 
 MODELS = ["vae", *(name for name in zoo.RECIPES if name != "vae")]
 # Every setting that there is, with a model that takes it.
 SETTINGS = {
-    name: (model, kind) for model in reversed(MODELS) for name, kind in api.kinds(model).items()
+    name: (model, kind)
+    for model in reversed(MODELS)
+    for name, kind in planning.kinds(model).items()
 }
 NAN, INF = float("nan"), float("inf")
 
@@ -33,7 +36,7 @@ def bare(kind):
 
 
 def plan(name, value):
-    return api.plan_of(SETTINGS[name][0], **{name: value})
+    return planning.plan_of(SETTINGS[name][0], **{name: value})
 
 
 def good(name):
@@ -262,20 +265,20 @@ def notes(kind):
 
 
 DEPENDENT = [
-    (model, name) for model in MODELS for name, kind in api.kinds(model).items() if notes(kind)
+    (model, name) for model in MODELS for name, kind in planning.kinds(model).items() if notes(kind)
 ]
 
 
 @pytest.mark.parametrize(("model", "name"), DEPENDENT)
 def test_a_setting_without_effect_is_refused(model, name):
     """There are values of what it depends on with which it is taken, and others with which not."""
-    kinds = api.kinds(model)
+    kinds = planning.kinds(model)
     for note in notes(kinds[name]):
         kind, taken = bare(kinds[note.name]), set()
         options = get_args(kind) or (0.0, 2.0)
         for option in ("digits", *note.values) if kind is str else options:
             choices = {note.name: option, name: good(name)}
-            found = [api.flat(api.plan_of(model, **chosen)) for chosen in (choices, {})]
+            found = [planning.flat(planning.plan_of(model, **chosen)) for chosen in (choices, {})]
             # What the other one depends on in its turn does not matter here.
             idle = declared.idle({name: kinds[name]}, found[:1], found[1:])
             assert (idle is None) == note.holds(choices)
@@ -295,9 +298,9 @@ def test_a_folder_is_read_of_the_datasets_that_can_be_in_one():
 def test_stored_settings_without_effect_are_no_fault(tmp_path, no_figures, capsys):
     """What an older flaxvae took is read, goes on, and is swept."""
     path = str(tmp_path / "run")
-    plan = api.plan_of("vae", **TINY, epochs=1, sigma=2.0)
+    plan = planning.plan_of("vae", **TINY, epochs=1, sigma=2.0)
     with pytest.raises(UsageError, match=r"--sigma 2.0 has no effect"):
-        api.check_effects([plan])
+        planning.check_effects([plan])
     api.execute(plan, run=path)
     cli.main(["train", "--resume", path, "--epochs", "2"])
     assert flaxvae.load(path).plan.arguments["sigma"] == 2.0

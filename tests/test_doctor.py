@@ -30,7 +30,7 @@ def test_all_is_well(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("fault", ["restore", "learning"])
 def test_a_self_test_that_fails(tmp_path, monkeypatch, capsys, fault):
-    fit = doctor.loop.fit
+    fit = doctor.keeper.fit
 
     def spoilt(*arguments):
         variables, history = fit(*arguments)
@@ -38,7 +38,7 @@ def test_a_self_test_that_fails(tmp_path, monkeypatch, capsys, fault):
             variables = jax.tree.map(lambda x: np.nextafter(x, np.float32(9)), variables)
         return variables, history if fault == "restore" else history[::-1]
 
-    monkeypatch.setattr(doctor.loop, "fit", spoilt)
+    monkeypatch.setattr(doctor.keeper, "fit", spoilt)
     monkeypatch.setattr(doctor.tempfile, "tempdir", str(tmp_path))
     with pytest.raises(SystemExit) as stop:
         cli.main(["doctor"])

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from flaxvae import api, doctor
+from flaxvae import doctor
+from flaxvae import plan as planning
 from flaxvae.data import pipeline
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
@@ -39,7 +40,7 @@ def exact():
 
 def trained(device, epochs, **choices):
     """The run of a VAE on one device: its plan's parts, and the state after some epochs."""
-    plan = api.make_plan(devices=1, epochs=epochs, latent_dim=8, **choices)
+    plan = planning.make_plan(devices=1, epochs=epochs, latent_dim=8, **choices)
     data, mesh = pipeline.prepare(plan.data), jax.sharding.Mesh(np.array([device]), ("data",))
     recipe = plan.recipe(data.spec)
     with jax.default_device(device):

@@ -1,6 +1,7 @@
 """Several processes compute what one does, and end together; state shared out is the same state."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -23,13 +24,14 @@ from flaxvae.data import pipeline
 from flaxvae.devices import hosts, lifelines, mesh, roll
 from flaxvae.errors import HostsError, UsageError
 from flaxvae.recipe import DataSpec
-from flaxvae.runs import checkpoints, contents
+from flaxvae.runs import checkpoints, contents, keeper
 from flaxvae.training import loop
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 SCRIPT = (
-    "import sys; from flaxvae import api, cli; from flaxvae.training import loop, mesh;"
+    "import sys; from flaxvae import api, cli; from flaxvae.devices import mesh;"
+    "from flaxvae.training import loop;"
     "loop.SEGMENT_SECONDS, mesh.SMALL = 0.02, 256;"
     "api.figures.write = lambda *arguments: []; cli.main(sys.argv[1:])"
 )
@@ -655,7 +657,9 @@ def test_shared_out_state_learns_the_same_in_less_memory(shared, tmp_path):
     for i, trainer in enumerate((made(1, ema=0.9), trainers[True])):
         with checkpoints.Checkpoints(tmp_path / str(i)) as folder:
             folder.save(state)
-            state = loop.resume(trainer, folder, pytest.fail)
+            state = loop.resume(
+                trainer, functools.partial(keeper.restored, folder, note=pytest.fail), pytest.fail
+            )
     assert bytes_of(state, jax.devices()[0]) == bytes_of(out, jax.devices()[0])
     jax.tree.map(np.testing.assert_array_equal, state, out)
 

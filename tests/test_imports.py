@@ -35,7 +35,6 @@ FLOORS = [
     "runs",
 ]
 FLOORS += ["analysis", "report", "api", "doctor", "sweeps", "flags", "commands", "cli"]
-ONE_FLOOR = {"runs": "training"}
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("runs/checkpoints.py",),
@@ -78,15 +77,12 @@ def imports_of(source, file):
 def climbs(source, file):
     """Imports of ``file`` from a higher floor."""
 
-    def level(floor):
-        return FLOORS.index(ONE_FLOOR.get(floor, floor))
-
-    here = level(Path(file).parts[0].removesuffix(".py"))
+    here = FLOORS.index(Path(file).parts[0].removesuffix(".py"))
     found = []
     for name in imports_of(source, file):
         package, _, rest = name.partition(".")
         floor = rest.split(".")[0]
-        if package == "flaxvae" and floor != "__version__" and level(floor) > here:
+        if package == "flaxvae" and floor != "__version__" and FLOORS.index(floor) > here:
             found.append(name)
     return found
 

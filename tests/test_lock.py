@@ -94,7 +94,7 @@ def test_only_one_of_many_gets_a_stale_lock(tmp_path):
     (tmp_path / "lock").write_text(identity(gone()))
     script = (
         "import sys, time; from pathlib import Path; from flaxvae.errors import UsageError\n"
-        "from flaxvae.training import lock\n"
+        "from flaxvae.runs import lock\n"
         "folder = Path(sys.argv[1])\n"
         "try:\n"
         "    with lock.hold(folder):\n"

@@ -10,7 +10,8 @@ import pytest
 import flaxvae
 from conftest import TINY
 from disturbed import EPOCHS, resume, rows, same, sha256, steps_saved
-from flaxvae import api, cli
+from flaxvae import cli
+from flaxvae import plan as planning
 from flaxvae.errors import UsageError
 from flaxvae.runs import checkpoints, contents
 from flaxvae.settings import interval
@@ -162,7 +163,7 @@ def test_a_kill_before_the_first_save_of_changed_settings(stopped, tmp_path, cap
     path = shutil.copytree(stopped, tmp_path / "run")
     flags = {"ema": 0.9, "patience": 9, "batch_size": 64}
     old = flaxvae.load(stopped).plan
-    new = api.make_plan(
+    new = planning.make_plan(
         old.model, **{**old.arguments, **vars(old.data), **vars(old.training), **flags}
     )
     flaxvae.load(path).folder.extend(new)

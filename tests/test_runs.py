@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 import flaxvae
 from conftest import TINY
 from flaxvae import api, cli, core
+from flaxvae import plan as planning
 from flaxvae.data import pipeline
 from flaxvae.devices import batches, mesh
 from flaxvae.errors import DataError, UsageError
@@ -474,7 +475,7 @@ def test_a_run_by_muon_resumes_to_the_same_bits(tmp_path):
     choices = TINY | {"optimizer": "muon", "shard_params": True, "devices": 2}
     whole = flaxvae.train("vae", run=str(tmp_path / "whole"), **choices | {"epochs": 2})
     flaxvae.train("vae", run=str(tmp_path / "cut"), **choices | {"epochs": 1})
-    more = api.make_plan("vae", **choices | {"epochs": 2})
+    more = planning.make_plan("vae", **choices | {"epochs": 2})
     cut = api.execute(more, resume=str(tmp_path / "cut"))
     assert jax.tree.all(jax.tree.map(np.array_equal, whole.variables, cut.variables))
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 import flaxvae
-from flaxvae import api
+from flaxvae import plan as planning
 from flaxvae.recipe import DataSpec
 from flaxvae.report import figures
 
@@ -92,7 +92,7 @@ def test_candidates_are_settings_that_there_are(name, what, choice):
     for own in choice.candidates.values():
         settings = choices.settings(choice, own)
         settings.pop("initial_scales", None)
-        assert api.make_plan(choice.model, **settings).model == choice.model
+        assert planning.make_plan(choice.model, **settings).model == choice.model
 
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if hasattr(MODULES[name], "runs")])
@@ -100,7 +100,7 @@ def test_studies_train_by_settings_that_there_are(name, monkeypatch):
     planned = []
 
     def train(run, model, **settings):
-        planned.append(api.make_plan(model, **settings))
+        planned.append(planning.make_plan(model, **settings))
         raise InterruptedError
 
     monkeypatch.setattr(runs, "train", train)
@@ -152,7 +152,7 @@ def test_numbers_of_the_readme_are_those_of_the_results():
 
 def size(model, settings):
     spec = DataSpec("mnist, dynamically binarized", (28, 28, 1), 10, True, 2, 60_000)
-    model = api.make_plan(model, **settings).recipe(spec).model
+    model = planning.make_plan(model, **settings).recipe(spec).model
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 

@@ -5,12 +5,13 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 import flaxvae
-from flaxvae import api, cli, declared, flags, sweeps, synonyms, zoo
+from flaxvae import cli, declared, flags, sweeps, synonyms, zoo
+from flaxvae import plan as planning
 from flaxvae.errors import UsageError
 from flaxvae.settings import Hosts
 from test_declared import MODELS, bare
 
-FLAGS = {name for model in MODELS for name in api.kinds(model)} | {*declared.hints(Hosts)}
+FLAGS = {name for model in MODELS for name in planning.kinds(model)} | {*declared.hints(Hosts)}
 READERS = [cli.COMMANDS[name] for name in cli.COMMANDS if name not in ("train", "sweep")]
 HINTS = [get_type_hints(reader, include_extras=True) for reader in READERS]
 OWN = {flag.removeprefix("--").replace("-", "_") for kinds in HINTS for flag in flags.taken(kinds)}
@@ -18,7 +19,7 @@ OWN |= {"run", "resume", "seeds", "model"}  # of train and sweep
 OPTIONS = {
     option
     for model in MODELS
-    for kind in map(bare, api.kinds(model).values())
+    for kind in map(bare, planning.kinds(model).values())
     if get_origin(kind) is Literal
     for option in get_args(kind)
 }

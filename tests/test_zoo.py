@@ -28,6 +28,7 @@ from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.report import words
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.folder import RunFolder
+from flaxvae.runs.keeper import restored
 from flaxvae.runs.run import Run
 from flaxvae.settings import Body, DataSettings, TrainSettings
 from flaxvae.training import loop
@@ -367,7 +368,9 @@ def test_saved_and_loaded_is_equal(case, tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(state)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        after = loop.resume(made, checkpoints, lambda text: None)
+        after = loop.resume(
+            made, functools.partial(restored, checkpoints, note=pytest.fail), pytest.fail
+        )
     chex.assert_trees_all_equal(before, jax.device_get(after))
 
 
@@ -387,7 +390,9 @@ def test_training_goes_on_beside_a_save(tmp_path, monkeypatch):
         state = advance(made, state, 3)
         assert checkpoints.busy()
         go.set()
-        after = loop.resume(made, checkpoints, lambda text: None)
+        after = loop.resume(
+            made, functools.partial(restored, checkpoints, note=pytest.fail), pytest.fail
+        )
     chex.assert_trees_all_equal(before, jax.device_get(after))
     assert int(state.step) == 6
 

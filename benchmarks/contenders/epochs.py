@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.case import Case
 from benchmarks.contenders import ours
 from flaxvae.devices import mesh as meshes
+from flaxvae.runs import keeper
 from flaxvae.runs.folder import RunFolder
 from flaxvae.settings import TrainSettings
 from flaxvae.training import loop, step
@@ -42,7 +43,7 @@ def saved_every_other(case: Case):
     def train():
         try:
             run_folder = RunFolder(Path(folder.name))
-            loop.fit(recipe, trainer, data, settings, mesh, run_folder, pace)
+            keeper.fit(recipe, trainer, data, settings, mesh, run_folder, pace)
         except BaseException:
             traceback.print_exc()
             os._exit(1)  # who waits for the epoch's end would wait for ever

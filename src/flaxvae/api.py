@@ -37,7 +37,7 @@ from flaxvae.runs import keeper, lock, places
 from flaxvae.runs.closing import finish, run_facts, run_summary, stages
 from flaxvae.runs.folder import RunFolder, check_new, make_new, point_latest
 from flaxvae.runs.resume import check_changes, check_resume, listed
-from flaxvae.runs.run import Run, check_same_data, is_closed
+from flaxvae.runs.run import Run, check_same_data, is_closed, load
 from flaxvae.settings import DataSettings, asdict
 from flaxvae.training import loop
 from flaxvae.training import step as steps
@@ -276,3 +276,6 @@ def _own(mesh: Mesh, variables: Variables) -> tuple[Mesh, Variables]:
     if own.size == mesh.size:
         return mesh, variables
     return own, meshes.put(meshes.fetch(variables), meshes.replicated(own))
+
+
+__all__ = ["Run", "execute", "load", "train"]

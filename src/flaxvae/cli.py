@@ -12,7 +12,7 @@ from typing import Any
 
 from flaxvae import flags, signals, streams
 from flaxvae.commands import COMMANDS
-from flaxvae.errors import FlaxvaeError, UsageError
+from flaxvae.errors import FlaxvaeError, UsageError, typed_by
 from flaxvae.synonyms import hint
 
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``flaxvae`` command; exits with the codes that ``errors`` documents."""
     sys.excepthook, sys.unraisablehook = _hook, _unraisable_hook
     gc.set_threshold(50_000)  # imports and tracing make millions of objects, hardly any garbage
-    with streams.steady(), signals.raised():
+    with streams.steady(), signals.raised(), typed_by("flaxvae"):
         try:
             lines = _run(sys.argv[1:] if argv is None else argv) or []
             for line in [lines] if isinstance(lines, str) else lines:

@@ -16,15 +16,16 @@ import jax
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from flaxvae import __version__, api, compilation, machine
+from flaxvae import __version__, compilation, machine
 from flaxvae.data import pipeline, sources
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, Finding, Stopped
 from flaxvae.machine import versions
+from flaxvae.plan import make_plan
+from flaxvae.runs import keeper
 from flaxvae.runs import run as trained
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import RunFolder
-from flaxvae.training import loop
 from flaxvae.training import step as steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -145,14 +146,14 @@ def _self_test() -> str:
     """Train a small model on digits, on all devices; what is restored must be what was saved."""
     started, mesh = time.monotonic(), meshes.make()
     batch = max(128 // mesh.size, 1) * mesh.size
-    plan = api.make_plan(net="mlp", widths=(32,), latent_dim=2, epochs=5, batch_size=batch)
+    plan = make_plan(net="mlp", widths=(32,), latent_dim=2, epochs=5, batch_size=batch)
     data = pipeline.prepare(plan.data)
     recipe = plan.recipe(data.spec)
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
     facts = {"data_spec": data.spec._asdict(), "peak": data.peak}
     with tempfile.TemporaryDirectory(prefix="flaxvae-doctor-") as folder:
         run = RunFolder.create(Path(folder, "run"), plan, facts)
-        variables, history = loop.fit(recipe, trainer, data, plan.training, mesh, run)
+        variables, history = keeper.fit(recipe, trainer, data, plan.training, mesh, run)
         restored = trained.opened(run.path).variables
     first, last = history[0]["train_elbo"], history[-1]["train_elbo"]
     if not last > first:

@@ -16,18 +16,73 @@ A message has three parts: what was seen, what was expected, what to do.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
+import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 
 class FlaxvaeError(Exception):
-    """Base of all errors that a user can cause; its text is one line."""
+    """Base of every error a user can cause; its text is one line.
+
+    In Python it speaks of arguments, ``latent_dim=0``; on the command line of flags.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if _typed else in_python(text)
+
+
+_typed: list[str] = []  # whose command line this process executes, if it does
+
+
+@contextlib.contextmanager
+def typed_by(program: str) -> Iterator[None]:
+    """Inside, errors speak of flags."""
+    _typed.append(program)
+    try:
+        yield
+    finally:
+        _typed.pop()
+
+
+_NUMBERS = r"[-+.\d]+(?: [-+.\d]+)+(?![\w])"
+_FLAG = re.compile(
+    rf"(?<![\w-])--([a-z][a-z-]*[a-z]|[a-z])(?: (?![A-Z]{{2}})({_NUMBERS}|[\w.+/-]+))?"
+)
+# Words that follow a flag and are no value of it.
+_WORDS = frozenset(
+    "above alone and anew at below by for from has in instead is it needs nor of on or other that "
+    "the to twice where with without".split()
+)
+
+
+def in_python(text: str) -> str:
+    """A message with arguments in the place of flags, but for what is a command, in backticks."""
+
+    def argument(found: re.Match[str]) -> str:
+        name, value = found[1].replace("-", "_"), found[2]
+        if value is None or value in _WORDS:
+            return name if value is None else f"{name} {value}"
+        end = len(value) - len(value.rstrip("."))  # of a sentence
+        value, rest = (value[:-end], value[-end:]) if end else (value, "")
+        if " " in value:
+            return f"{name}=({', '.join(value.split())}){rest}"
+        return f"{name}={value if _is_literal(value) else repr(value)}{rest}"
+
+    parts = text.split("`")
+    parts[::2] = [_FLAG.sub(argument, part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def _is_literal(value: str) -> bool:
+    return value in ("True", "False", "None") or bool(re.fullmatch(r"[-+.\de]*\d[-+.\de]*", value))
 
 
 class UsageError(FlaxvaeError):

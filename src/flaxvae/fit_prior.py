@@ -17,9 +17,10 @@ from flaxvae.data import pipeline
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError, command, counted
+from flaxvae.recipe import DataSpec
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
-from flaxvae.runs import contents, lock
+from flaxvae.runs import contents, keeper, lock
 from flaxvae.runs.closing import closing, finish, stages
 from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.resume import check_resume
@@ -98,7 +99,7 @@ def _fit_prior(
     if terminal:
         terminal.header(words.prior_header(run, data, folder, plan))
     with signals.caught() as heard:
-        fitted, history = loop.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)
+        fitted, history = keeper.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)
         stage = stages(folder, terminal or loop.Quiet(), heard)
         stage(f"evaluating the codes of {counted(len(data.test.x), 'test image')}")
         test = batches.over_split(batches.bound_terms(codes.prior.model), mesh)

@@ -27,20 +27,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import api, declared, signals, writing, zoo
-from flaxvae.analysis.evaluation import Evaluation, evaluation_keys, measurement, numbers
+from flaxvae import declared, signals, writing, zoo
+from flaxvae.analysis.evaluation import UNITS, Evaluation, evaluation_keys, measurement, numbers
 from flaxvae.data import pipeline
 from flaxvae.declared import Positive, Seed, typed
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, command, counted
 from flaxvae.machine import versions
-from flaxvae.plan import Plan
+from flaxvae.plan import Plan, check_effects, plan_of
+from flaxvae.plan import kinds as kinds_of
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
 from flaxvae.report.terminal import Terminal
-from flaxvae.runs import contents, lock, places
+from flaxvae.runs import lock, places
 from flaxvae.runs.checkpoints import Checkpoints
+from flaxvae.runs.closing import run_facts, run_summary
 from flaxvae.runs.folder import RunFolder, check_new, make_new, write_json
+from flaxvae.runs.keeper import GroupKeeper
 from flaxvae.runs.run import Run, load, same_data
 from flaxvae.settings import Place, TrainSettings, asdict
 from flaxvae.training import loop, members
@@ -71,7 +74,7 @@ class Grid:
         found = {}
         for settings, seed in itertools.product(self.settings(), self.seeds):
             named = [f"{name}={words.value(x)}" for name, x in settings.items()]
-            plan = api.plan_of(self.model, **self.choices, **settings, seed=seed)
+            plan = plan_of(self.model, **self.choices, **settings, seed=seed)
             found[",".join([*named, f"seed={seed}"])] = plan
         return found
 
@@ -128,7 +131,7 @@ def make_grid(model: str | zoo.Variant = "vae", seeds: Positive = SEEDS, **choic
         UsageError: as ``make_plan`` of any member; no value or the same twice; several values of
             what all members share.
     """
-    kinds = api.kinds(model)
+    kinds = kinds_of(model)
     varied = {
         name: [declared.conform(name, kinds[name], x) for x in values]
         for name, values in ((name, _row(kinds.get(name), x)) for name, x in choices.items())
@@ -153,7 +156,7 @@ def make_grid(model: str | zoo.Variant = "vae", seeds: Positive = SEEDS, **choic
     first = declared.conform("seed", Seed, fixed.pop("seed", 0))
     grid = Grid(model, fixed, varied, list(range(first, first + seeds)))
     plans = list(grid.plans().values())
-    api.check_effects(plans)
+    check_effects(plans)
     for plan in plans:
         if plan.training.patience is not None:
             raise UsageError(
@@ -192,7 +195,7 @@ def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = N
         "data_sha256": data.sha256,
         "labels_sha256": data.labels_sha256,
         "data_paths": places.recorded(plan.data),
-        "units": words.UNITS,
+        "units": UNITS,
         "versions": versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "members": [],
@@ -301,12 +304,8 @@ def _train(
                 which = f"compilation {number + 1} of {len(groups)}"
                 terminal.note(f"{which}: {counted(len(group), 'member')}")
             state = path / "state" / str(number)
-            try:
-                for name, epoch in _train_group(group, data, mesh, held, state, terminal, heard):
-                    record["members"].append(_member(name, group[name].plan, grid, epoch))
-            except Stopped as stop:
-                text = f"{stop}; `{command(*_GOES_ON.split(), path)}` goes on"
-                raise Stopped(text, heard[0]) from None
+            for name, epoch in _train_group(group, data, mesh, held, state, terminal, heard):
+                record["members"].append(_member(name, group[name].plan, grid, epoch))
             note()
             shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(path / "state", ignore_errors=True)
@@ -354,11 +353,11 @@ def _train_group(
     heard: list[int],
 ) -> Iterator[tuple[str, int | None]]:
     """Train members and write their run folders: names, and the epoch in which one diverged."""
-    group = list(named.values())
+    group, goes_on = list(named.values()), command(*_GOES_ON.split(), held.folder)
     watch = terminal or loop.Quiet()
     trainer = members.trainer(group, data, mesh)
-    how = (state_folder, watch, heard, held.mend)
-    state, histories = members.fit(group, trainer, data, mesh, *how)
+    with GroupKeeper(state_folder, len(group), held, goes_on, watch.note) as keeper:
+        state, histories = members.fit(group, trainer, data, mesh, keeper, watch)
     watch.stage(f"evaluating {counted(len(group), 'member')}")
     keys = jnp.stack([evaluation_keys(0)[0]] * len(group))
     measure = members.over_split([member.measure for member in group], mesh)
@@ -366,12 +365,15 @@ def _train_group(
     state = jax.device_get(state)
     for i, (name, member) in enumerate(named.items()):
         if heard:
-            raise Stopped(f"stopped after training, {i} of {len(group)} runs written", heard[0])
+            written = f"{i} of {len(group)} runs written"
+            raise Stopped(f"stopped after training, {written}; `{goes_on}` goes on", heard[0])
         one = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
         evaluation = numbers(member.recipe, data.test, one)
         watch.stage("writing runs", i, len(group))
-        epoch = members.diverged(histories[i])
-        if epoch is None and not math.isfinite(evaluation.reconstruction):
+        epoch = None
+        if state.guard.fault[i]:
+            epoch = len(histories[i]) + 1
+        elif not math.isfinite(evaluation.reconstruction):
             epoch = len(histories[i])
         if epoch is None:
             alone = members.alone(state, i)
@@ -385,7 +387,7 @@ def _write(
     data: pipeline.Data,
     mesh: Any,
     state: steps.TrainState,
-    history: list[members.Row],
+    history: list[loop.Row],
     evaluation: Evaluation,
 ) -> None:
     """The run folder of a member, whole or not at all."""
@@ -394,7 +396,7 @@ def _write(
     try:
         variables = state.final()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-        facts = api.run_facts(data, parameters, mesh)
+        facts = run_facts(data, parameters, mesh)
         folder = RunFolder.create(partial, plan, facts)
         for row in history:
             folder.append(row)
@@ -402,8 +404,8 @@ def _write(
         about = {"machine": meshes.machine(meshes.make(1))}
         owners = folder.digests()
         with Checkpoints(folder.checkpoints, facts=about, owners=owners) as checkpoints:
-            checkpoints.save(state if plan.training.open_ended else contents.closed(state))
-        summary = api.run_summary(folder, data, variables, history, evaluation)
+            checkpoints.save(state if plan.training.open_ended else state.closed())
+        summary = run_summary(folder, data, variables, history, evaluation)
         write_json(partial / "summary.json", summary)
         partial.replace(path)
     finally:

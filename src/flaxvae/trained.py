@@ -331,3 +331,10 @@ class Trained:
     def _decode(self):
         decode = self.recipe.model.decode
         return jax.jit(lambda v, z, y: decode(v, z, y).mean)
+
+
+def evaluate(
+    recipe: Recipe, variables: Variables, x: Any, y: Any = None, **options: Any
+) -> Evaluation:
+    """``Trained(recipe, variables).evaluate(x, y, k=..., samples=..., seed=...)``."""
+    return Trained(recipe, variables).evaluate(x, y, **options)

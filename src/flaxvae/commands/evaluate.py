@@ -38,10 +38,10 @@ def evaluate(
         images: Only the first so many of them.
         seed: Decides the draws.
     """
-    from flaxvae.analysis import evaluation
+    from flaxvae.analysis.evaluation import UNITS
     from flaxvae.commands import shared
     from flaxvae.report.terminal import Terminal
-    from flaxvae.report.words import UNITS, numbers, relative
+    from flaxvae.report.words import numbers, relative
     from flaxvae.runs.folder import write_json
     from flaxvae.runs.run import load
 
@@ -63,15 +63,13 @@ def evaluate(
         chosen = chosen._replace(x=chosen.x[:images], y=y)
     what = "importance samples" if k else "evaluating"
     with Terminal() as terminal:
-        found = evaluation.evaluate(
-            loaded, chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what)
-        )
+        found = loaded.evaluate(chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what))
         options: dict[str, Any] = {"k": k, "samples": samples, "split": split, "images": images}
         facts, unwritten = numbers(loaded, found, split), ""
         try:
             path = shared.target(loaded, "evaluation.json", None, evaluate, **options, seed=seed)
             about = {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
-            write_json(path, about | shared.step(loaded) | found | {"units": UNITS})
+            write_json(path, about | shared.step(loaded) | found.as_json() | {"units": UNITS})
             facts["written"] = relative(path)
         except (DataError, OSError) as error:
             unwritten = f"the numbers are not written down: {error}"

@@ -35,8 +35,8 @@ def fit_prior(
         seed=seed,
         devices=devices,
     )
-    from flaxvae import api
+    from flaxvae import fit_prior as fitting
     from flaxvae.report.terminal import Terminal
 
     with Terminal() as terminal:
-        api.fit_prior(run, settings, place=place, recipes=recipes, terminal=terminal)
+        fitting.fit_prior(run, settings, place=place, recipes=recipes, terminal=terminal)

@@ -27,11 +27,12 @@ def train(
     """
     from flaxvae import api
     from flaxvae.devices.hosts import joined
+    from flaxvae.plan import check_effects, plan_of
     from flaxvae.report.terminal import Terminal
     from flaxvae.runs.folder import RunFolder
 
     before = None if resume is None else RunFolder.open(resume, recipes).plan()
-    plan = api.plan_of(zoo.recipe(model, recipes), **choices)
-    api.check_effects([plan], before)
+    plan = plan_of(zoo.recipe(model, recipes), **choices)
+    check_effects([plan], before)
     with joined(hosts), Terminal() as terminal:
         api.execute(plan, run=run, resume=resume, allow_changes=allow_changes, terminal=terminal)

@@ -46,7 +46,7 @@ def traverse(
     if not loaded.recipe.has_bound or loaded.recipe.codes is not None:
         what = "discrete latents" if loaded.recipe.codes else "no prior"
         raise UsageError(f"model {loaded.plan.model} has {what}: expected continuous ones to walk")
-    summary, test = loaded.folder.finished(), None
+    test = None
     evaluation = loaded.summary  # of these very variables
     if evaluation is None or image is not None or not loaded.recipe.standard_prior:
         test = loaded.data(place).test

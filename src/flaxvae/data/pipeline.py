@@ -99,14 +99,14 @@ def _digest(*arrays: Any) -> str:
     return digest.hexdigest()
 
 
-def prepare(settings: DataSettings) -> Data:
-    """Load the dataset, hold out validation images, binarize what is binarized once.
+def prepare(settings: DataSettings, dataset: sources.Dataset | None = None) -> Data:
+    """Load the dataset, or take one; hold out validation images, binarize what is binarized once.
 
     Raises:
         UsageError: the dataset is unknown.
         DataError: the files are missing, damaged, or not images.
     """
-    dataset = sources.load(settings.dataset, settings.data_dir)
+    dataset = dataset or sources.load(settings.dataset, settings.data_dir)
     how, notes = settings.binarization, list(dataset.notes)
     y = dataset.y_train
 

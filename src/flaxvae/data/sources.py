@@ -8,8 +8,9 @@ possible); dividing by ``peak`` brings them to [0, 1].
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,6 +97,11 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
     path = Path(dataset).expanduser()
     if in_file(dataset):
         return _file(path)
+    if dataset == ARRAYS:
+        raise DataError(
+            "the images were arrays in memory: expected a file of the same; write them with "
+            "np.savez('images.npz', x_train=x), and give it as --dataset images.npz"
+        )
     if dataset not in SOURCES and path.exists():
         raise UsageError(
             f"--dataset {dataset}: not an .npz or .npy file; read the images into one array and "
@@ -190,13 +196,42 @@ def read_images(path: Path) -> Pictures:
 def _file(path: Path) -> Dataset:
     """The arrays of an .npz, or the images of an .npy."""
     with files.opened(path) as arrays:
-        key, label = _keys(arrays)
-        x, y, y_test = arrays.read(key), _labels(arrays, label), _labels(arrays, "y_test")
-        x_test = arrays.read("x_test") if "x_test" in arrays.keys else None
-    return _checked(path.stem, str(path), x, y, x_test, y_test)
+        return _from(arrays, path.stem)
 
 
-def _keys(arrays: files.Arrays) -> tuple[str, str | None]:
+class _Mapping:
+    """Arrays in memory, as ``files.Arrays`` gives those of a file."""
+
+    path = "arrays"
+
+    def __init__(self, arrays: Mapping[str, Any]):
+        self._arrays, self.keys = arrays, list(arrays)
+
+    def read(self, key: str) -> np.ndarray:
+        return np.asarray(self._arrays[key])
+
+
+def from_arrays(data: Any) -> Dataset:
+    """Images in memory: an array [N, *shape]; a pair of those and labels; or a mapping with the
+    keys of an .npz file.
+
+    Raises DataError unless they are images.
+    """
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise DataError(f"a tuple of {len(data)}: expected images, or a pair (images, labels)")
+        data = {"x_train": data[0], "y_train": data[1]}
+    return _from(_Mapping(data if isinstance(data, Mapping) else {"x_train": data}), ARRAYS)
+
+
+def _from(arrays: files.Arrays | _Mapping, name: str) -> Dataset:
+    key, label = _keys(arrays)
+    x, y, y_test = arrays.read(key), _labels(arrays, label), _labels(arrays, "y_test")
+    x_test = arrays.read("x_test") if "x_test" in arrays.keys else None
+    return _checked(name, str(arrays.path), x, y, x_test, y_test)
+
+
+def _keys(arrays: files.Arrays | _Mapping) -> tuple[str, str | None]:
     """The keys of the images and of the labels, if any."""
     images, label = (
         next((key for key in keys if key in arrays.keys), None)
@@ -210,7 +245,7 @@ def _keys(arrays: files.Arrays) -> tuple[str, str | None]:
     return images, label
 
 
-def _labels(arrays: files.Arrays, key: str | None) -> np.ndarray | None:
+def _labels(arrays: files.Arrays | _Mapping, key: str | None) -> np.ndarray | None:
     """The labels under this key, if any; an empty array if they are Python objects."""
     try:
         return arrays.read(key) if key in arrays.keys else None

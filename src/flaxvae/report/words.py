@@ -6,13 +6,14 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
 from flaxvae import declared, outside, zoo
+from flaxvae.analysis.evaluation import UNITS, Evaluation
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import command, counted
@@ -20,6 +21,7 @@ from flaxvae.plan import Plan
 from flaxvae.recipe import Recipe
 from flaxvae.runs.run import Run
 from flaxvae.settings import Body, Bound, TrainSettings
+from flaxvae.trained import Trained
 
 CROSS_ENTROPY = "grey pixels under a Bernoulli give cross-entropies, not log-densities"
 
@@ -35,43 +37,39 @@ def units(recipes: Iterable[Recipe]) -> str:
     return f"{UNITS}; {CROSS_ENTROPY}" if grey else UNITS
 
 
-def numbers(run: Run, evaluation: Mapping[str, Any], split: str = "test") -> dict[str, str]:
+def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, str]:
     """An evaluation in words, units included."""
     recipe = run.recipe
     density, given = recipe.log_px != "cross_entropy", "|y" * (recipe.classes is not None)
-    facts = {f"{split} data": f"{counted(evaluation['images'], 'image')}, {run.spec.name}"}
-    if "elbo" in evaluation:
-        error = evaluation.elbo_standard_error
+    facts = {f"{split} data": f"{counted(found.images, 'image')}, {run.spec.name}"}
+    if found.elbo is not None:
         of = f", of log p(x{given})" if given and density else ""
-        facts["-ELBO"] = f"{-evaluation['elbo']:.2f} ± {error:.2f} nats an image{of}"
+        facts["-ELBO"] = f"{-found.elbo:.2f} ± {found.elbo_standard_error:.2f} nats an image{of}"
     said = f"-log p(x|z{given.replace('|', ', ')})" if density else "cross-entropy"
-    facts["reconstruction"] = f"{evaluation['reconstruction']:.2f} nats, {said}"
-    if "kl" in evaluation:
-        facts["KL"] = f"{evaluation['kl']:.2f} nats"
-        columns = evaluation.kl_per_unit
+    facts["reconstruction"] = f"{found.reconstruction:.2f} nats, {said}"
+    if found.kl is not None:
+        facts["KL"] = f"{found.kl:.2f} nats"
+        columns = found.kl_per_unit or ()
         if recipe.hierarchical and len(columns) > 1:
             each = ", ".join(f"{nats:.2f}" for nats in columns)
             facts["KL"] += f"; by level, from the data upwards: {each}"
-    if "active_units" in evaluation:
-        total = len(evaluation.code_variance)
-        facts["active units"] = f"{evaluation['active_units']} of {total}"
-    if "codes_used" in evaluation and recipe.codes is not None:
+    if found.active_units is not None:
+        facts["active units"] = f"{found.active_units} of {len(found.code_variance or ())}"
+    if found.codes_used is not None and recipe.codes is not None:
         facts["codes used"] = (
-            f"{evaluation['codes_used']} of {recipe.codes.size}, "
-            f"perplexity {evaluation['perplexity']:.1f}"
+            f"{found.codes_used} of {recipe.codes.size}, perplexity {found.perplexity:.1f}"
         )
-    if "bits_per_dim" in evaluation:
-        facts["bits per dim"] = f"{evaluation['bits_per_dim']:.4f}"
-    if "importance_weighted_elbo" in evaluation:
-        found = evaluation.importance_weighted_elbo
-        nats = f"{-found['nats']:.2f} ± {found['standard_error']:.2f} nats"
-        samples = counted(found["k"], "importance sample")
+    if found.bits_per_dim is not None:
+        facts["bits per dim"] = f"{found.bits_per_dim:.4f}"
+    if (bound := found.importance_weighted_elbo) is not None:
+        nats = f"{-bound.nats:.2f} ± {bound.standard_error:.2f} nats"
+        samples = counted(bound.k, "importance sample")
         if density:
             facts[f"-log p(x{given})"] = f"{nats}, upper bound from {samples}"
         else:
             facts["-IW-ELBO"] = f"{nats}, of cross-entropies, from {samples}"
-    facts["MSE"] = f"{evaluation['mse']:.5f} a pixel, from the {recipe.code}"
-    if "elbo" in evaluation:
+    facts["MSE"] = f"{found.mse:.5f} a pixel, from the {recipe.code}"
+    if found.elbo is not None:
         facts["±"] = "standard error over images"
     return facts
 

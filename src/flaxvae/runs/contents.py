@@ -3,12 +3,11 @@
 ``model`` is the variables, and the moving average and the best variables where kept; ``training``
 the optimizer's state, this epoch's sums and the guard. The model part restores without knowing the
 optimizer, so a run folder can be loaded for use alone. Of a training that cannot go on the last
-checkpoint is ``closed``: the variables that evaluation uses, and how far it came.
+checkpoint is closed: the variables that evaluation uses, and how far it came.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -57,17 +56,6 @@ def from_parts(parts: Parts) -> TrainState:
     """The inverse of ``to_parts``."""
     empty: Parts = {"ema": {}, "best": {}, "opt_state": (), "totals": {}}
     return TrainState(**{**empty, **parts["model"], **parts["training"]})
-
-
-def closed(state: TrainState) -> TrainState:
-    """What is kept of a training that cannot go on: what evaluation uses, once."""
-    variables = state.final()
-    return dataclasses.replace(state, variables=variables, ema={}, best={}, opt_state=(), totals={})
-
-
-def is_closed(state: TrainState) -> bool:
-    """Whether this is all that was kept of a training."""
-    return _empty(state.opt_state)
 
 
 def final(model: Mapping[str, Any]) -> Any:

@@ -6,140 +6,284 @@ error.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from flaxvae.errors import DataError, remedy
+from jax.sharding import Mesh
+
+from flaxvae.core import Variables
+from flaxvae.data.pipeline import Data
 from flaxvae.devices import hosts
 from flaxvae.devices import mesh as meshes
+from flaxvae.errors import DataError, remedy
+from flaxvae.recipe import Recipe
+from flaxvae.runs import contents, records
 from flaxvae.runs.checkpoints import Checkpoints, Unsaved
-from flaxvae.runs.contents import to_parts
-from flaxvae.runs.folder import RunFolder
-from flaxvae.training.step import TrainState
-
-Row = Mapping[str, Any]
-
-
-def value(row: Row) -> float:
-    """How good an epoch's model is: its validation ELBO, or what stands for it without a bound."""
-    found = row.get("validation_elbo", -row.get("validation_reconstruction", math.inf))
-    return found if math.isfinite(found) else -math.inf
+from flaxvae.runs.folder import RunFolder, write_json
+from flaxvae.runs.lock import Held
+from flaxvae.settings import TrainSettings
+from flaxvae.training import loop
+from flaxvae.training.loop import Histories, Kept, Row, value
+from flaxvae.training.step import Trainer, TrainState
 
 
-class Keeper:
-    """Checkpoints and rows of one training; without a folder nothing is kept.
+def fit(
+    recipe: Recipe,
+    trainer: Trainer,
+    data: Data,
+    settings: TrainSettings,
+    mesh: Mesh,
+    folder: RunFolder | None = None,
+    watch: loop.Watcher | None = None,
+) -> tuple[Variables, list[Row]]:
+    """``loop.fit`` from the newest checkpoint in ``folder``, if there is one.
 
-    Of several processes the first alone has a folder, yet all have to call ``save`` and ``close``.
+    Of several processes the first alone has a folder.
     """
+    watch = watch or loop.Quiet()
+    facts = {"steps_per_epoch": trainer.steps_per_epoch, "machine": meshes.machine(mesh)}
+    with Keeper(folder, facts, watch.note) as keeper:
+        return loop.fit(recipe, trainer, data, settings, mesh, keeper, watch)
 
-    def __init__(
-        self,
-        folder: RunFolder | None,
-        checkpoints: Checkpoints | None,
-        note: Callable[[str], None],
-    ):
-        self.folder, self.checkpoints, self._note = folder, checkpoints, note
-        self._unwritten = ""  # why metrics.jsonl is not whole
-        self._warned = False
 
-    def busy(self) -> bool:
-        """Whether a save is in flight."""
-        return self.checkpoints is not None and self.checkpoints.busy()
+class _Saves:
+    """Checkpoints that may fail, with one warning: what fails is tried again at the next save."""
 
-    def save(self, state: TrainState, history: Sequence[Row]) -> str:
-        """Begin to save the state; returns why it cannot be, "" if all is well so far."""
-        if self.folder is None or self.checkpoints is None:
-            if hosts.several():
-                meshes.fetch(to_parts(state))  # this process's part in a save
-            return ""
-        reason = ""
-        self._mend()
-        try:
-            self.checkpoints.save(state, {row["step"]: value(row) for row in history})
-        except Unsaved as error:
-            reason = str(error)
-            self._warn("a checkpoint", reason)
-        if self._unwritten or not self.folder.as_left():
-            self.write(history)
-        try:
-            self.folder.flush()
-        except OSError as error:
-            self._warn("TensorBoard's events", error.strerror or str(error))
+    def __init__(self, checkpoints: Checkpoints, note: Callable[[str], None]):
+        self.checkpoints, self._note, self._warned = checkpoints, note, False
+
+    def warn(self, what: str, error: Exception | str) -> str:
+        """Say once that something could not be written; returns why."""
+        reason = getattr(error, "strerror", None) or str(error)
+        if not self._warned:
+            self._note(f"{what} could not be written ({reason}): training goes on")
+        self._warned = True
         return reason
+
+    def begin(self, state: TrainState, values: Mapping[int, float]) -> str:
+        """Begin to save; returns why that cannot be, or ""."""
+        try:
+            self.checkpoints.save(state, values)
+        except Unsaved as error:
+            return self.warn("a checkpoint", error)
+        return ""
 
     def settle(self) -> str:
         """Wait for a save in flight; returns why it failed, or ""."""
         try:
-            if self.checkpoints is not None:
-                self.checkpoints.wait()
+            self.checkpoints.wait()
         except Unsaved as error:
-            self._warn("a checkpoint", str(error))
-            return str(error)
+            return self.warn("a checkpoint", error)
         return ""
 
-    def close(self, state: TrainState, history: Sequence[Row]) -> str:
-        """Save, and see that it is on the disk; returns how to go on from there.
-
-        Raises DataError if state or rows could not be written: what is lost, and what to do.
-        """
-        reason = self.save(state, history)
-        if self.folder is None or self.checkpoints is None:
-            return ""
+    def close(self, step: int, reason: str, goes_on: str) -> None:
+        """Raises DataError unless the state of this step is on the disk: what to do."""
         reason = self.settle() or reason
         try:
             steps = self.checkpoints.steps()
         except Exception:  # the folder itself is gone
             steps = []
-        if int(state.step) not in steps:
+        if step not in steps:
             newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is none"
             raise DataError(
-                f"the state of step {int(state.step)} could not be saved in "
-                f"{self.folder.checkpoints} ({reason}): {newest}; {remedy(reason)}, "
-                f"then `{self.folder.goes_on}` does the steps since again"
+                f"the state of step {step} could not be saved in {self.checkpoints.folder} "
+                f"({reason}): {newest}; {remedy(reason)}, then `{goes_on}` does the steps since "
+                "again"
             )
-        self.folder.saved = int(state.step)
+
+
+class Keeper:
+    """Checkpoints and rows of a training in a run folder, a ``loop.Keeper``.
+
+    A context manager. Of several processes the first alone has a folder, yet all have to call the
+    same functions.
+    """
+
+    def __init__(
+        self, folder: RunFolder | None, facts: Mapping[str, Any], note: Callable[[str], None]
+    ):
+        self._note = note
+        self._files: tuple[RunFolder, _Saves] | None = None
+        self._unwritten = ""  # why metrics.jsonl is not whole
+        if folder is not None:
+            owners = folder.digests()
+            checkpoints = Checkpoints(folder.checkpoints, facts=facts, owners=owners)
+            self._files = folder, _Saves(checkpoints, note)
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._files is not None:
+            folder, saves = self._files
+            try:
+                saves.checkpoints.__exit__(*exception)
+            finally:
+                folder.close()
+
+    def restore(self, like: TrainState) -> Kept | None:
+        """The first process's newest good checkpoint, at every process."""
+        return restored(self._files and self._files[1].checkpoints, like, self._note)
+
+    def rewind(self, epochs: int) -> Histories:
+        """The rows of the first ``epochs``; later ones are forgotten."""
+        rows = self._files[0].rewind(epochs, self._note) if self._files is not None else []
+        return [hosts.share(rows)]
+
+    def busy(self) -> bool:
+        """Whether a save is in flight."""
+        return self._files is not None and self._files[1].checkpoints.busy()
+
+    def save(self, state: TrainState, histories: Histories) -> str:
+        """Begin to save the state; returns why it cannot be, "" if all is well so far."""
+        if self._files is None:
+            if hosts.several():
+                meshes.fetch(contents.to_parts(state))  # this process's part in a save
+            return ""
+        folder, saves = self._files
+        _mend(folder.mend, saves, self._note)
+        reason = saves.begin(state, {row["step"]: value(row) for row in histories[0]})
+        if self._unwritten or not folder.as_left():
+            self.write(histories)
+        try:
+            folder.flush()
+        except OSError as error:
+            saves.warn("TensorBoard's events", error)
+        return reason
+
+    def settle(self) -> None:
+        """Wait for a save in flight."""
+        if self._files is not None:
+            self._files[1].settle()
+
+    def close(self, state: TrainState, histories: Histories) -> str:
+        """Save, and see that it is on the disk; returns how to go on from there.
+
+        Raises DataError if state or rows could not be written: what is lost, and what to do.
+        """
+        reason = self.save(state, histories)
+        if self._files is None:
+            return ""
+        folder, saves = self._files
+        saves.close(int(state.step), reason, folder.goes_on)
+        folder.saved = int(state.step)
         if self._unwritten:
             raise DataError(
-                f"{self.folder.path / 'metrics.jsonl'} could not be written ({self._unwritten}): "
+                f"{folder.path / 'metrics.jsonl'} could not be written ({self._unwritten}): "
                 f"the model is saved, rows are lost; {remedy(self._unwritten)}, then "
-                f"`{self.folder.goes_on}` goes on"
+                f"`{folder.goes_on}` goes on"
             )
-        return f", saved; `{self.folder.goes_on}` goes on"
+        return f", saved; `{folder.goes_on}` goes on"
 
-    def add(self, history: Sequence[Row]) -> None:
-        """Add the last row of the history to metrics.jsonl."""
-        if self.folder is None:
+    def add(self, histories: Histories) -> None:
+        """Add the last row to metrics.jsonl."""
+        if self._files is None:
             return
-        if self._unwritten or not self.folder.as_left():
-            self.write(history)
+        folder, _ = self._files
+        if self._unwritten or not folder.as_left():
+            self.write(histories)
         else:
-            self._try(self.folder.append, history[-1])
+            self._try(folder.append, histories[0][-1])
 
-    def write(self, history: Sequence[Row]) -> None:
+    def write(self, histories: Histories) -> None:
         """Write metrics.jsonl anew."""
-        if self.folder is not None:
-            self._try(self.folder.rewrite, history)
-
-    def _mend(self) -> None:
-        """See that the folder is still there. Raises DataError if another has taken its place."""
-        try:
-            gone = self.folder.mend() if self.folder is not None else []
-        except OSError as error:
-            self._warn("the run folder", error.strerror or str(error))
-        else:
-            if gone:
-                self._note(f"{', '.join(gone)} had gone, and is written again")
+        if self._files is not None:
+            self._try(self._files[0].rewrite, histories[0])
 
     def _try(self, write: Callable[[Any], None], what: Any) -> None:
+        assert self._files is not None
         try:
             write(what)
             self._unwritten = ""
         except OSError as error:
-            self._unwritten = error.strerror or str(error)
-            self._warn("metrics.jsonl", self._unwritten)
+            self._unwritten = self._files[1].warn("metrics.jsonl", error)
 
-    def _warn(self, what: str, reason: str) -> None:
-        if not self._warned:
-            self._note(f"{what} could not be written ({reason}): training goes on")
-        self._warned = True
+
+class GroupKeeper:
+    """Checkpoints and rows of members that train together, a ``loop.Keeper``.
+
+    A context manager. What is kept is for an interrupted sweep: its members have no folders yet.
+    """
+
+    def __init__(
+        self, path: Path, members: int, held: Held, goes_on: str, note: Callable[[str], None]
+    ):
+        self._path, self._members, self._held, self._goes_on = path, members, held, goes_on
+        self._note, self._saves = note, _Saves(Checkpoints(path / "checkpoints"), note)
+
+    def __enter__(self) -> GroupKeeper:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._saves.checkpoints.__exit__(*exception)
+
+    def restore(self, like: TrainState) -> Kept | None:
+        """The newest good checkpoint."""
+        return restored(self._saves.checkpoints, like, self._note)
+
+    def rewind(self, epochs: int) -> Histories:
+        """The rows of the first ``epochs``."""
+        found: Histories = [[] for _ in range(self._members)]
+        if epochs:
+            found = records.read(self._path / "history.json", list[list[dict[str, float]]])
+        return [[row for row in rows if row["epoch"] <= epochs] for rows in found]
+
+    def busy(self) -> bool:
+        """Whether a save is in flight."""
+        return self._saves.checkpoints.busy()
+
+    def save(self, state: TrainState, histories: Histories) -> str:
+        """Begin to save the state; returns why it cannot be, "" if all is well so far."""
+        _mend(self._held.mend, self._saves, self._note)
+        try:  # first: a checkpoint never lacks its epochs
+            self._path.mkdir(parents=True, exist_ok=True)
+            write_json(self._path / "history.json", histories)
+        except OSError as error:
+            return self._saves.warn("a checkpoint", error)
+        return self._saves.begin(state, {})
+
+    def settle(self) -> None:
+        """Wait for a save in flight."""
+        self._saves.settle()
+
+    def close(self, state: TrainState, histories: Histories) -> str:
+        """Save, and see that it is on the disk; returns how to go on. Raises DataError if not."""
+        reason = self.save(state, histories)
+        self._saves.close(int(state.step), reason, self._goes_on)
+        return f", saved; `{self._goes_on}` goes on"
+
+    def add(self, histories: Histories) -> None:
+        """Nothing: rows are written with the next state."""
+
+    def write(self, histories: Histories) -> None:
+        """Nothing: rows are written with the next state."""
+
+
+def _mend(mend: Callable[[], Sequence[str]], saves: _Saves, note: Callable[[str], None]) -> None:
+    """See that the folder is still there. Raises DataError if another has taken its place."""
+    try:
+        gone = mend()
+    except OSError as error:
+        saves.warn("the run folder", error)
+    else:
+        if gone:
+            note(f"{', '.join(gone)} had gone, and is written again")
+
+
+def restored(
+    checkpoints: Checkpoints | None, like: TrainState, note: Callable[[str], None]
+) -> Kept | None:
+    """The newest good checkpoint of the first process, which alone has any, at every process."""
+    shapes = contents.to_parts(like)
+    found = checkpoints.restore(shapes, note) if checkpoints is not None else None
+    meta = hosts.share(found and found.meta)
+    if meta is None:
+        return None
+    if checkpoints is not None:
+        then, now = meta.get("machine", {}), checkpoints.facts.get("machine", {})
+        changed = [f"{k} {then[k]} -> {now[k]}" for k in then if then[k] != now.get(k)]
+        if changed:
+            note(f"the last bits may differ from here on: {', '.join(changed)}")
+    parts = hosts.share_arrays(found and found.parts, contents.as_saved(shapes, meta))
+    return Kept(contents.from_parts(parts), meta.get("steps_per_epoch"))

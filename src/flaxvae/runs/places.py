@@ -32,13 +32,14 @@ def recorded(settings: DataSettings) -> dict[str, str]:
 def chosen(settings: DataSettings, place: Place) -> DataSettings:
     """Settings with the place that somebody gave. Raises UsageError if it cannot be one."""
     new, old = place.dataset, settings.dataset
-    if new is not None and new != old and not (sources.in_file(new) and sources.in_file(old)):
-        what = "an .npz or .npy file" if sources.in_file(old) else f"{old}, or leave it out"
+    own = sources.in_file(old) or old == sources.ARRAYS  # the user's: it may be anywhere
+    if new is not None and new != old and not (sources.in_file(new) and own):
+        what = "an .npz or .npy file" if own else f"{old}, or leave it out"
         raise UsageError(f"--dataset {new}: the run was trained on {old}; expected {what}")
     if place.data_dir is not None and not sources.in_folder(old):
         raise UsageError(
             f"--data-dir {place.data_dir} has no effect with {old}, which the run was trained on: "
-            "expected none" + ", but --dataset with its file" * sources.in_file(old)
+            "expected none" + ", but --dataset with its file" * own
         )
     given = {name: where for name, where in vars(place).items() if where is not None}
     return dataclasses.replace(settings, **given)

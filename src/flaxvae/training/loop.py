@@ -5,16 +5,18 @@ wherever the clock says (that of the first process), for that changes no bit of 
 progress, checkpoints, signals, and what was not finite. At the end of an epoch: metrics,
 validation, early stopping.
 
-Nothing that goes wrong on the disk ends a training; it ends with an error if its last state was
-lost.
+One loop serves a single training and many side by side, the members of a sweep: the arrays of
+those have an axis of members in front. It knows no folder: a Watcher hears how training goes, a
+Keeper keeps its state.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, isfinite
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +30,15 @@ from flaxvae.devices import batches, hosts
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, DivergedError, Stopped, counted
 from flaxvae.recipe import Recipe
-from flaxvae.runs.checkpoints import Checkpoints, Restored
-from flaxvae.runs.contents import as_saved, closed, from_parts, is_closed, to_parts
-from flaxvae.runs.folder import RunFolder
-from flaxvae.runs.keeper import Keeper, value
 from flaxvae.settings import TrainSettings, interval
 from flaxvae.training import guard, schedules
 from flaxvae.training.step import Trainer, TrainState, keys
 
 SEGMENT_SECONDS = 0.5
+
+Row = dict[str, Any]  # of metrics.jsonl: the numbers of an epoch
+Histories = list[list[Row]]  # of each member; one that is no longer finite gets no more rows
+Validate = Callable[[Variables], dict[str, np.ndarray]]  # arrays [N] or, of M members, [N, M]
 
 
 class Watcher(Protocol):
@@ -69,45 +71,100 @@ class Quiet:
     def note(self, text): ...
 
 
-def _epochs_since_best(history: list[dict[str, Any]]) -> int:
-    best = max(history, key=value, default=None)  # the first of equals
-    return history[-1]["epoch"] - best["epoch"] if best else 0
+class Kept(NamedTuple):
+    """A state that was kept, as NumPy arrays."""
+
+    state: TrainState
+    steps_per_epoch: int | None  # of the training that it is of; None: as now
 
 
-def resume(trainer: Trainer, checkpoints: Checkpoints | None, note) -> TrainState | None:
-    """The state of the newest good checkpoint, which the first process has, on all devices."""
+class Keeper(Protocol):
+    """Who keeps the states of a training, and its rows.
+
+    What goes wrong with that does not end the training, unless it is the last state that is lost.
+    Of several processes all call the same functions in the same order.
+    """
+
+    def restore(self, like: TrainState) -> Kept | None:
+        """The newest state that was kept, at every process; ``like`` has its shapes."""
+
+    def rewind(self, epochs: int) -> Histories:
+        """The rows of the first ``epochs``, at every process; later ones are forgotten."""
+
+    def busy(self) -> bool:
+        """Whether a save is in flight, for which another would wait."""
+
+    def save(self, state: TrainState, histories: Histories) -> Any:
+        """Begin to keep a state."""
+
+    def settle(self) -> Any:
+        """Wait for a save in flight."""
+
+    def close(self, state: TrainState, histories: Histories) -> str:
+        """Keep a last state; returns how to go on from there. Raises DataError if it is lost."""
+
+    def add(self, histories: Histories) -> None:
+        """Keep the last row."""
+
+    def write(self, histories: Histories) -> None:
+        """Keep these rows and no others."""
+
+
+class Nothing:
+    """A keeper that keeps nothing, of one training."""
+
+    def restore(self, like): ...
+
+    def rewind(self, epochs):
+        return [[]]
+
+    def busy(self):
+        return False
+
+    def save(self, state, histories): ...
+
+    def settle(self): ...
+
+    def close(self, state, histories):
+        return ""
+
+    def add(self, histories): ...
+
+    def write(self, histories): ...
+
+
+def value(row: Mapping[str, Any]) -> float:
+    """How good an epoch's model is: its validation ELBO, or what stands for it without a bound."""
+    found = row.get("validation_elbo", -row.get("validation_reconstruction", inf))
+    return found if isfinite(found) else -inf
+
+
+def _epochs_since_best(rows: Sequence[Row]) -> int:
+    best = max(rows, key=value, default=None)  # the first of equals
+    return rows[-1]["epoch"] - best["epoch"] if best else 0
+
+
+def resume(
+    trainer: Trainer,
+    restore: Callable[[TrainState], Kept | None],
+    note: Callable[[str], None],
+) -> TrainState | None:
+    """The newest state that was kept, on all devices; ``restore`` is that of a Keeper."""
     like = jax.eval_shape(trainer.init)
-    found = _restore(like, checkpoints, note)
+    found = restore(like)
     if found is None:
         return None
-    state = from_parts(found.parts)
-    if is_closed(state):
-        return jax.tree.map(meshes.place, state, closed(trainer.sharding))
-    per_epoch = found.meta.get("steps_per_epoch", trainer.steps_per_epoch)
-    state = _adopt(state, like, trainer, per_epoch, note)
-    return jax.tree.map(meshes.place, state, trainer.sharding)
-
-
-def _restore(like: TrainState, checkpoints: Checkpoints | None, note) -> Restored | None:
-    """The first process's newest good checkpoint, at every process."""
-    found = None
-    if checkpoints is not None:
-        found = checkpoints.restore(to_parts(like), note)
-    meta = hosts.share(found and found.meta)
-    if meta is None:
-        return None
-    if checkpoints is not None:
-        then, now = meta.get("machine", {}), checkpoints.facts.get("machine", {})
-        changed = [f"{k} {then[k]} -> {now[k]}" for k in then if then[k] != now.get(k)]
-        if changed:
-            note(f"the last bits may differ from here on: {', '.join(changed)}")
-    return Restored(hosts.share_arrays(found and found.parts, as_saved(to_parts(like), meta)), meta)
+    state, sharding = found.state, trainer.sharding
+    if state.is_closed:
+        return jax.tree.map(meshes.place, state, sharding.closed())
+    per_epoch = found.steps_per_epoch or trainer.steps_per_epoch
+    return jax.tree.map(meshes.place, _adopt(state, like, trainer, per_epoch, note), sharding)
 
 
 def _adopt(
     state: TrainState, like: TrainState, trainer: Trainer, per_epoch: int, note
 ) -> TrainState:
-    """A state of settings that have changed since (``api.check_resume`` says which may)."""
+    """A state of settings that have changed since (``runs.resume.check_resume`` says which may)."""
     if bool(state.ema) != bool(like.ema):
         ema = jax.tree.map(np.copy, state.variables["params"]) if like.ema else {}
         state = dataclasses.replace(state, ema=ema)
@@ -131,14 +188,14 @@ def fit(
     data: Data,
     settings: TrainSettings,
     mesh: Mesh,
-    folder: RunFolder | None = None,
+    keeper: Keeper | None = None,
     watch: Watcher | None = None,
-) -> tuple[Variables, list[dict[str, Any]]]:
-    """Train to the end, from the newest checkpoint in ``folder`` if there is one.
+) -> tuple[Variables, list[Row]]:
+    """Train to the end, from the newest state that was kept if there is one.
 
     Args:
         recipe, trainer, data, settings, mesh: what to train, compiled by ``step.trainer``.
-        folder: takes metrics and checkpoints; None keeps nothing.
+        keeper: takes metrics and states; None keeps nothing.
         watch: hears of progress.
 
     Returns:
@@ -147,48 +204,62 @@ def fit(
 
     Raises:
         DivergedError: something is not finite, and ``settings.on_nan`` has no help; the last
-            good state is saved.
-        Stopped: a signal came; the state is saved.
-        DataError: the training is over, but its last state or rows could not be saved.
+            good state is kept.
+        Stopped: a signal came; the state is kept.
+        DataError: the training is over, but its last state or rows could not be kept.
     """
-    watch = watch or Quiet()
-    if folder is None:
-        return _Training(recipe, trainer, data, settings, mesh, None, None, watch).run()
-    facts = {"steps_per_epoch": trainer.steps_per_epoch, "machine": meshes.machine(mesh)}
-    owners = folder.digests()
-    with Checkpoints(folder.checkpoints, facts=facts, owners=owners) as checkpoints:
-        try:
-            made = _Training(recipe, trainer, data, settings, mesh, folder, checkpoints, watch)
-            return made.run()
-        finally:
-            folder.close()
+    validate = None
+    held = data.validation
+    if held is not None:
+        terms = batches.over_split(batches.bound_terms(recipe.model), mesh)
+        key = keys(settings.seed).evaluation
+
+        def validate(variables):
+            return terms(held, variables, key)
+
+    members = [(recipe, settings)]
+    made = Training(members, trainer, validate, keeper or Nothing(), watch or Quiet())
+    state, (history,) = made.run()
+    return state.final(), history
 
 
-class _Training:
-    """One call of ``fit``."""
+class Training:
+    """One training, or many of one program side by side.
 
-    def __init__(self, recipe, trainer, data, settings, mesh, folder, checkpoints, watch):
-        self.recipe, self.trainer, self.data = recipe, trainer, data
-        self.settings, self.mesh, self.watch = settings, mesh, watch
-        self.checkpoints: Checkpoints | None = checkpoints
+    A training alone whose numbers are not finite is dealt with as ``on_nan`` says. A member among
+    others stays at its last good step, and the others go on.
+
+    Args:
+        members: the recipe and settings of each. But for numbers of the compiled program they are
+            the same.
+        trainer: trains them.
+        validate: the bound's terms for each validation image.
+        keeper, watch: as of ``fit``.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[tuple[Recipe, TrainSettings]],
+        trainer: Trainer,
+        validate: Validate | None,
+        keeper: Keeper,
+        watch: Watcher,
+    ):
+        self.members, self.trainer, self.validate = members, trainer, validate
+        self.keeper, self.watch = keeper, watch
+        self.settings = members[0][1]
         self.per_epoch: int = trainer.steps_per_epoch
-        state = resume(trainer, checkpoints, watch.note)
+        state = resume(trainer, keeper.restore, watch.note)
         self.state: TrainState = trainer.init() if state is None else state
-        self.over = is_closed(self.state)
-        epochs = self.position // self.per_epoch
-        kept = folder.rewind(epochs, watch.note) if folder else []
-        self.history: list[dict[str, Any]] = hosts.share(kept)
-        every, self.unit = interval(settings.checkpoint_every) or (0, "seconds")
+        self.over = self.state.is_closed
+        self.histories: Histories = keeper.rewind(self.position // self.per_epoch)
+        every, self.unit = interval(self.settings.checkpoint_every) or (0, "seconds")
         if self.unit == "epochs":
             every, self.unit = every * self.per_epoch, "steps"
         self.every: float = every
         self.order: tuple[int, Any] = (-1, None)  # an epoch, and its order of the images
         self.chunk, self.done, self.seconds = 1, 0, 0.0  # steps; and since the epoch's begin
-        self.keeper = Keeper(folder, checkpoints, watch.note)
         self.skipped = False
-        self.validate = None
-        if data.validation is not None:
-            self.validate = batches.over_split(batches.bound_terms(recipe.model), mesh)
 
     @property
     def step(self) -> int:
@@ -205,17 +276,22 @@ class _Training:
         """Steps at the end."""
         return self.trainer.total_steps + int(self.state.offset)
 
-    def run(self) -> tuple[Variables, list[dict[str, Any]]]:
+    def run(self) -> tuple[TrainState, Histories]:
+        """The last state, and the rows of each member.
+
+        Raises DivergedError (of a training alone), Stopped, DataError as ``fit``.
+        """
         with signals.caught() as heard:
             return self._run(heard)
 
-    def _run(self, heard: list[int]) -> tuple[Variables, list[dict[str, Any]]]:
+    def _run(self, heard: list[int]) -> tuple[TrainState, Histories]:
         if self.over:
             self.watch.note("the training is over, and of it the model alone is kept")
         if not self.finished():
             if self.step == 0:
                 self.save()
-            for text in schedules.remarks(self.recipe, self.settings, self.total):
+            remarks = [schedules.remarks(*member, self.total) for member in self.members]
+            for text in dict.fromkeys(text for each in remarks for text in each):
                 self.watch.note(text)
         self.watch.start(self.total, self.per_epoch, self.step)
         if not self.finished():
@@ -225,28 +301,37 @@ class _Training:
         while not self.finished():
             due, signalled = self.agree(heard)
             if signalled:
-                kept = self.keeper.close(self.state, self.history)
+                kept = self.keeper.close(self.state, self.histories)
                 raise Stopped(f"stopped at step {self.step} of {self.total}{kept}", signalled)
             if due:
                 self.save()
             self.advance()
-            if int(self.state.guard.fault):
-                self.recover()
+            going = self.going()
+            if not going:
+                if not self.trainer.together:
+                    self.recover()
                 continue
-            self.watch.progress(self.step, self.means(), self.speed())
+            means = self.means()
+            speed = self.speed() * len(self.members)
+            self.watch.progress(self.step, _average([means[i] for i in going]), speed)
             if self.position % self.per_epoch == 0:
-                self.end_epoch()
+                self.end_epoch(going)
         goes_on = self.settings.open_ended and not self.tired()
-        self.keeper.close(self.state if goes_on else closed(self.state), self.history)
-        return self.state.final(), self.history
+        self.keeper.close(self.state if goes_on else self.state.closed(), self.histories)
+        return self.state, self.histories
 
     def finished(self) -> bool:
-        return self.over or self.step >= self.total or self.tired()
+        gone = self.trainer.together and not self.going()
+        return self.over or self.step >= self.total or self.tired() or gone
+
+    def going(self) -> list[int]:
+        """The members that are finite so far."""
+        return np.flatnonzero(_each(self.state.guard.fault) == 0).tolist()
 
     def tired(self) -> bool:
-        """Whether early stopping has ended it."""
+        """Whether early stopping, of a training alone, has ended it."""
         patience = self.settings.patience
-        return patience is not None and _epochs_since_best(self.history) >= patience
+        return patience is not None and _epochs_since_best(self.histories[0]) >= patience
 
     def advance(self) -> None:
         """One segment: up to the epoch's end, a checkpoint due, a fault, or the clock's cut."""
@@ -273,47 +358,62 @@ class _Training:
         return bool(due), int(said[:, 2].max())
 
     def speed(self) -> float:
-        """Images a second in this epoch."""
+        """Images a second in this epoch, of each member."""
         return self.done * self.settings.batch_size / max(self.seconds, 1e-6)
 
-    def means(self) -> dict[str, float]:
-        """Of this epoch's metrics, over the steps that were not skipped."""
-        steps = (self.position - 1) % self.per_epoch + 1 - int(self.state.guard.skipped)
-        return {k: float(total) / steps for k, total in self.state.totals.items()} if steps else {}
+    def means(self) -> list[dict[str, float]]:
+        """Of this epoch's metrics, over the steps that a member did not skip."""
+        steps = (self.position - 1) % self.per_epoch + 1 - _each(self.state.guard.skipped)
+        totals = {name: _each(total) for name, total in self.state.totals.items()}
+        return [
+            {name: float(x[i]) / int(count) for name, x in totals.items()} if count else {}
+            for i, count in enumerate(steps)
+        ]
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, going: Sequence[int]) -> None:
         state, guards = self.state, self.state.guard
-        row: dict[str, Any] = {"epoch": self.position // self.per_epoch, "step": self.step}
-        row |= {f"train_{name}": value for name, value in self.means().items()}
-        if self.validate is not None:
-            key = keys(self.settings.seed).evaluation
-            found = self.validate(self.data.validation, state.evaluated(), key)
-            if self.recipe.has_bound:
-                row["validation_elbo"] = float(found["elbo"].mean(dtype="float64"))
-                row["validation_kl"] = float(found["kl"].sum(-1).mean(dtype="float64"))
-            reconstruction = float(found["reconstruction"].mean(dtype="float64"))
-            row["validation_reconstruction"] = reconstruction
-        rate = float(self.trainer.learning_rate(self.position - 1))
-        row["learning_rate"] = rate * float(guards.scale)
-        row |= schedules.numbers(self.recipe, self.step)
-        row["images_per_second"] = round(self.speed(), 1)
-        counts = {"skipped_steps": int(guards.skipped), "rollbacks": int(guards.rollbacks)}
-        row |= {name: count for name, count in counts.items() if count}
-        if guards.skipped and not self.skipped:
+        means, validated = self.means(), self.validated()
+        scales, counts = _each(guards.scale), {"skipped_steps": _each(guards.skipped)}
+        counts["rollbacks"] = _each(guards.rollbacks)
+        rates, speed = _each(self.trainer.learning_rate(self.position - 1)), self.speed()
+        at = {"epoch": self.position // self.per_epoch, "step": self.step}
+        for i in going:
+            row: Row = at | {f"train_{name}": value for name, value in means[i].items()}
+            row |= {name: float(x[i]) for name, x in validated.items()}
+            row["learning_rate"] = float(rates[i]) * float(scales[i])
+            row |= schedules.numbers(self.members[i][0], self.step)
+            row["images_per_second"] = round(speed, 1)
+            row |= {name: int(x[i]) for name, x in counts.items() if x[i]}
+            self.histories[i].append(row)
+        skipped = int(counts["skipped_steps"][going].sum())
+        if skipped and not self.skipped:
             self.skipped = True  # once is enough
             self.watch.note(
-                f"epoch {row['epoch']}: not finite at {int(guards.skipped)} of its steps, which "
-                "were skipped; metrics.jsonl counts them"
+                f"epoch {at['epoch']}: not finite at {skipped} of its steps, which were skipped; "
+                "metrics.jsonl counts them"
             )
-        self.history.append(row)
-        if state.best and _epochs_since_best(self.history) == 0:
+        if state.best and _epochs_since_best(self.histories[0]) == 0:
             state = dataclasses.replace(state, best=jax.tree.map(jnp.copy, state.evaluated()))
-        totals, skipped = jax.tree.map(jnp.zeros_like, (state.totals, guards.skipped))
-        guards = guards._replace(skipped=skipped)
+        totals, none = jax.tree.map(jnp.zeros_like, (state.totals, guards.skipped))
+        guards = guards._replace(skipped=none)
         self.state = dataclasses.replace(state, totals=totals, guard=guards)
-        self.keeper.add(self.history)
-        self.watch.epoch(row)
+        self.keeper.add(self.histories)
+        shown = _average([self.histories[i][-1] for i in going]) | at
+        if len(self.members) > 1:
+            shown["images_per_second"] = round(speed * len(self.members), 1)
+        self.watch.epoch(shown)
         self.done, self.seconds = 0, 0.0
+
+    def validated(self) -> dict[str, np.ndarray]:
+        """The columns of a row about validation images, of each member."""
+        if self.validate is None:
+            return {}
+        found, columns = self.validate(self.state.evaluated()), {}
+        if self.members[0][0].has_bound:
+            columns["validation_elbo"] = found["elbo"]
+            columns["validation_kl"] = found["kl"].sum(-1)
+        columns["validation_reconstruction"] = found["reconstruction"]
+        return {name: _each(x.mean(0, dtype="float64")) for name, x in columns.items()}
 
     # ---- what is not finite
 
@@ -335,7 +435,7 @@ class _Training:
         }
         other = "rollback" if settings.on_nan == "skip" else "skip"
         try:
-            kept = self.keeper.close(self.state, self.history)
+            kept = self.keeper.close(self.state, self.histories)
         except DataError as error:
             kept = f"; {error}"
         raise DivergedError(
@@ -347,21 +447,22 @@ class _Training:
         """To the newest checkpoint, or without one to the last good step, at half the rate."""
         count, scale = int(self.state.guard.rollbacks) + 1, float(self.state.guard.scale) / 2
         self.keeper.settle()
-        state = resume(self.trainer, self.checkpoints, self.watch.note)
+        state = resume(self.trainer, self.keeper.restore, self.watch.note)
         self.state = self.state if state is None else state
         self.set_guard(rollbacks=np.int32(count), scale=np.float32(scale))
         self.watch.note(
             f"{found}: back to step {self.step}, with {scale:g} of the learning rate "
             f"({count} of {guard.ROLLBACKS})"
         )
-        epochs, rows = self.position // self.per_epoch, len(self.history)
-        self.history = [row for row in self.history if row["epoch"] <= epochs]
-        if len(self.history) < rows:
-            self.keeper.write(self.history)
+        epochs, (rows,) = self.position // self.per_epoch, self.histories
+        self.histories = [[row for row in rows if row["epoch"] <= epochs]]
+        if len(self.histories[0]) < len(rows):
+            self.keeper.write(self.histories)
         self.chunk, self.done, self.seconds = 1, 0, 0.0  # a chunk that all have
 
     def set_guard(self, **values: np.generic) -> None:
-        placed = meshes.put(values, meshes.replicated(self.mesh))
+        shardings: Any = self.trainer.sharding.guard
+        placed = {name: meshes.place(x, getattr(shardings, name)) for name, x in values.items()}
         guards = self.state.guard._replace(**placed)
         self.state = dataclasses.replace(self.state, guard=guards)
 
@@ -377,4 +478,17 @@ class _Training:
 
     def save(self) -> None:
         self.saved = time.monotonic()
-        self.keeper.save(self.state, self.history)
+        self.keeper.save(self.state, self.histories)
+
+
+def _each(x: Any) -> np.ndarray:
+    """A number of each member, [M]; that of a training alone is one of one."""
+    return np.atleast_1d(np.asarray(x))
+
+
+def _average(rows: Sequence[Row]) -> Row:
+    """Means over members of what they all have; of one its own numbers."""
+    if len(rows) == 1:
+        return dict(rows[0])
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: float(np.mean([row[name] for row in rows])) for name in names}

@@ -10,37 +10,24 @@ passes between them. Arrays of a group have an axis of its M members in front.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
-import math
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from flaxvae.core import Batch, Variables
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
-from flaxvae.errors import Stopped
 from flaxvae.plan import Plan
 from flaxvae.recipe import Recipe
-from flaxvae.runs.checkpoints import Checkpoints, Unsaved
-from flaxvae.runs.contents import from_parts, to_parts
-from flaxvae.runs.folder import write_json
-from flaxvae.training import guard, loop, schedules, template
+from flaxvae.training import guard, loop, template
 from flaxvae.training import step as steps
 from flaxvae.training.step import TrainState
 
-CHECKPOINT_SECONDS = 15.0
-
 Array = jax.Array
-Row = dict[str, Any]  # of metrics.jsonl
 Measure = Callable[[Recipe], Callable[[Variables, Array, Batch], dict[str, Array]]]
 
 
@@ -124,7 +111,7 @@ def _outline(plan: Plan, data: Data, measure: Measure) -> Member:
         recipe,
         program,
         init,
-        template.outline(program.step, state, noise, order, x, y),
+        template.outline(program.step, state, noise, order, x, y, shape((), jnp.int32)),
         of_split(terms, data.validation) if data.validation else None,
         of_split(measure(recipe), data.test),
     )
@@ -136,10 +123,13 @@ def mesh_of(count: int, devices: int | None = None) -> Mesh:
     return meshes.make(max(n for n in range(1, available + 1) if count % n == 0))
 
 
+SHARED = ("step", "offset")  # of a state: its members' is one
+
+
 def _each(member: Any, step: Any) -> Any:
-    """A TrainState that says of each field where its members lie; all share the step."""
+    """A TrainState that says of each field where its members lie."""
     names = [field.name for field in dataclasses.fields(TrainState)]
-    return TrainState(**{name: step if name == "step" else member for name in names})
+    return TrainState(**{name: step if name in SHARED else member for name in names})
 
 
 def _stack(trees: Sequence[Any]) -> Any:
@@ -174,44 +164,46 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     def init_one(numbers, stream, x, y):
         return apply_init(numbers, stream, x, y)
 
-    def step_one(numbers, state, noise, order, x, y):
-        done = apply_step(numbers, state, noise, order, x, y)
+    def step_one(numbers, state, noise, order, tolerance, x, y):
+        done = apply_step(numbers, state, noise, order, x, y, tolerance)
         frozen = state.guard.fault != 0  # for good, at its last good step
         done = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), state, done)
-        totals = jax.tree.map(
-            lambda total: jnp.where(done.guard.fault != 0, jnp.nan, total), done.totals
-        )
-        return dataclasses.replace(done, step=state.step + 1, totals=totals)
+        return dataclasses.replace(done, step=state.step + 1, offset=state.offset)
 
     init_all = jax.vmap(init_one, (0, 0, None, None), state_axes)
-    step_all = jax.vmap(step_one, (0, state_axes, 0, 0, None, None), state_axes)
+    step_all = jax.vmap(step_one, (0, state_axes, 0, 0, None, None, None), state_axes)
 
-    def segment(state, numbers, streams, order, steps, x, y):
+    def segment(state, numbers, streams, order, steps, tolerance, x, y):
         noise = jax.vmap(first.noise, (0, None))(streams, state.step)
 
         def step(i, state):
             now = jax.tree.map(lambda keys: keys[:, i], noise)
-            return step_all(numbers, state, now, order, x, y)
+            return step_all(numbers, state, now, order, tolerance, x, y)
 
         return jax.lax.fori_loop(0, steps, step, state)
 
     init = on_each_device(init_all, own, own, shared, shared, out=state_specs)
-    run = on_each_device(
-        segment, state_specs, own, own, own, shared, shared, shared, out=state_specs
-    )
+    run = on_each_device(segment, state_specs, own, own, own, *[shared] * 4, out=state_specs)
     order = jax.vmap(first.order, (0, None))
     init, order = jax.jit(init), jax.jit(order, out_shardings=each)
     compiled = jax.jit(run, donate_argnums=0)
+    tolerance = guard.tolerance(group[0].plan.training.on_nan)
+    shapes = jax.eval_shape(init, of_init, streams, x_all, y_all)
     return steps.Trainer(
         steps_per_epoch=first.steps_per_epoch,
         total_steps=first.total_steps,
         learning_rate=lambda step: [float(p.learning_rate(step)) for p in programs],
-        sharding=_each(each, whole),
+        sharding=jax.tree.map(
+            lambda sharding, field: jax.tree.map(lambda _: sharding, field),
+            _each(each, whole),
+            shapes,
+        ),
         init=lambda: init(of_init, streams, x_all, y_all),
         order=lambda epoch: order(streams, epoch),
         segment=lambda state, order, steps: compiled(
-            state, of_step, streams, order, steps, x_all, y_all
+            state, of_step, streams, order, steps, tolerance, x_all, y_all
         ),
+        together=True,
     )
 
 
@@ -219,9 +211,10 @@ def alone(state: TrainState, i: int) -> TrainState:
     """The state of one member, as its own training would have it on one device."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     one = {
-        name: jax.tree.map(lambda leaf: leaf[i], x) for name, x in fields.items() if name != "step"
+        name: x if name in SHARED else jax.tree.map(lambda leaf: leaf[i], x)
+        for name, x in fields.items()
     }
-    return meshes.put(TrainState(step=state.step, **one), meshes.replicated(meshes.make(1)))
+    return meshes.put(TrainState(**one), meshes.replicated(meshes.make(1)))
 
 
 def over_split(
@@ -242,144 +235,37 @@ def over_split(
     return lambda split, variables, keys: run(split, (stacked, variables), keys)
 
 
-def _restore(run: steps.Trainer, checkpoints: Checkpoints, note) -> TrainState | None:
-    """The newest good checkpoint of a group."""
-    found = checkpoints.restore(to_parts(jax.eval_shape(run.init)), note)
-    if found is None:
-        return None
-    return jax.tree.map(
-        lambda sharding, field: meshes.put(field, sharding), run.sharding, from_parts(found.parts)
-    )
-
-
-def diverged(rows: Sequence[Row]) -> int | None:
-    """The first epoch of a member whose loss is not finite, if there is one."""
-    return next((row["epoch"] for row in rows if not math.isfinite(row["train_loss"])), None)
-
-
 def fit(
     group: Group,
     run: steps.Trainer,
     data: Data,
     mesh: Mesh,
-    folder: Path,
+    keeper: loop.Keeper,
     watch: loop.Watcher,
-    heard: Sequence[int],
-    mend: Callable[[], list[str]] = list,
-) -> tuple[TrainState, list[list[Row]]]:
-    """Train a group to the end, from the newest checkpoint in ``folder`` if there is one.
-
-    A member that is not finite stays at its last good step; the others do not see it.
+) -> tuple[TrainState, loop.Histories]:
+    """Train a group to the end, from the newest state that was kept if there is one.
 
     Args:
         group, run, data, mesh: what to train, compiled by ``trainer``.
-        folder: takes checkpoints and what was measured so far, for an interrupted sweep.
-        watch: hears of progress: means over the members whose loss is finite, and their images a
+        keeper: takes states, and what was measured so far, for an interrupted sweep.
+        watch: hears of progress: means over the members that are finite so far, and their images a
             second all together.
-        heard: of ``signals.caught``.
-        mend: sees before each save that the sweep's folder is there: ``lock.Held.mend``.
 
     Returns:
-        The last state, and for each member its rows of metrics.jsonl.
+        The last state, whose guard says which members are finite no longer, and for each member
+        its rows of metrics.jsonl.
 
     Raises:
-        Stopped: a signal came; the state is saved.
+        Stopped, DataError: as ``loop.fit``.
     """
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        return _fit(group, run, data, mesh, folder, checkpoints, watch, heard, mend)
-
-
-def _fit(group, run, data, mesh, folder, checkpoints, watch, heard, mend):
-    state = _restore(run, checkpoints, watch.note)
-    state = run.init() if state is None else state
-    step, per_epoch, total = int(state.step), run.steps_per_epoch, run.total_steps
-    measured, history = folder / "history.json", []  # rows of all members, an epoch each
-    if step >= per_epoch:
-        history = json.loads(measured.read_text())[: step // per_epoch]
     validate = None
-    if data.validation is not None:
-        validate = over_split([member.terms for member in group], mesh)
-    keys = meshes.put(_streams(group).evaluation, meshes.split(mesh))
-    images = len(group) * group[0].plan.training.batch_size  # a step
+    held = data.validation
+    if held is not None:
+        terms = over_split([member.terms for member in group if member.terms], mesh)
+        keys = meshes.put(_streams(group).evaluation, meshes.split(mesh))
 
-    def means(state: TrainState, steps: int) -> dict[str, np.ndarray]:
-        totals = jax.device_get(state.totals)
-        return {name: x.astype(np.float64) / max(steps, 1) for name, x in totals.items()}
+        def validate(variables):
+            return terms(held, variables, keys)
 
-    def end_epoch(state: TrainState, speed: float) -> tuple[TrainState, list[Row]]:
-        columns: dict[str, Any] = {
-            f"train_{name}": values for name, values in means(state, per_epoch).items()
-        }
-        if validate is not None:
-            found = validate(data.validation, state.evaluated(), keys)
-            if group[0].recipe.has_bound:
-                columns["validation_elbo"] = found["elbo"].mean(0, dtype="float64")
-                columns["validation_kl"] = found["kl"].sum(-1).mean(0, dtype="float64")
-            columns["validation_reconstruction"] = found["reconstruction"].mean(0, dtype="float64")
-        columns["learning_rate"] = run.learning_rate(step - 1)
-        scheduled = [schedules.numbers(member.recipe, step) for member in group]
-        columns |= {name: [found[name] for found in scheduled] for name in scheduled[0]}
-        columns["images_per_second"] = [round(speed / len(group), 1)] * len(group)
-        at = {"epoch": step // per_epoch, "step": step}
-        rows = [
-            at | {name: float(values[i]) for name, values in columns.items()}
-            for i in range(len(group))
-        ]
-        totals = jax.tree.map(jnp.zeros_like, state.totals)
-        return dataclasses.replace(state, totals=totals), rows
-
-    def save() -> None:
-        try:
-            if gone := mend():
-                watch.note(f"{', '.join(gone)} had gone, and is written again")
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(measured, history)  # first: a checkpoint never lacks its epochs
-            checkpoints.save(state)
-        except (OSError, Unsaved) as error:
-            watch.note(f"a checkpoint could not be written ({error}): training goes on")
-
-    said = (schedules.remarks(member.recipe, member.plan.training, total) for member in group)
-    for text in dict.fromkeys(itertools.chain.from_iterable(said)):
-        watch.note(text)
-    watch.start(total, per_epoch, step)
-    if step < total:
-        # No steps: compiles, so that what follows is timed without it.
-        state = run.segment(state, run.order(0), 0)
-    chunk, done, seconds, saved = 1, 0, 0.0, time.monotonic()
-    epoch, order = -1, None
-    while step < total:
-        if heard:
-            save()
-            raise Stopped(f"stopped at step {step} of {total}, saved", heard[0])
-        if step // per_epoch != epoch:
-            epoch, order = step // per_epoch, run.order(step // per_epoch)
-        count = min(chunk, per_epoch - step % per_epoch)
-        start = time.perf_counter()
-        state = run.segment(state, order, count)
-        jax.block_until_ready(state)
-        elapsed = time.perf_counter() - start
-        step, done, seconds = step + count, done + count, seconds + elapsed
-        chunk = max(1, min(4 * count, round(loop.SEGMENT_SECONDS * count / elapsed)))
-        speed = done * images / seconds
-        watch.progress(step, _over_finite(means(state, (step - 1) % per_epoch + 1)), speed)
-        if step % per_epoch == 0:
-            state, rows = end_epoch(state, speed)
-            history.append(rows)
-            columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-            at = {"epoch": step // per_epoch, "step": step, "images_per_second": speed}
-            watch.epoch(_over_finite(columns) | at)
-            done, seconds = 0, 0.0
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            save()
-            saved = time.monotonic()
-    save()
-    return state, [list(rows) for rows in zip(*history, strict=True)] or [[] for _ in group]
-
-
-def _over_finite(columns: dict[str, np.ndarray]) -> dict[str, float]:
-    """Means over the members whose loss is finite; of none, nan."""
-    loss = columns["train_loss" if "train_loss" in columns else "loss"]
-    finite = np.isfinite(loss)
-    if not finite.any():
-        return dict.fromkeys(columns, math.nan)
-    return {name: float(np.asarray(values)[finite].mean()) for name, values in columns.items()}
+    of_each = [(member.recipe, member.plan.training) for member in group]
+    return loop.Training(of_each, run, validate, keeper, watch).run()

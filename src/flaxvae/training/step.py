@@ -55,6 +55,16 @@ class TrainState:
         """The variables that a training leaves: the best ones where they are kept."""
         return self.best or self.evaluated()
 
+    def closed(self) -> TrainState:
+        """What is kept of a training that cannot go on: what evaluation uses, once."""
+        empty: dict[str, Any] = {"ema": {}, "best": {}, "opt_state": (), "totals": {}}
+        return dataclasses.replace(self, variables=self.final(), **empty)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this is all that was kept of a training."""
+        return isinstance(self.opt_state, tuple) and not self.opt_state
+
 
 class Keys(NamedTuple):
     """Independent streams of one seed."""
@@ -88,6 +98,7 @@ class Trainer(NamedTuple):
     # (state, order, steps) -> state after as many steps, or fewer where its guard has a fault;
     # donates the state it is given
     segment: Callable[[TrainState, Array, int], TrainState]
+    together: bool = False  # arrays have an axis of members, of which none waits for the others
 
 
 def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
