@@ -68,9 +68,9 @@ def train(
     recipe = plan.recipe(data.spec)
     with mock.patch.dict(networks.INITIAL_SCALES, initial_scales or {}), Terminal() as terminal:
         trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
-        variables, _ = loop.fit(recipe, trainer, data, plan.training, mesh, None, terminal)
+        variables, _ = loop.fit(recipe, trainer, data, plan.training, mesh, watch=terminal)
     folder = RunFolder(ROOT / "choices")
-    return Run(folder, plan, data.spec, recipe, variables, data.peak, mesh), data
+    return Run(recipe, variables, mesh=mesh, peak=data.peak, folder=folder, plan=plan), data
 
 
 def settings(choice: Choice, own: Settings) -> dict[str, Any]:

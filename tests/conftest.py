@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
     import flaxvae
 
     path = tmp_path_factory.mktemp("runs") / "trained"
-    flaxvae.train("vae", epochs=2, run=str(path), **TINY)
+    flaxvae.train(model="vae", epochs=2, run=str(path), **TINY)
     return path
 
 

@@ -161,7 +161,7 @@ def test_a_run_of_numpy_settings_is_that_of_plain_ones(tmp_path, no_figures):
 )
 def test_steps_that_cannot_be_counted_are_refused(tmp_path, model, wrong):
     with pytest.raises(UsageError, match=r"^--.*: expected at most 2147483647"):
-        flaxvae.train(model, run=str(tmp_path / "run"), **{**TINY, "epochs": 1, **wrong})
+        flaxvae.train(model=model, run=str(tmp_path / "run"), **{**TINY, "epochs": 1, **wrong})
     assert not list(tmp_path.iterdir())
 
 

@@ -555,7 +555,7 @@ def test_state_without_a_gradient_that_is_not_finite(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Plan, "recipe", spoiled(change))
     with pytest.raises(DivergedError, match="the model's state is not finite at step 18"):
-        flaxvae.train("vq_vae", run=str(tmp_path / "run"), **VQ)
+        flaxvae.train(model="vq_vae", run=str(tmp_path / "run"), **VQ)
     assert steps_saved(tmp_path / "run")[-1] == 17
     leaves = jax.tree.leaves(flaxvae.load(tmp_path / "run").variables)
     assert all(np.isfinite(leaf).all() for leaf in leaves)

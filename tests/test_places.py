@@ -30,7 +30,7 @@ def project(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
-        flaxvae.train("vae", dataset="data/mine.npz", epochs=2, run="run", **SMALL)
+        flaxvae.train("data/mine.npz", epochs=2, run="run", **SMALL)
     return path
 
 
@@ -106,7 +106,9 @@ def test_what_needs_no_data_has_none(here, monkeypatch, capsys, line):
 
 
 def test_a_training_goes_on_with_data_that_moved(here, project, capsys):
-    straight = flaxvae.train("vae", dataset="data/mine.npz", epochs=3, run="straight", **SMALL)
+    straight = flaxvae.train(
+        model="vae", dataset="data/mine.npz", epochs=3, run="straight", **SMALL
+    )
     before = (here / "run" / "run.json").read_text()
     np.savez("other.npz", images=images(1))
     fails(capsys, "train --resume run --dataset other.npz --epochs 3", 3, "other.npz")
@@ -150,7 +152,7 @@ def test_a_folder_of_idx_files(tmp_path, monkeypatch, capsys):
     labels = np.arange(120, dtype=np.uint8) % 10
     for name, array in zip(idx.FILES, (images(), labels, images(3), labels)):
         write(tmp_path / "old", name, array)
-    flaxvae.train("vae", dataset="mnist", data_dir="old", epochs=1, run="run", **SMALL)
+    flaxvae.train(model="vae", dataset="mnist", data_dir="old", epochs=1, run="run", **SMALL)
     (tmp_path / "old").rename(tmp_path / "new")
     fails(capsys, "eval run", 3, "say with --data-dir where it is now")
     assert run(capsys, "eval run --data-dir new")[0] == 0

@@ -40,7 +40,7 @@ def home(tmp_path_factory):
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
         patch.chdir(path)
         for model in ("cvae", "vae"):
-            flaxvae.train(model, run=model, **SHORT)
+            flaxvae.train(model=model, run=model, **SHORT)
     return path
 
 
@@ -158,7 +158,7 @@ def test_figures_of_named_classes(tmp_path, monkeypatch):
     names = np.array(["nought", *"abcdefghi"])
     np.savez(FILE, x=found.x_test / 16, y=names[found.y_test])
     for model in ("cvae", "denoising_ae"):
-        run = flaxvae.train(model, run=model, **{**SHORT, "epochs": 1})
+        run = flaxvae.train(model=model, run=model, **{**SHORT, "epochs": 1})
         assert len(list(run.folder.figures.iterdir())) >= 5
     run = flaxvae.load("cvae")
     assert run.spec.names == tuple(sorted(names.tolist()))

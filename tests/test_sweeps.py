@@ -89,7 +89,7 @@ def swept(tmp_path_factory, compiled):
 )
 def test_a_member_equals_its_training_alone(swept, tmp_path, beta, rate, seed):
     settings = {"beta": float(beta), "learning_rate": rate, "seed": seed}
-    alone = flaxvae.train("beta_vae", run=str(tmp_path / "alone"), **CHOICES, **settings)
+    alone = flaxvae.train(model="beta_vae", run=str(tmp_path / "alone"), **CHOICES, **settings)
     member = swept.path / MEMBER.format(beta, rate, seed)
     assert_same_training(member, alone.path)
     ours, theirs = read(member / "summary.json"), read(alone.path / "summary.json")
@@ -270,7 +270,7 @@ def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
         patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
         patch.setattr(loop, "Quiet", Stop)
         grid = {"beta": [1.0, 4.0], "learning_rate": [*RATES, TOO_HIGH]}
-        flaxvae.sweep("beta_vae", seeds=2, run=str(path), **grid, **CHOICES)
+        flaxvae.sweep(model="beta_vae", seeds=2, run=str(path), **grid, **CHOICES)
     assert caught.value.exit_code == 128 + signal.SIGTERM
     assert "step 15 of 20" in str(caught.value)
     assert f"flaxvae sweep --resume {path}" in str(caught.value)

@@ -335,7 +335,7 @@ def test_a_prior(tmp_path, no_figures, monkeypatch):
     own = {"codes": 8, "code_dim": 4, "prior_width": 8, "prior_layers": 1}
     choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
     path = tmp_path / "vq"
-    flaxvae.train("vq_vae", epochs=1, run=str(path), **choices, **own)
+    flaxvae.train(model="vq_vae", epochs=1, run=str(path), **choices, **own)
     api.fit_prior(path, TrainSettings(epochs=1, devices=1))
     names = [f.what for f in verify(RunFolder(path)) if f.ok]
     assert "prior/run.json" in names and "prior/checkpoint 10" in names and wrong(path) == {}

@@ -403,7 +403,9 @@ def run_of(case: str, devices: int = 1) -> Run:
     settings = DataSettings(binarization="dynamic")
     plan, mesh = Plan(name, arguments, settings, TrainSettings()), meshes.make(devices)
     own = meshes.put(variables(case), meshes.replicated(mesh))
-    return Run(RunFolder(Path("nowhere")), plan, SPEC, recipe(case), own, 255.0, mesh)
+    return Run(
+        recipe(case), own, mesh=mesh, peak=255.0, folder=RunFolder(Path("nowhere")), plan=plan
+    )
 
 
 @every_recipe

@@ -69,23 +69,23 @@ def train(
         UsageError, DataError: before anything is written.
         DivergedError, Stopped: see ``training.loop.fit``.
     """
-    chosen: dict[str, Any] = dict(choices)
-    arrays = None
-    if isinstance(data, str | os.PathLike):
-        chosen = _with_dataset(chosen, os.fspath(data))
-    elif data is not None:
-        chosen, arrays = _with_dataset(chosen, sources.ARRAYS), data
+    chosen, arrays = with_data(choices, data)
     plan = make_plan(model, **chosen)
     with watching(progress) as watch:
         return execute(plan, run=run, arrays=arrays, terminal=watch)
 
 
-def _with_dataset(choices: dict[str, Any], dataset: str) -> dict[str, Any]:
+def with_data(choices: Mapping[str, Any], data: Any) -> tuple[dict[str, Any], Any]:
+    """Choices with the dataset that ``data`` names, and the arrays that it is, if it is any."""
+    if data is None:
+        return dict(choices), None
+    named = isinstance(data, str | os.PathLike)
+    dataset = os.fspath(data) if named else sources.ARRAYS
     if "dataset" in choices:
         raise UsageError(f"data and --dataset {choices['dataset']}: expected one of them")
     if dataset in zoo.RECIPES:
         raise UsageError(f"data {dataset!r}, which is a model: expected model={dataset!r}")
-    return {**choices, "dataset": dataset}
+    return {**choices, "dataset": dataset}, None if named else data
 
 
 Progress = Callable[[Mapping[str, Any]], None]  # of an epoch's row of metrics.jsonl
@@ -129,7 +129,7 @@ def execute(
     lists: any but the model, the data, and what shapes the parameters. ``terminal`` is a Terminal,
     or another watcher of the loop.
     """
-    watch, talks = terminal or loop.Quiet(), isinstance(terminal, Terminal)
+    watch = terminal or loop.Quiet()
     started = time.monotonic()
     task = _asked(plan, run, resume, allow_changes)
     data = task.load(arrays)
@@ -148,11 +148,10 @@ def execute(
         drawing = functools.partial(stage, "drawing figures")
         written = figures.write(of, folder.figures, (), drawing)
         folder.check_complete()
-    if talks:
-        facts = words.numbers(trained, evaluation)
-        facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
-        facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
-        terminal.summary(facts, words.next_commands(trained))
+    facts = words.numbers(trained, evaluation)
+    facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
+    facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
+    watch.summary(facts, words.next_commands(trained))
     return trained
 
 
@@ -188,7 +187,7 @@ class _Task:
 
     @contextlib.contextmanager
     def folder(
-        self, data: Data, trainer: steps.Trainer, mesh: Mesh, watch: loop.Watcher
+        self, data: Data, trainer: steps.Trainer, mesh: Mesh, watch: Any
     ) -> Iterator[tuple[RunFolder | None, list[int]]]:
         """The run folder, held, and the signals that come; processes but the first have none."""
         shapes = jax.eval_shape(trainer.init)
@@ -208,10 +207,9 @@ class _Task:
             else:
                 folder.extend(self.plan, self.changes, self.found)
             folder.hold(held)
-            if isinstance(watch, Terminal):
-                watch.header(words.header(self.plan, data, parameters, mesh, path))
-                if unlinked:
-                    watch.note(f"no {path.parent / 'latest'} ({unlinked}): name the run's folder")
+            watch.header(words.header(self.plan, data, parameters, mesh, path))
+            if unlinked:
+                watch.note(f"no {path.parent / 'latest'} ({unlinked}): name the run's folder")
             yield folder, heard
 
     def run(

@@ -57,10 +57,9 @@ _FLAG = re.compile(
     rf"(?<![\w-])--([a-z][a-z-]*[a-z]|[a-z])(?: (?![A-Z]{{2}})({_NUMBERS}|[\w.+/-]+))?"
 )
 # Words that follow a flag and are no value of it.
-_WORDS = frozenset(
-    "above alone and anew at below by for from has in instead is it needs nor of on or other that "
-    "the to twice where with without".split()
-)
+_WORDS = {"above", "alone", "and", "anew", "at", "below", "by", "for", "from", "has", "in", "is"}
+_WORDS |= {"instead", "it", "needs", "nor", "of", "on", "or", "other", "that", "the", "to", "twice"}
+_WORDS |= {"where", "with", "without"}
 
 
 def in_python(text: str) -> str:

@@ -19,7 +19,6 @@ from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError, command, counted
 from flaxvae.recipe import DataSpec
 from flaxvae.report import figures, words
-from flaxvae.report.terminal import Terminal
 from flaxvae.runs import contents, keeper, lock
 from flaxvae.runs.closing import closing, finish, stages
 from flaxvae.runs.folder import RunFolder
@@ -36,7 +35,7 @@ def fit_prior(
     *,
     place: Place = Place(),
     recipes: Mapping[str, zoo.Variant] = MappingProxyType({}),
-    terminal: Terminal | None = None,
+    terminal: Any = None,
 ) -> Run:
     """Fit the autoregressive prior over the codes of a trained run, in its sub-folder ``prior``.
 
@@ -68,7 +67,7 @@ def _fit_prior(
     settings: TrainSettings,
     place: Place,
     recipes: Mapping[str, zoo.Variant],
-    terminal: Terminal | None,
+    terminal: Any,
 ) -> Run:
     path = held.folder
     run = opened(path, prior=False, recipes=recipes)
@@ -96,11 +95,11 @@ def _fit_prior(
         folder.extend(plan)
     folder.goes_on = command("flaxvae", "fit-prior", run.path, *outside.flag(recipes))
     folder.hold(held)
-    if terminal:
-        terminal.header(words.prior_header(run, data, folder, plan))
+    watch = terminal or loop.Quiet()
+    watch.header(words.prior_header(run, data, folder, plan))
     with signals.caught() as heard:
-        fitted, history = keeper.fit(codes.prior, trainer, data, settings, mesh, folder, terminal)
-        stage = stages(folder, terminal or loop.Quiet(), heard)
+        fitted, history = keeper.fit(codes.prior, trainer, data, settings, mesh, folder, watch)
+        stage = stages(folder, watch, heard)
         stage(f"evaluating the codes of {counted(len(data.test.x), 'test image')}")
         test = batches.over_split(batches.bound_terms(codes.prior.model), mesh)
         nats = -test(data.test, fitted, jax.random.key(0))["elbo"].mean(dtype="float64")
@@ -109,8 +108,7 @@ def _fit_prior(
         done = load(path, recipes)
         figures.samples(done.folder.figures / "samples.png", done)
         folder.check_complete()
-    if terminal:
-        terminal.summary(words.prior_numbers(done, float(nats)), words.next_commands(done))
+    watch.summary(words.prior_numbers(done, float(nats)), words.next_commands(done))
     return done
 
 

@@ -1,6 +1,6 @@
 """A grid of settings and seeds, trained side by side and compared.
 
-sweep = flaxvae.sweep("beta_vae", seeds=8, beta=[1, 2, 4], learning_rate=[1e-3, 3e-4])
+sweep = flaxvae.sweep("mnist", "beta_vae", seeds=8, beta=[1, 2, 4], learning_rate=[1e-3, 3e-4])
 
 runs/sweep-<dataset>-<model>-<time>/
     sweep.json            what was asked for, the members, the table
@@ -29,7 +29,8 @@ import numpy as np
 
 from flaxvae import declared, signals, writing, zoo
 from flaxvae.analysis.evaluation import UNITS, Evaluation, evaluation_keys, measurement, numbers
-from flaxvae.data import pipeline
+from flaxvae.api import Progress, watching, with_data
+from flaxvae.data import pipeline, sources
 from flaxvae.declared import Positive, Seed, typed
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, command, counted
@@ -38,7 +39,6 @@ from flaxvae.plan import Plan, check_effects, plan_of
 from flaxvae.plan import kinds as kinds_of
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
-from flaxvae.report.terminal import Terminal
 from flaxvae.runs import lock, places
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.closing import run_facts, run_summary
@@ -87,27 +87,32 @@ class Sweep:
     table: list[dict[str, Any]]  # one row a setting: settings, seeds, diverged; mean and std of ...
     names: list[str]  # of the members that did not diverge, in the order of the grid
     recipes: Mapping[str, zoo.Variant]  # theirs, by name
+    data: pipeline.Data
 
     @functools.cached_property
     def runs(self) -> list[Run]:
         """These members, loaded."""
-        return [load(self.path / name, self.recipes) for name in self.names]
+        runs = (load(self.path / name, self.recipes) for name in self.names)
+        return [dataclasses.replace(run, loaded=self.data) for run in runs]
 
 
-@typed
 def sweep(
+    data: Any = None,
     model: str | zoo.Variant = "vae",
     *,
     seeds: Positive = SEEDS,
     run: str | None = None,
+    progress: bool | Progress = True,
     **choices: Any,
 ) -> Sweep:
     """Train every combination of settings with every seed, those of one program side by side.
 
     Args:
+        data: as of ``train``.
         model: a recipe's name, or a recipe from outside.
         seeds: how many, from ``seed`` (0) on.
         run: the folder; by default a fresh one under ``runs/``.
+        progress: as of ``train``; a row has the means over the members.
         choices: as of ``train``; a list is several values of a setting to combine.
 
     Returns:
@@ -118,7 +123,10 @@ def sweep(
         DivergedError: of all members.
         Stopped: a signal came; the state is saved.
     """
-    return execute(make_grid(model, seeds, **choices), run=run)
+    chosen, arrays = with_data(choices, data)
+    grid = make_grid(model, seeds, **chosen)
+    with watching(progress) as watch:
+        return execute(grid, run=run, arrays=arrays, terminal=watch)
 
 
 @typed
@@ -175,11 +183,14 @@ def _row(kind: Any, given: Any) -> list[Any] | None:
     return list(given) if isinstance(given, list) or (row and not several) else None
 
 
-def execute(grid: Grid, *, run: str | None = None, terminal: Terminal | None = None) -> Sweep:
+def execute(
+    grid: Grid, *, run: str | None = None, arrays: Any = None, terminal: Any = None
+) -> Sweep:
     """``sweep`` for a grid."""
     plans = grid.plans()
     plan = next(iter(plans.values()))
-    data = pipeline.prepare(plan.data)
+    given = None if arrays is None else sources.from_arrays(arrays)
+    data = pipeline.prepare(plan.data, given)
     stem = f"sweep-{Path(plan.data.dataset).stem}-{plan.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     if run is not None:
         check_new(Path(run), _GOES_ON)
@@ -212,7 +223,7 @@ def resume(
     *,
     place: Place = Place(),
     recipes: Mapping[str, zoo.Variant] = MappingProxyType({}),
-    terminal: Terminal | None = None,
+    terminal: Any = None,
 ) -> Sweep:
     """Go on with an interrupted sweep, where its last checkpoint is.
 
@@ -278,7 +289,7 @@ def _train(
     data: pipeline.Data,
     held: lock.Held,
     record: dict[str, Any],
-    terminal: Terminal | None,
+    terminal: Any,
 ) -> Sweep:
     """Train the groups that are not in ``record`` yet, one after another; then compare."""
     path = held.folder
@@ -294,39 +305,40 @@ def _train(
     facts = report.header(
         plan, grid.varied, grid.seeds, [list(g.values()) for g in groups], data, devices, path
     )
-    if terminal:
-        terminal.header(facts)
+    watch = terminal or loop.Quiet()
+    watch.header(facts)
     with signals.caught() as heard:
         for number, (group, mesh) in enumerate(zip(groups, sizes, strict=True)):
             if group.keys() <= {member["name"] for member in record["members"]}:
                 continue
-            if terminal and len(groups) > 1:
+            if len(groups) > 1:
                 which = f"compilation {number + 1} of {len(groups)}"
-                terminal.note(f"{which}: {counted(len(group), 'member')}")
+                watch.note(f"{which}: {counted(len(group), 'member')}")
             state = path / "state" / str(number)
-            for name, epoch in _train_group(group, data, mesh, held, state, terminal, heard):
+            for name, epoch in _train_group(group, data, mesh, held, state, watch, heard):
                 record["members"].append(_member(name, group[name].plan, grid, epoch))
             note()
             shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(path / "state", ignore_errors=True)
-    found = _compare(grid, path, record, facts)
-    if terminal:
-        terminal.table(report.lines(found.table))
-        for text in (f"{report.NOTE}; {facts['units']}", *report.remarks(found.table)):
-            terminal.note(text)
-        runs, where = counted(len(found.names), "run"), words.relative(path)
-        written = f"{runs}, sweep.json and sweep.md in {where}"
-        minutes = f"{(time.monotonic() - started) / 60:.1f} minutes"
-        one, program = words.relative(path / found.names[0]), words.program()
-        following = [
-            (command(program, "figures", one), "draw a member's figures"),
-            (command(program, "eval", one, "--k", 500), "tighter bound"),
-        ]
-        terminal.summary({"written": written, "time": minutes}, following)
+    found = _compare(grid, data, path, record, facts)
+    watch.table(report.lines(found.table))
+    for text in (f"{report.NOTE}; {facts['units']}", *report.remarks(found.table)):
+        watch.note(text)
+    runs, where = counted(len(found.names), "run"), words.relative(path)
+    written = f"{runs}, sweep.json and sweep.md in {where}"
+    minutes = f"{(time.monotonic() - started) / 60:.1f} minutes"
+    one, program = words.relative(path / found.names[0]), words.program()
+    following = [
+        (command(program, "figures", one), "draw a member's figures"),
+        (command(program, "eval", one, "--k", 500), "tighter bound"),
+    ]
+    watch.summary({"written": written, "time": minutes}, following)
     return found
 
 
-def _compare(grid: Grid, path: Path, record: dict[str, Any], facts: Mapping[str, str]) -> Sweep:
+def _compare(
+    grid: Grid, data: pipeline.Data, path: Path, record: dict[str, Any], facts: Mapping[str, str]
+) -> Sweep:
     """Write the table of a sweep whose members have all ended."""
     table = _table(grid, record["members"], path)
     order = {name: i for i, name in enumerate(grid.plans())}
@@ -340,7 +352,7 @@ def _compare(grid: Grid, path: Path, record: dict[str, Any], facts: Mapping[str,
             "a lower --learning-rate, --clip-norm 1, or --warmup-steps 500"
         )
     function = zoo.recipe(grid.model)
-    return Sweep(path, table, names, {function.__name__: function})
+    return Sweep(path, table, names, {function.__name__: function}, data)
 
 
 def _train_group(
@@ -349,12 +361,11 @@ def _train_group(
     mesh: Any,
     held: lock.Held,
     state_folder: Path,
-    terminal: Terminal | None,
+    watch: Any,
     heard: list[int],
 ) -> Iterator[tuple[str, int | None]]:
     """Train members and write their run folders: names, and the epoch in which one diverged."""
     group, goes_on = list(named.values()), command(*_GOES_ON.split(), held.folder)
-    watch = terminal or loop.Quiet()
     trainer = members.trainer(group, data, mesh)
     with GroupKeeper(state_folder, len(group), held, goes_on, watch.note) as keeper:
         state, histories = members.fit(group, trainer, data, mesh, keeper, watch)

@@ -58,7 +58,13 @@ class Watcher(Protocol):
 
 
 class Quiet:
-    """A watcher that says nothing."""
+    """A watcher that says nothing; it can stand in for a whole Terminal."""
+
+    def header(self, facts): ...
+
+    def table(self, lines): ...
+
+    def summary(self, facts, next_commands): ...
 
     def start(self, total_steps, steps_per_epoch, done=0): ...
 
