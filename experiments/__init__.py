@@ -1,1 +1,1 @@
-"""Studies: each file's docstring gives its command, its minutes, and what it shows."""
+"""Studies: the docstring of each file says what it shows."""

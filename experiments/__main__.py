@@ -1,6 +1,6 @@
-"""``python -m experiments [choose] [NAME …]``: run studies (all by default), rewrite README.md.
+"""``python -m experiments [choose] [NAME …]``: run studies (by default all) and rewrite README.md.
 
-With ``choose``, compare the settings that they had to choose between, on held-out images.
+With ``choose``, compare the settings that the studies tried, on held-out images.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def main(arguments: list[str]) -> None:
             missed += run(name, modules[name])
     (table.HERE / "README.md").write_text(table.readme(modules))
     if missed:
-        sys.exit("\n".join(["outside of what is expected:", *missed]))
+        sys.exit("\n".join(["outside the expected range:", *missed]))
 
 
 def run(name: str, module) -> list[str]:
-    """Run a study and keep its rows; returns those outside of what is expected."""
+    """Run a study and save its rows; returns those outside the expected range."""
     start = time.monotonic()
     rows = module.study()
     table.save(name, rows, (time.monotonic() - start) / 60)

@@ -1,9 +1,9 @@
 """What the KL and the noise are for: AE and VAE side by side.
 
-The same convolutional networks, data and budget. The autoencoder reconstructs better, but its
-codes lie wherever training left them, several units from the origin: drawn from N(0, I), they
-decode to smudges; it takes a Gaussian fitted to them afterwards to give strokes. A VAE's codes fill
-its prior, which is then all that is needed to draw from it.
+The same convolutional networks, data and budget. The autoencoder reconstructs better, but its codes
+lie anywhere, several units from the origin. Draws from N(0, I) decode to smudges; only a Gaussian
+fitted to the codes afterwards gives strokes. The codes of a VAE fill its prior, which is all one
+needs to sample.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ BESIDE = [
         "ae: standard deviation of a code",
         2.0,
         20.0,
-        "several times the prior's, but of the networks' order",
+        "several times the prior's, but of its order of magnitude",
         "prior: 1",
     ),
     Beside(
         "vae: standard deviation of a code",
         0.7,
         1.0,
-        "of posterior means: below the prior's 1, for their noise has its part of it",
+        "of posterior means: below the prior's 1, because the posterior's noise adds to it",
         "prior: 1",
     ),
     Beside(
-        "vae: MSE a pixel",
-        "ae: MSE a pixel",
+        "vae: MSE per pixel",
+        "ae: MSE per pixel",
         0.012,
-        "no better than without noise and KL; what was asked of the tutorials' VAE",
+        "no better than without noise and KL; the target for the tutorials' VAE",
     ),
 ]
 
@@ -49,7 +49,7 @@ def study() -> list[Row]:
         codes = run.encode(x)
         where = run.spec.name, "20 epochs, 20 latents"
         rows += [
-            Row(f"{model}: MSE a pixel", *where, f"{found['mse']:.5f}"),
+            Row(f"{model}: MSE per pixel", *where, f"{found['mse']:.5f}"),
             Row(f"{model}: standard deviation of a code", *where, f"{codes.std():.2f}"),
         ]
         name = model.upper()

@@ -1,8 +1,8 @@
 """How studies choose their settings: ``python -m experiments choose [NAME …]``.
 
-Nothing is chosen on what is reported. Where a setting was tried in more than one value, models are
-trained on 50,000 of MNIST's 60,000 training images, fewer epochs than in the study, and compared on
-the other 10,000; the test images are not looked at.
+No setting is chosen on the reported numbers. Where several values were tried, models are trained on
+50,000 of MNIST's 60,000 training images, for fewer epochs than in the study, and compared on the
+other 10,000. The test images are not used.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def lowest(outcomes: Mapping[str, float]) -> str:
 
 
 class Choice(NamedTuple):
-    """What a study had to choose between."""
+    """The settings that a study tried."""
 
     model: str
     setting: Settings  # what the candidates share, with the epochs of this comparison
-    candidates: Mapping[str, Settings]  # what is special about each, by its name; None: left out
-    chosen: str  # what the study takes
+    candidates: Mapping[str, Settings]  # what differs in each, by its name; None: left out
+    chosen: str  # what the study uses
     quantity: str
-    measure: Callable[[Run, pipeline.Data], float]  # of the held-out images
-    rule: Callable[[Mapping[str, float]], str] = lowest  # which candidate the outcomes speak for
-    why_another: str = ""  # that the study takes another, where it does
+    measure: Callable[[Run, pipeline.Data], float]  # on the held-out images
+    rule: Callable[[Mapping[str, float]], str] = lowest  # picks the best candidate by the outcomes
+    why_another: str = ""  # why the study uses another one, if it does
 
 
 BOUND_100 = "upper bound on -log p(x) from 100 importance samples, nats"
@@ -79,7 +79,7 @@ def settings(choice: Choice, own: Settings) -> dict[str, Any]:
 
 
 def choose(name: str, choices: Mapping[str, Choice]) -> None:
-    """Train and measure every candidate of a study, and keep what came out after each."""
+    """Train and measure every candidate of a study; save the results after each."""
     kept = table.load_choices(name)
     for what, choice in choices.items():
         outcomes = kept[what] = {}

@@ -1,12 +1,12 @@
 """Collapsed units, and what revives them.
 
 A VAE with 50 latents on binarized MNIST leaves 37 of them unused: the KL pushes them onto the
-prior before the decoder has learned to listen (posterior collapse). Raising the KL's weight from
-zero over the first half of the training (Bowman et al. 2016), in cycles (Fu et al. 2019), or
-leaving each unit some nats free (Kingma et al. 2016) keeps more of them active: a variance over
-images of the posterior mean above 0.01 (Burda et al. 2015). The networks are 512-256 MLPs, relu;
--ELBO is from 10 draws of z an image. The steps of the annealing and the free bits are those that
-the study was written with; none was chosen by its outcome.
+prior before the decoder has learned to use them (posterior collapse). More of them stay active if
+the KL's weight rises from zero over the first half of the training (Bowman et al. 2016) or in
+cycles (Fu et al. 2019), or if each unit has some free nats (Kingma et al. 2016). A unit is active
+if its posterior mean varies over images with a variance above 0.01 (Burda et al. 2015). The
+networks are 512-256 MLPs with relu; -ELBO uses 10 draws of z per image. The annealing steps and
+free bits are those of the first version of the study; none was chosen by its outcome.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ WAYS: dict[str, dict] = {
     "VAE": {},
     "KL annealed linearly": {"anneal": "linear", "anneal_steps": STEPS // 2},
     "KL annealed in 4 cycles": {"anneal": "cyclical", "anneal_steps": STEPS // 5, "cycles": 4},
-    "0.2 free nats a unit": {"free_bits": 0.2},
+    "0.2 free nats per unit": {"free_bits": 0.2},
 }
 
-UNITS = "units revived, of the 50 there are"
+UNITS = "units revived, at most all 50"
 BESIDE = [
     Beside(
         "VAE: active units",
         5,
         25,
-        "some, but no more than the paper's best model of one layer",
+        "some, but no more than the paper's best model with one layer",
         "Burda et al. 2015: 19 of 50 (VAE), 25 (IWAE, k = 50), 784-200-200-50",
     ),
     *(

@@ -1,10 +1,10 @@
 """Drawing the digit that was asked for: the conditional VAE.
 
 A classifier (scikit-learn's MLP, 256 hidden units, trained on the 60,000 real digits) reads 1,000
-samples of a CVAE, 100 of each class. Draws from N(0, I) also fall where no digit's posterior lies,
-and a heavier KL leaves fewer such places: of its weight, beta, 1 and 2 were tried, and the one that
-is reported chosen by what is reported. Another classifier, other samples and held-out digits speak
-for a still higher one, if after fewer epochs: below.
+samples of a CVAE, 100 of each class. Draws from N(0, I) also land where no digit has its posterior,
+and a larger weight beta of the KL leaves fewer such places. The values 1 and 2 were tried, and the
+reported one was chosen by the reported number. A comparison with another classifier, other samples
+and held-out digits (below, with fewer epochs) favours a still larger value.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def flat(x: np.ndarray) -> np.ndarray:
 
 
 def recognised(judge: MLPClassifier, run: Run, seed: int) -> float:
-    """The part of samples that are recognised as the class asked for."""
+    """The fraction of samples that are recognised as the class asked for."""
     asked = np.repeat(np.arange(10), EACH)
     return judge.score(flat(run.sample(len(asked), seed=seed, y=asked)), asked)
 
 
 def short_of_real(run: Run, data: pipeline.Data) -> float:
-    """How many percent fewer samples are recognised than real held-out digits."""
+    """How many percentage points fewer samples are recognised than real held-out digits."""
     train, held = data.train, data.validation
     judge = classifier(flat(train.x) / train.peak, train.y)
     on_real = judge.score(flat(held.x) / held.peak, held.y)
@@ -57,7 +57,7 @@ CHOICES = {
         {"epochs": SHORT},
         {f"{beta:g}": {"beta": beta} for beta in (1.0, 2.0, 3.0)},
         f"{BETA:g}",
-        "samples recognised, percent less than real digits",
+        "percentage points fewer samples recognised than real digits",
         short_of_real,
         why_another="its row was trained before this comparison",
     )
@@ -67,13 +67,13 @@ BESIDE = [
         "real test digits recognised",
         97,
         98.8,
-        "what networks of that kind reach; more would mean that it knew the test digits",
+        "what networks of this kind reach; more would mean that it had seen the test digits",
     ),
     Beside(
         "samples recognised as their class",
         95,
         99.5,
-        "what was asked; all of them would mean that few forms of each digit are drawn",
+        "the target; all of them would mean that the samples of a digit hardly vary",
     ),
 ]
 

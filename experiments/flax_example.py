@@ -1,14 +1,14 @@
 """Flax's own VAE example, on equal terms.
 
-784-500-20 MLP, relu, batch 128, Adam 1e-3, test -ELBO from one draw of z an image. flax's example
+784-500-20 MLP, relu, batch 128, Adam 1e-3, test -ELBO from one draw of z per image. flax's example
 (examples/vae) trains on TFDS's binarized_mnist: 50,000 images, binarized once. Its log in pull
 request 1361 of google/flax has 103.60 nats after 10 epochs and 101.83 after 20; its README says
-"around 104" after 10. The first two rows are on those terms: 50,000 images, binarized once, by a
-draw of our own (theirs is Larochelle's). The others tell what the draw and the images are worth:
-binarized anew at every visit, and all 60,000. Here 20 epochs are 10, resumed.
+"around 104" after 10. The first two rows use the same terms: 50,000 images, binarized once, though
+by our own draw (theirs is Larochelle's). The other rows show the effect of the binarization (a new
+draw every time) and of all 60,000 images. Here 20 epochs are 10 epochs, resumed.
 
-What is left of the difference is in the initial weights, whose scale the library has from PyTorch:
-with flax's own, held-out images end 0.86 nats higher.
+The remaining difference comes from the initial weights, whose scale the library takes from PyTorch:
+with flax's scale, held-out images end 0.86 nats higher.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from experiments import runs
 from experiments.choices import Choice, negative_elbo
 from experiments.table import Beside, Row
 
-TERMS = {  # binarization, part held out; the first are the example's
+TERMS = {  # binarization, fraction held out; the first row has the example's
     "fixed_50000": ("fixed", 1 / 6),
     "dynamic_50000": ("dynamic", 1 / 6),
     "dynamic_60000": ("dynamic", 0.0),
@@ -41,7 +41,7 @@ BESIDE = [
         "test -ELBO, nats",
         101.0,
         103.6,
-        "no better than with more images, binarized anew; no worse than flax",
+        "no better than with more images, binarized again every time; no worse than flax",
         "flax's log: 103.60",
         "10 epochs",
         "binarized once",
@@ -50,7 +50,7 @@ BESIDE = [
         "test -ELBO, nats",
         99.2,
         101.83,
-        "no better than with more images, binarized anew; no worse than flax",
+        "no better than with more images, binarized again every time; no worse than flax",
         "flax's log: 101.83",
         "20 epochs",
         "binarized once",
@@ -59,7 +59,7 @@ BESIDE = [
         "test -ELBO, nats",
         99.8,
         102.0,
-        "no better than after 20 epochs; what was asked",
+        "no better than after 20 epochs; the target",
         "",
         "10 epochs",
         "60,000",
@@ -68,7 +68,7 @@ BESIDE = [
         "test -ELBO, nats",
         98.2,
         100.0,
-        "no better than 512-256 with 50 latents (Collapsed units); what was asked",
+        "no better than 512-256 with 50 latents (Collapsed units); the target",
         "",
         "20 epochs",
         "60,000",

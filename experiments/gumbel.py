@@ -1,10 +1,10 @@
 """Categorical latents by Gumbel-softmax.
 
-20 variables of 10 values, an MLP of 512-256, KL in closed form, 50,000 images binarized once; the
-temperature falls from 1 to 0.3. What is reported is of hard samples: nothing is relaxed. Jang et
-al. 2016, table 1, have 101.5 for the relaxation and 107.8 for its straight-through form, also from
-a fixed binarization (theirs is another draw, and their networks have one layer); they evaluate by a
-bound of 1,000 samples, as the rows with k = 1,000 do.
+20 variables of 10 values, a 512-256 MLP, KL in closed form, 50,000 images binarized once; the
+temperature falls from 1 to 0.3. The reported numbers are for hard samples, without relaxation. Jang
+et al. 2016, table 1, have 101.5 for the relaxation and 107.8 for its straight-through form, also
+with a fixed binarization (another draw than ours, and networks with one layer). They evaluate a
+bound with 1,000 samples, like the rows with k = 1,000.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ BESIDE = [
         NATS.format(SOFT),
         BOUND.format(SOFT),
         115.0,
-        "a looser bound than the next; by no more than a poor posterior costs",
+        "a looser bound than the next, by no more than a poor posterior costs",
     ),
     Beside(
         BOUND.format(SOFT),
@@ -71,13 +71,13 @@ BESIDE = [
         NATS.format(HARD),
         BOUND.format(HARD),
         115.0,
-        "a looser bound than the next; by no more than a poor posterior costs",
+        "a looser bound than the next, by no more than a poor posterior costs",
     ),
     Beside(
         BOUND.format(HARD),
         BOUND.format(SOFT),
         107.8,
-        "its gradient is biased: no better than the relaxation; no worse than the paper",
+        "biased gradient: no better than the relaxation; no worse than the paper",
         "paper, k = 1,000: 107.8",
     ),
 ]

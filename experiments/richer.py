@@ -1,13 +1,13 @@
 """A richer posterior, at one budget.
 
-The network, data and settings of the IWAE table, 30 epochs. A posterior by inverse autoregressive
-flows must be below the plain VAE, if with more parameters (777,044 and 425,284). Held-out images
-prefer a higher learning rate at so few epochs: neither is at its best. The steps and the width of
-the flow were not chosen by their outcome.
+The network, data and settings of the IWAE table, 30 epochs. A posterior with inverse autoregressive
+flows must be below the plain VAE, though with more parameters (777,044 and 425,284). At so few
+epochs held-out images favour a higher learning rate, so neither model is at its best. The steps and
+the width of the flow were not chosen by their outcome.
 
 Kingma et al. 2016, table 1, have -ELBO 84.08 for the plain VAE and 80.80 with the most flow, and
 -log p(x) 79.10 with it (dynamic binarization, a convolutional ResNet, 32 latents). Van den Berg et
-al. 2018 have -ELBO 86.55 and 84.20 (as FFJORD quotes them).
+al. 2018 have -ELBO 86.55 and 84.20 (as quoted by FFJORD).
 """
 
 from __future__ import annotations

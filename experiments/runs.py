@@ -1,7 +1,7 @@
 """Training for a study, under runs/experiments/, with the usual terminal output.
 
-What is already there is kept: a finished run of the same settings is used again, an interrupted
-one goes on. Remove runs/experiments to begin anew.
+Existing runs are kept: a finished run with the same settings is used again, and an interrupted one
+is resumed. Remove runs/experiments to start afresh.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ BATCH, STEPS_PER_EPOCH = 200, 300  # of all training images of MNIST
 
 
 def first_steps(epochs: int) -> int:
-    """The first tenth of the training, ten epochs at most: for annealing and warm-up."""
+    """Steps of the first tenth of the training, at most ten epochs: for annealing and warm-up."""
     return STEPS_PER_EPOCH * min(max(epochs // 10, 1), 10)
 
 
 def iwae_setting(epochs: int) -> dict[str, Any]:
-    """Burda et al. 2015's network and data; Muon with a warm-up, and a cosine to zero.
+    """Network and data of Burda et al. 2015; Muon with a warm-up and a cosine decay to zero.
 
-    The weight of the KL, too, rises in the first steps. ``iwae.CHOICES`` compares these settings.
+    The KL's weight also rises in the first steps. ``iwae.CHOICES`` compares these settings.
     """
     return {
         "dataset": "mnist",
@@ -56,13 +56,13 @@ def iwae_setting(epochs: int) -> dict[str, Any]:
 
 
 def train(name: str, model: str, **choices: Any) -> Run:
-    """The run runs/experiments/<name>, trained as far as it is not."""
+    """The run runs/experiments/<name>, trained or resumed if necessary."""
     path, plan = ROOT / name, planning.make_plan(model, **choices)
     resume = None
     if (path / "run.json").exists():
         if RunFolder.open(path).plan() == plan:
             if RunFolder.open(path).finished():
-                print(f"{path}: trained before", flush=True)
+                print(f"{path}: already trained", flush=True)
                 return api.load(path)
             resume = str(path)
         else:
@@ -73,19 +73,19 @@ def train(name: str, model: str, **choices: Any) -> Run:
 
 
 def extend(run: Run, **choices: Any) -> Run:
-    """Go on with a run of a study, to more epochs."""
+    """Resume a run of a study for more epochs."""
     with Terminal() as terminal:
         plan = planning.make_plan(run.plan.model, **choices)
         return api.execute(plan, resume=str(run.path), terminal=terminal)
 
 
 def parameters(run: Run) -> int:
-    """How many numbers a model has learned."""
+    """Number of parameters of a model."""
     return sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
 
 
 def evaluate(run: Run, k: int = 0, samples: int = 1) -> dict[str, Any]:
-    """``evaluation.evaluate`` on all test images, kept in the run's folder."""
+    """``Run.evaluate`` on all test images; the result is kept in the run's folder."""
     kept = run.path / f"evaluation-k{k}-samples{samples}.json"
     if not kept.exists():
         with Terminal() as terminal:
@@ -96,7 +96,7 @@ def evaluate(run: Run, k: int = 0, samples: int = 1) -> dict[str, Any]:
 
 
 def nll(run: Run, k: int) -> tuple[float, str]:
-    """-log p(x) by k importance samples on all test images: the number, and it with its error."""
+    """-log p(x) of all test images from k importance samples, as a number and with its error."""
     found = evaluate(run, k).importance_weighted_elbo
     return -found["nats"], f"{-found['nats']:.2f} ± {found['standard_error']:.2f}"
 

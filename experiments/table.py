@@ -1,4 +1,4 @@
-"""What a study returns, what its numbers are read beside, and the README that lists both."""
+"""A study's rows, what they are compared to, and the README that lists both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 class Row(NamedTuple):
-    """One number: what, on which data, at what budget, and what was obtained."""
+    """One result: the quantity, the data, the budget, and what was obtained."""
 
     quantity: str
     data: str
@@ -22,9 +22,9 @@ class Row(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """What a row is read beside: the numbers it must lie between, and why these; others' number.
+    """What a row is compared to: its bounds, with the reasons for them, and a published number.
 
-    A bound is a number, or the name of the quantity that gives it, on the same data and budget.
+    A bound is a number, or the name of a quantity with the same data and budget.
     """
 
     quantity: str
@@ -32,7 +32,7 @@ class Beside(NamedTuple):
     high: float | str
     why: str
     reference: str = ""
-    budget: str = ""  # of the row meant, where several are of this quantity
+    budget: str = ""  # to choose between several rows of this quantity
     data: str = ""
 
     def is_of(self, row: Row) -> bool:
@@ -40,7 +40,7 @@ class Beside(NamedTuple):
 
 
 def numbers(row: Row) -> list[float]:
-    """What was obtained: 86.39 of "86.39 ± 0.23", 13 of "13 of 50", both of "14.13, 10.93"."""
+    """The numbers obtained: 86.39 of "86.39 ± 0.23", 13 of "13 of 50", both of "14.13, 10.93"."""
     found = [re.match(r"-?\d+(\.\d+)?", each) for each in row.ours.split(", ")]
     if None in found:
         raise ValueError(f"{row.quantity}: {row.ours!r}: expected a number")
@@ -48,7 +48,7 @@ def numbers(row: Row) -> list[float]:
 
 
 def bounds(beside: Beside, rows: Iterable[Row]) -> tuple[float, float]:
-    """The numbers that a row must lie between."""
+    """The bounds of a row."""
 
     def value(bound: float | str) -> float:
         if isinstance(bound, float | int):
@@ -60,7 +60,7 @@ def bounds(beside: Beside, rows: Iterable[Row]) -> tuple[float, float]:
 
 
 def misses(rows: list[Row], beside: Iterable[Beside]) -> list[str]:
-    """What lies outside of what is expected of it, on either side."""
+    """The rows outside their bounds, on either side."""
     found = []
     for expected in beside:
         low, high = bounds(expected, rows)
@@ -74,13 +74,13 @@ def misses(rows: list[Row], beside: Iterable[Beside]) -> list[str]:
 
 
 def save(name: str, rows: list[Row], minutes: float) -> None:
-    """Keep a study's rows in results/<name>.json."""
+    """Save a study's rows in results/<name>.json."""
     record = {"minutes": round(minutes, 1), "rows": [row._asdict() for row in rows]}
     _write(HERE / "results" / f"{name}.json", record)
 
 
 def load(name: str) -> tuple[list[Row], float] | None:
-    """A study's kept rows and minutes; None if it was not run."""
+    """A study's saved rows and minutes; None if it has not been run."""
     path = HERE / "results" / f"{name}.json"
     if not path.exists():
         return None
@@ -90,12 +90,12 @@ def load(name: str) -> tuple[list[Row], float] | None:
 
 
 def save_choices(name: str, outcomes: dict[str, dict[str, float]]) -> None:
-    """Keep what a study's candidates gave on held-out images in results/choices/<name>.json."""
+    """Save the results of a study's candidates in results/choices/<name>.json."""
     _write(HERE / "results" / "choices" / f"{name}.json", outcomes)
 
 
 def load_choices(name: str) -> dict[str, dict[str, float]]:
-    """{what was tried: {candidate: number}} of a study; {} if nothing was."""
+    """The results of a study's candidates, {what was tried: {candidate: number}}."""
     path = HERE / "results" / "choices" / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -106,24 +106,24 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 
 def readme(studies: dict[str, ModuleType]) -> str:
-    """README.md, from the kept results and what the studies say of them."""
+    """README.md, from the saved results and the studies' docstrings."""
     lines = [
         "# Experiments",
         "",
-        "Written by `make experiments`; one study alone: `make experiments ARGS=NAME`. MNIST comes",
+        "Written by `make experiments`; `make experiments ARGS=NAME` runs one study. MNIST comes",
         "from `FLAXVAE_DATA_DIR` or tensorflow-datasets. Nats are summed over pixels and latent",
-        "dimensions and averaged over the 10,000 test images (digits: 360), from one draw of z an",
-        'image unless stated; "±" is a standard error over images, of one training. "-log p(x),',
-        'k = 1,000" is an upper bound on -log p(x) from 1,000 importance samples. Of "pixels in',
-        '[0, 1]" under a Bernoulli, the default, nats are cross-entropies, which bound no',
-        "log-density. Minutes are those of 2 shared CPU cores.",
+        "dimensions and averaged over the 10,000 test images (digits: 360), from one draw of z per",
+        'image unless stated otherwise. "±" is a standard error over images, for one training.',
+        '"-log p(x), k = 1,000" is an upper bound on -log p(x) from 1,000 importance samples.',
+        '"Pixels in [0, 1]" under a Bernoulli, the default, give cross-entropies, which do not',
+        "bound a log-density. Times were measured on 2 shared CPU cores.",
         "",
-        "A number outside of what is expected, on either side, fails the study and the tests:",
-        "one that is too good is an error as well. No setting is to be chosen on what is reported.",
-        "Where one was tried in several values, models were trained on 50,000 of the training",
-        "images and compared on the other 10,000 (`make experiments ARGS='choose NAME'`): in bold",
-        "is what the study takes. Each was trained once, so some tenths of a nat are chance. What",
-        "was chosen earlier and otherwise, the study says.",
+        "A number outside its expected range, on either side, fails the study and the tests: a",
+        "number that is too good is an error as well. No setting should be chosen on the reported",
+        "numbers. Where several values were tried, models were trained on 50,000 of the training",
+        "images and compared on the other 10,000 (`make experiments ARGS='choose NAME'`); the",
+        "study uses the value in bold. Each was trained once, so some tenths of a nat are chance.",
+        "If a setting was chosen otherwise, the study says so.",
     ]
     for name, module in studies.items():
         kept = load(name)

@@ -1,11 +1,11 @@
 """A learned prior, at one budget.
 
-The network and data of the IWAE table with 40 latents, and the KL annealed over half of the
-training: a VampPrior needs that long. It must be below the standard prior, if with more parameters
-(576,064 and 419,264), those of the pseudo-inputs. The learning rate and the annealing, which both
-share, were chosen earlier, by the test images of the VampPrior.
+The network and data of the IWAE table with 40 latents. The KL is annealed over half of the
+training, which a VampPrior needs. It must be below the standard prior, though with more parameters
+(576,064 and 419,264), those of the pseudo-inputs. The learning rate and the annealing, the same for
+both, were chosen earlier, on the test images of the VampPrior.
 
-Others' numbers are of larger networks (layers of 300) and far longer trainings. Dynamic
+Published numbers are for larger networks (layers of 300) and far longer trainings. Dynamic
 binarization: 84.45 for the standard prior and 82.43 for the VampPrior, as quoted in Norouzi et al.
 2020 (not checked against its table); 84.04 and 81.96 in PopGen's reimplementation, a million steps.
 Fixed: 85.57 for the VampPrior with 500 pseudo-inputs (Tomczak & Welling 2018, as quoted in pythae's

@@ -1,9 +1,9 @@
-"""VQ-VAE: a grid of codes, and a prior that learns to write them.
+"""VQ-VAE: a grid of codes, and a prior that learns to generate them.
 
 The tutorials' convolutional encoder and decoder around a 7x7 grid of 128 codes (van den Oord et
-al. 2017), then an autoregressive prior over the grids, fitted by `flaxvae fit-prior`; with it the
-model generates, and its -ELBO is its reconstruction and the code's length. All settings but the
-epochs, a matter of time, are the library's defaults.
+al. 2017), then an autoregressive prior over the grids, fitted by `flaxvae fit-prior`. With it the
+model generates images, and its -ELBO is its reconstruction plus the code length. All settings but
+the epochs, which are limited by time, are the library's defaults.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EPOCHS, PRIOR_EPOCHS = 15, 8
 
 BESIDE = [
     Beside(
-        "codes used, of 128", 100, 128, "few may lie idle: dead ones are revived", "at most 128"
+        "codes used, of 128", 100, 128, "few may be unused: dead ones are revived", "at most 128"
     ),
     Beside(
         "perplexity of the codes",
@@ -56,7 +56,7 @@ def study() -> list[Row]:
         runs.keep_figure(run, f"{figure}.png", f"vq_{figure}")
     fitted = run.spec.name, f"{PRIOR_EPOCHS} epochs of the prior"
     return [
-        Row("MSE a pixel", *where, f"{before['mse']:.5f}"),
+        Row("MSE per pixel", *where, f"{before['mse']:.5f}"),
         Row("codes used, of 128", *where, f"{before['codes_used']}"),
         Row("perplexity of the codes", *where, f"{before['perplexity']:.1f}"),
         Row("code length under uniform codes, nats", *where, f"{before['kl']:.2f}"),

@@ -344,6 +344,22 @@ def test_prior_samples(assert_mean):
         assert_mean(np.eye(K)[drawn], expected)
 
 
+def test_a_code_is_found_beside_one_that_is_almost_equal():
+    """Far from the origin, where squared distances do not tell the two apart."""
+    family = codebook.vector_quantized(P, 2, DIM, decay=None, prior=TABLE)
+    codes = np.full((2, DIM), 1e3, np.float32)
+    codes[1, 0] = np.nextafter(codes[0, 0], np.float32(2e3))
+    table = normal(1, P, 2)
+    variables = {"params": {"embedding": jnp.asarray(codes)}, "prior": table}
+    indices = np.array([*itertools.product(range(2), repeat=P)])
+    z = codebook.embed(variables, indices)
+    log_table = special.log_softmax(np.float64(table), axis=-1)
+    expected = log_table[np.arange(P)[None], indices].sum(-1)
+    np.testing.assert_allclose(family.prior_log_prob(variables, z), expected, rtol=1e-5)
+    between = z.at[:, 0].add(1.0)
+    np.testing.assert_array_equal(family.prior_log_prob(variables, between), -np.inf)
+
+
 def test_prior_that_is_not_fitted():
     family = codebook.vector_quantized(P, K, DIM, prior=TABLE)
     variables = spread(family)

@@ -232,7 +232,9 @@ def test_train_reaches_the_model_and_weights_never_relax():
     def reparameterize(variables, key, features, train):
         seen.append(train)
         zero = jnp.zeros(2)
-        return Latent(features, features, features, zero, zero, {"count": variables["count"] + 1})
+        return Latent(
+            features, features, features, zero, zero, zero, {"count": variables["count"] + 1}
+        )
 
     def decode(variables, z, y=None):
         return Normal(z + y[:, None], jnp.zeros(()))

@@ -238,7 +238,14 @@ def latent_model(dim, context):
         reparameterize=family.draw,
         decode=lambda variables, z, y=None: pytest.fail("decode"),
         prior_sample=family.prior_sample,
+        prior_log_prob=family.prior_log_prob,
     )
+
+
+def test_a_posterior_needs_a_prior():
+    bare = latent_model(2, 0)._replace(prior_log_prob=None)
+    with pytest.raises(ValueError, match="without a prior: expected one with Gaussian latents"):
+        flows.posterior(bare, flows.coupling(2, 1))
 
 
 def features(dim, context, batch=3):

@@ -123,6 +123,13 @@ def test_draws_against_numpy_and_monte_carlo(levels, assert_mean):
     assert latent.kl.shape == (DRAWS, 2, levels)
     assert (np.asarray(latent.kl) > 0).all()
     assert_mean(np.asarray(latent.kl) + ratios, rounding=1e-6)
+    log_p = jax.jit(jax.vmap(lambda z: family(levels).prior_log_prob(variables, z)))(latent.z)
+    own = naive_levels(variables["params"], heads["features"], z)
+    expected = sum(
+        stats.norm.logpdf(at, mean, np.sqrt(var)).sum(-1) for at, (_, _, mean, var) in zip(z, own)
+    )
+    np.testing.assert_allclose(log_p, expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(latent.log_p, expected, rtol=1e-5, atol=1e-4)
     # Each level is drawn from the q whose density is reported: its residuals are N(0, I) ...
     residuals = np.concatenate(
         [

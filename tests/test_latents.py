@@ -30,8 +30,11 @@ def test_gaussian_latent():
     assert draw.updates == {}
     z = np.float64(draw.z)
     log_q = stats.norm.logpdf(z, mean, np.exp(log_var / 2)).sum(-1)
-    expected = stats.norm.logpdf(z).sum(-1) - log_q
-    np.testing.assert_allclose(draw.log_ratio, expected, rtol=0, atol=1e-5)
+    log_p = stats.norm.logpdf(z).sum(-1)
+    np.testing.assert_allclose(draw.log_q, log_q, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(draw.log_p, log_p, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(draw.log_ratio, log_p - log_q, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(family.prior_log_prob(NONE, draw.z), log_p, rtol=0, atol=1e-5)
     np.testing.assert_allclose(
         draw.kl, (mean**2 + np.exp(log_var) - 1 - log_var) / 2, rtol=1e-5, atol=1e-6
     )
@@ -67,6 +70,7 @@ def test_point_latent_has_no_noise_and_no_kl():
     family = latents.point(3)
     assert dict(family.heads) == {"code": 3}
     heads = {"code": normal(0, 5, 3)}
+    assert family.prior_log_prob is None
     for key in (None, jax.random.key(0)):
         draw = family.draw(NONE, key, heads, False)
         np.testing.assert_array_equal(draw.z, heads["code"])
@@ -94,8 +98,7 @@ def test_path_gradient_leaves_out_the_densitys_own():
     plain, path = latents.gaussian(2), latents.gaussian(2, path_gradient=True)
 
     def log_q(family, heads):
-        drawn = family.draw(NONE, jax.random.key(0), heads, True)
-        return (-0.5 * drawn.z**2).sum(-1) - drawn.log_ratio  # the prior's constants aside
+        return family.draw(NONE, jax.random.key(0), heads, True).log_q
 
     value, gradient = jax.value_and_grad(lambda h: log_q(path, h).sum())(heads)
     np.testing.assert_allclose(value, log_q(plain, heads).sum(), rtol=1e-6)

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from scipy import special, stats
 
 from flaxvae.core import Batch, Model, elbo_samples
-from flaxvae.distributions import Normal, standard_normal
+from flaxvae.distributions import Normal
 from flaxvae.parts import assemble, latents, likelihoods, networks, priors
 from flaxvae.parts.flows import Flow
 
@@ -225,9 +225,8 @@ def stretched_model():
     def reparameterize(variables, key, features, train):
         latent = base.reparameterize(variables, key, features, train)
         z = 1.5 * latent.z + 0.2
-        change = standard_normal(z.shape).log_prob(z) - standard_normal(z.shape).log_prob(latent.z)
-        log_ratio = latent.log_ratio + change + 2 * jnp.log(1.5)
-        return latent._replace(z=z, log_ratio=log_ratio, kl=-log_ratio[:, None])
+        log_p, log_q = base.prior_log_prob(variables, z), latent.log_q - 2 * jnp.log(1.5)
+        return latent._replace(z=z, kl=(log_q - log_p)[:, None], log_p=log_p, log_q=log_q)
 
     return base._replace(reparameterize=reparameterize)
 

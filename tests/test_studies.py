@@ -198,7 +198,7 @@ def test_flax_example_is_reproduced(tmp_path):
 @pytest.mark.slow
 def test_tutorial_conv_net_reconstructs(tmp_path):
     run = flaxvae.train(run=str(tmp_path / "run"), dataset="mnist", epochs=5, devices=1)
-    low, high = expected_of("tutorial_conv", "MSE a pixel", "20 latents")
+    low, high = expected_of("tutorial_conv", "MSE per pixel", "20 latents")
     assert low < run.evaluate(run.data().test).mse < high
 
 

@@ -118,8 +118,13 @@ def variables(case: str):
 
     State that is not a weight (a codebook, a temperature) is as ``init`` made it.
     """
-    example, label = jnp.zeros((2, *SHAPE)), jnp.zeros(2, jnp.int32)
-    made = jax.jit(recipe(case).model.init)
+    return filled(recipe(case))
+
+
+def filled(recipe: Recipe):
+    """``variables`` of a recipe."""
+    example, label = jnp.zeros((2, *recipe.data.shape)), jnp.zeros(2, jnp.int32)
+    made = jax.jit(recipe.model.init)
     if len(jax.eval_shape(made, jax.random.key(0), example, label)) > 1:
         found = jax.device_get(made(jax.random.key(0), example, label))
     else:
@@ -613,6 +618,138 @@ def test_weights_average_to_the_likelihood(name, assert_mean):
     assert_mean(np.exp(np.float64(terms.log_w) - exact), 1.0)
     assert_mean(terms.log_px - terms.kl.sum(-1) - terms.log_w, rounding=1e-4)
     assert (np.asarray(terms.log_w).mean(0) < exact).all()
+
+
+# --- the prior's density --------------------------------------------------------------------------
+
+DISCRETE = ("gumbel_vae-mlp", "vq_vae-conv")  # of which all codes can be gone through
+WITH_DENSITY = [n for n in zoo.RECIPES if n not in ("ae", "denoising_ae", "gumbel_vae", "vq_vae")]
+every_density = pytest.mark.parametrize("name", WITH_DENSITY)
+
+
+def in_two_dimensions(name: str) -> Recipe:
+    own = {k: v for k, v in SMALL.get(name, {}).items() if k != "latent_dim"}
+    both = {"latent_dims": (1, 1)} if name == "ladder_vae" else {"latent_dim": 2}
+    return zoo.build(name, SPEC, **MLP, **(own | both))
+
+
+def all_codes(case: str) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [N, positions] and z [N, D] of every code that there is."""
+    found, weights = recipe(case).codes, variables(case)
+    rows = np.array([*itertools.product(range(found.size), repeat=math.prod(found.grid))])
+    table = weights["codebook"]["embedding"] if found.prior else np.eye(found.size)
+    return rows, np.asarray(table, np.float32)[rows].reshape(len(rows), -1)
+
+
+def test_autoencoders_have_no_prior():
+    for name in zoo.RECIPES:
+        made = recipe(f"{name}-mlp")
+        assert (made.model.prior_log_prob is None) == (not made.has_bound)
+
+
+@every_density
+def test_the_prior_integrates_to_one(name):
+    made, (line, step) = in_two_dimensions(name), np.linspace(-5, 5, 801, retstep=True)
+    z = np.stack(np.meshgrid(np.sinh(line), np.sinh(line)), -1).reshape(-1, 2)
+    volume = np.multiply.outer(np.cosh(line), np.cosh(line)).ravel() * step**2
+    log_p = jax.jit(made.model.prior_log_prob)(filled(made), jnp.float32(z))
+    assert (np.exp(np.float64(log_p)) * volume).sum() == pytest.approx(1, abs=1e-3)
+
+
+@every_density
+def test_the_prior_is_that_of_its_samples(name, assert_mean):
+    """E_p[r(z) / p(z)] = 1 for a density r; and -E[log p(z)] is the entropy where it is known."""
+    made, n = in_two_dimensions(name), 50_000
+    weights = filled(made)
+    z = jax.jit(made.model.prior_sample, static_argnums=2)(weights, jax.random.key(0), n)
+    log_p = np.float64(jax.jit(made.model.prior_log_prob)(weights, z))
+    near = np.float64(z[1])
+    log_r = stats.multivariate_normal(near, 0.3**2 * np.eye(2)).logpdf(np.float64(z))
+    assert_mean(np.exp(log_r - log_p), 1.0)
+    if made.standard_prior:
+        assert_mean(-log_p, stats.multivariate_normal(np.zeros(2)).entropy())
+        np.testing.assert_allclose(log_p, stats.norm.logpdf(z).sum(1), atol=1e-5)
+    elif "_vae" in name and name in WITH_TRUTH:
+        means, variances, shares = prior_grid(made, weights["params"])
+        parts = stats.norm.logpdf(z[:, None], means, np.sqrt(variances)).sum(-1)
+        np.testing.assert_allclose(
+            log_p, special.logsumexp(parts + np.log(shares[:, 0]), axis=1), atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("case", DISCRETE)
+def test_the_prior_of_all_codes_sums_to_one(case):
+    made, weights = recipe(case), variables(case)
+    log_prob = jax.jit(made.model.prior_log_prob)
+    rows, z = all_codes(case)
+    uniform = np.full(len(rows), -np.log(len(rows)))
+    np.testing.assert_allclose(log_prob(weights, z), uniform, rtol=1e-6)
+    none = z.copy()
+    none[:, 0] += 1e-6  # near a code, and none
+    np.testing.assert_array_equal(log_prob(weights, none), -np.inf)
+    if made.codes.prior is None:
+        return
+    grids = jnp.float32(rows.reshape(-1, *made.codes.grid))
+    fitted = filled(made.codes.prior)
+    expected = jax.jit(lambda v: made.codes.prior.model.decode(v, z[:, :0]).log_prob(grids))(fitted)
+    found = log_prob({**weights, "prior": fitted["params"]}, z)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.std(found) > 0.1
+    assert special.logsumexp(np.float64(found)) == pytest.approx(0, abs=1e-5)
+
+
+@every_latent
+def test_a_draw_has_the_prior_and_the_posterior_of_its_z(case):
+    """log p(z) is prior_log_prob's, log q(z|x) scipy's where q is what the features say."""
+    made, batch = recipe(case), batch_of(case)
+    weights = jax.tree.map(jnp.asarray, variables(case))
+    model, log_prob = made.model, made.model.prior_log_prob
+
+    @jax.jit
+    def run(key):
+        features = model.encode(weights, batch.x, batch.y)
+        latent = model.reparameterize(weights, key, features, False)
+        found = None if log_prob is None else log_prob(weights, latent.z, batch.y)
+        return features, latent, found
+
+    for key in (jax.random.key(1), None):
+        features, latent, found = run(key)
+        np.testing.assert_array_equal(latent.log_ratio, latent.log_p - latent.log_q)
+        if found is None:
+            np.testing.assert_array_equal([latent.log_p, latent.log_q, latent.kl.sum(1)], 0.0)
+            continue
+        np.testing.assert_allclose(latent.log_p, found, rtol=1e-5, atol=1e-5)
+        log_q, z = None, np.float64(latent.z)
+        if set(features) == {"mean", "log_var"}:
+            mean, log_var = (np.float64(features[name]) for name in ("mean", "log_var"))
+            log_q = stats.norm.logpdf(z, mean, np.exp(log_var / 2)).sum(1)
+        elif set(features) == {"logits"}:
+            logits = np.float64(features["logits"]).reshape(B, -1, made.codes.size)
+            log_q = (z.reshape(logits.shape) * special.log_softmax(logits, -1)).sum((1, 2))
+        elif set(features) == {"z"}:
+            log_q = np.zeros(B)
+        assert log_q is not None or case.split("-")[0] in ("flow_vae", "ladder_vae")
+        if log_q is not None:
+            np.testing.assert_allclose(latent.log_q, log_q, rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.RECIPES if n not in ("ae", "denoising_ae")])
+def test_the_prior_has_finite_gradients(name):
+    """Near its mass and far out; what is only the prior's has one that is not zero."""
+    case = f"{name}-mlp"
+    model, weights = recipe(case).model, jax.tree.map(jnp.asarray, variables(case))
+    discrete = recipe(case).codes is not None
+    z = model.reparameterize(weights, None, model.encode(weights, *batch_of(case)[:2]), False).z
+    far = z if discrete else jnp.concatenate([z, 30 * jnp.sign(z)])
+
+    def total(params, z):
+        return model.prior_log_prob({**weights, "params": params}, z).sum()
+
+    own, slope = jax.jit(jax.grad(total, argnums=(0, 1)))(weights["params"], far)
+    chex.assert_tree_all_finite((own, slope))
+    assert (np.abs(np.asarray(slope)).max() > 0) == (not discrete)
+    for leaf in jax.tree.leaves(own.get("prior", {})):
+        assert np.abs(np.asarray(leaf)).max() > 0
 
 
 WRONG = [

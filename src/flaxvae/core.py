@@ -1,4 +1,4 @@
-"""What a VAE is: five pure functions, and the bound that they give. Read this file first.
+"""What a VAE is: six pure functions, and the bound that they give. Read this file first.
 
 A variational autoencoder is a joint density p(x, z) = p(z) p(x|z), whose decoder p(x|z) is a
 network, and an encoder q(z|x) that approximates its posterior. For every q
@@ -41,9 +41,15 @@ class Latent(NamedTuple):
     code: Array  # [B, D] the z that stands for x, drawn by no key: a posterior mean, a mode, or
     # what a flow makes of its base's mean
     kl: Array  # [B, L] nats, in closed form; else [B, 1], this draw's log q(z|x) - log p(z)
-    log_ratio: Array  # [B] log p(z) - log q(z|x) of this very z; of a discrete one no gradient
+    log_p: Array  # [B] log p(z) of this very z; 0 without a prior
+    log_q: Array  # [B] log q(z|x) of it; of a discrete z without gradient, 0 where q is a point
     penalty: Array  # [B] loss besides the bound, else zeros
     updates: Variables  # collections without gradient to write back, else {}
+
+    @property
+    def log_ratio(self) -> Array:
+        """log p(z) - log q(z|x), shape [B]."""
+        return self.log_p - self.log_q
 
 
 class Init(Protocol):
@@ -75,6 +81,10 @@ class PriorSample(Protocol):
     ) -> Array: ...
 
 
+class PriorLogProb(Protocol):
+    def __call__(self, variables: Variables, z: Array, y: Array | None = None) -> Array: ...
+
+
 class Model(NamedTuple):
     """A VAE. Each field is a pure function; ``variables`` always comes first, then the key."""
 
@@ -85,6 +95,8 @@ class Model(NamedTuple):
     )
     decode: Decode  # (variables, z, y) -> distribution over x
     prior_sample: PriorSample  # (variables, key, n, y, temperature) -> z
+    prior_log_prob: PriorLogProb | None = None  # (variables, z, y) -> log p(z) [B], of a discrete z
+    # its probability; None: no prior, as in a plain autoencoder
 
 
 class Terms(NamedTuple):
@@ -114,7 +126,7 @@ def elbo(
     """The evidence lower bound of each example, from one draw of z (Kingma & Welling 2013).
 
     Args:
-        model: the five functions.
+        model: its functions.
         variables: what ``model.init`` returned, or its trained successor.
         key: a typed key; decides the noise of z and nothing else.
         batch: examples [B, *data]; the likelihood is that of ``batch.x``.

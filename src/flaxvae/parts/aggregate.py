@@ -111,8 +111,7 @@ def tc_objective(
         encoded = model._replace(encode=lambda variables, x, y=None: features)
         terms = elbo(encoded, variables, key, batch, train=True)
         q, z = _posterior(features), terms.latent.z
-        log_qz_x = q.log_prob(z)
-        log_pz = terms.latent.log_ratio + log_qz_x
+        log_pz, log_qz_x = terms.latent.log_p, terms.latent.log_q
         log_qz, log_qz_d = log_aggregate(q, z, examples)
         product = log_qz_d.sum(-1)
         information, correlation, dimension = log_qz_x - log_qz, log_qz - product, product - log_pz

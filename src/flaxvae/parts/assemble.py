@@ -72,4 +72,9 @@ def model(
     def prior_sample(variables, key, n, y=None, temperature=1.0):
         return latents.prior_sample(of_latents(variables), key, n, temperature)
 
-    return Model(init, encode, reparameterize, decode, prior_sample)
+    def prior_log_prob(variables, z, y=None):
+        assert latents.prior_log_prob is not None
+        return latents.prior_log_prob(of_latents(variables), z)
+
+    density = None if latents.prior_log_prob is None else prior_log_prob
+    return Model(init, encode, reparameterize, decode, prior_sample, density)

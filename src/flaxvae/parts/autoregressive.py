@@ -196,13 +196,16 @@ def fitting(prior: AutoregressivePrior) -> tuple[Model, Objective]:
         rows = features.shape[0]
         z, none = jnp.zeros((rows, 0)), jnp.zeros(rows)
         kl = jnp.zeros((rows, 1))
-        return Latent(z=z, code=z, kl=kl, log_ratio=none, penalty=none, updates={})
+        return Latent(z, z, kl, log_p=none, log_q=none, penalty=none, updates={})
 
     def decode(variables, z, y=None):
         return CodeGrids(variables["params"], prior, z.shape[0])
 
     def prior_sample(variables, key, n, y=None, temperature=1.0):
         return jnp.zeros((n, 0))
+
+    def prior_log_prob(variables, z, y=None):
+        return jnp.zeros(z.shape[0])
 
     def objective(model):
         def loss(variables, key, batch, step):
@@ -213,4 +216,5 @@ def fitting(prior: AutoregressivePrior) -> tuple[Model, Objective]:
 
         return loss
 
-    return Model(init, encode, reparameterize, decode, prior_sample), objective
+    model = Model(init, encode, reparameterize, decode, prior_sample, prior_log_prob)
+    return model, objective

@@ -113,8 +113,8 @@ def vector_quantized(
     """P = ``positions`` vectors, each one of K = ``codes`` codes of ``dim`` numbers.
 
     penalty = commitment sum |z_e - sg(e)|^2, plus sum |sg(z_e) - e|^2 where codes learn by
-    gradient: sums over positions and dimensions, as the bound's terms are. kl [B, 1] and
-    -log_ratio are both -log p(c), which is P log K under the uniform prior.
+    gradient: sums over positions and dimensions, as the bound's terms are. log q(c|x) is 0 and
+    kl [B, 1] is -log p(c), which is P log K under the uniform prior.
 
     Args:
         positions: P.
@@ -133,7 +133,8 @@ def vector_quantized(
         Latents with the head "z" of P * dim. z is the code, with the key or without; the key
         decides where dead codes go, which is why the state is updated in training with a key only.
         ``prior_sample`` raises UsageError where the prior is not fitted; the temperature has no
-        effect on a uniform one.
+        effect on a uniform one. ``prior_log_prob`` of a z that is not made of codes, to the last
+        bit, is -inf: it has no probability.
     """
 
     def init(key):
@@ -165,7 +166,8 @@ def vector_quantized(
             z=sg(code) + (z_e - sg(z_e)),  # the code, without rounding
             code=sg(code),
             kl=-log_p[:, None],
-            log_ratio=log_p,
+            log_p=log_p,
+            log_q=jnp.zeros_like(log_p),
             penalty=penalty,
             updates=updates,
         )
@@ -180,4 +182,11 @@ def vector_quantized(
             )
         return embed(variables, prior.sample(variables["prior"], key, n, temperature))
 
-    return Latents({"z": positions * dim}, init, draw, prior_sample)
+    def prior_log_prob(variables, z):
+        # Not by distances, whose rounding may confuse two codes that are close to each other.
+        vectors = z.reshape(-1, positions, 1, dim)
+        equal = (vectors == _embedding(variables)[None, None]).all(-1)  # [B, P, K]
+        log_p = log_prior(variables, jnp.argmax(equal, -1).astype(jnp.int32))
+        return jnp.where(equal.any(-1).all(-1), log_p, -jnp.inf)
+
+    return Latents({"z": positions * dim}, init, draw, prior_sample, prior_log_prob)

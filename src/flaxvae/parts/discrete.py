@@ -41,8 +41,8 @@ def categorical(
     """N independent categoricals of K values: q(z|x) = prod_n softmax(logits_n), p(z) uniform.
 
     z [B, N * K] holds one-hot vectors, row-major [N, K]; in training their relaxation. For each
-    variable KL(q || p) = log K + sum_k q_k log q_k, at most log K. ``log_ratio`` is that of the
-    hard sample, -N log K - log q(hard|x), also where z is relaxed.
+    variable KL(q || p) = log K + sum_k q_k log q_k, at most log K. log p = -N log K and log q are
+    those of the hard sample, also where z is relaxed.
 
     The temperature is state: variables["relaxation"]["temperature"], which a draw with ``train``
     replaces by max(minimum, T exp(-rate)). Without ``train`` z is hard and T has no effect.
@@ -57,9 +57,10 @@ def categorical(
 
     Returns:
         Latents with the head "logits" of N * K. Without a key z is the mode, one-hot. A uniform
-        prior has no temperature: that of ``prior_sample`` has no effect.
+        prior has no temperature: that of ``prior_sample`` has no effect. ``prior_log_prob`` of a z
+        that is not one-hot is -inf: it has no probability.
     """
-    shape = (variables, categories)
+    shape, log_mass = (variables, categories), -variables * math.log(categories)
 
     def one_hot(chosen):
         return jax.nn.one_hot(chosen, categories)
@@ -90,7 +91,8 @@ def categorical(
             z=flat(z),
             code=flat(mode),
             kl=math.log(categories) + (jnp.exp(log_q) * log_q).sum(-1),
-            log_ratio=-variables * math.log(categories) - (hard * log_q).sum((1, 2)),
+            log_p=jnp.full(z.shape[0], log_mass),
+            log_q=(hard * log_q).sum((1, 2)),
             penalty=jnp.zeros(z.shape[0]),
             updates={"relaxation": {"temperature": annealed}} if train else {},
         )
@@ -98,4 +100,9 @@ def categorical(
     def prior_sample(state, key, n, temperature):
         return flat(one_hot(jax.random.randint(key, (n, variables), 0, categories)))
 
-    return Latents({"logits": variables * categories}, init, draw, prior_sample)
+    def prior_log_prob(state, z):
+        z = z.reshape(-1, *shape)
+        hard = (z == one_hot(jnp.argmax(z, axis=-1))).all((1, 2))
+        return jnp.where(hard, log_mass, -jnp.inf)
+
+    return Latents({"logits": variables * categories}, init, draw, prior_sample, prior_log_prob)

@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxvae.core import Model
-from flaxvae.distributions import standard_normal
 from flaxvae.parts.made import made, masked_mlp
 
 Array = jax.Array
@@ -199,14 +198,20 @@ def coupling(dim: int, steps: int, hidden: tuple[int, ...] = (256, 256), context
 def posterior(model: Model, flow: Flow) -> Model:
     """``model`` with the draws of its posterior pushed through ``flow``.
 
-    log q(z|x) = log q0(z0|x) - log |det dz/dz0|, and p(z) = N(0, I). The KL has no closed form:
-    it is that of the draw, log q(z|x) - log p(z), [B, 1].
+    log q(z|x) = log q0(z0|x) - log |det dz/dz0|, and p(z) is that of ``model``. The KL has no
+    closed form: it is that of the draw, log q(z|x) - log p(z), [B, 1].
 
     Args:
         model: a model with Gaussian latents whose features hold the ``context`` that the flow
             needs, ``latents.gaussian(dim, context=flow.context)``.
         flow: of the same ``dim``; its own parameters become ``params["posterior_flow"]``.
+
+    Raises:
+        ValueError: the model has no prior.
     """
+    log_prior = model.prior_log_prob
+    if log_prior is None:
+        raise ValueError("a model without a prior: expected one with Gaussian latents")
 
     def init(key, x, y=None):
         model_key, flow_key = jax.random.split(key)
@@ -220,9 +225,8 @@ def posterior(model: Model, flow: Flow) -> Model:
         own = variables["params"].get("posterior_flow", {})
         context = features["context"] if flow.context else None
         z, log_det = flow.forward(own, base.z, context)
-        p = standard_normal(z.shape)
-        log_ratio = base.log_ratio + (log_det + (p.log_prob(z) - p.log_prob(base.z)))
+        log_p, log_q = log_prior(variables, z), base.log_q - log_det
         code = z if key is None else flow.forward(own, base.code, context)[0]
-        return base._replace(z=z, code=code, kl=-log_ratio[:, None], log_ratio=log_ratio)
+        return base._replace(z=z, code=code, kl=(log_q - log_p)[:, None], log_p=log_p, log_q=log_q)
 
     return model._replace(init=init, reparameterize=reparameterize)

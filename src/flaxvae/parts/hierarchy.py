@@ -18,6 +18,7 @@ warm-up of the KL, which is a matter of the objective; neither is here.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -168,7 +169,8 @@ def ladder(
             z=z,
             code=row([level.z for level in at_means]),
             kl=jnp.stack([kl_normal(q, p).sum(-1) for _, q, p in levels], axis=-1),
-            log_ratio=sum(p.log_prob(z) - q.log_prob(z) for z, q, p in levels),
+            log_p=sum(p.log_prob(z) for z, _, p in levels),
+            log_q=sum(q.log_prob(z) for z, q, _ in levels),
             penalty=jnp.zeros(z.shape[0]),
             updates={},
         )
@@ -182,4 +184,10 @@ def ladder(
             z[l] = p.mean + jnp.exp(0.5 * p.log_var) * noise
         return row([z[l] for l in range(1, top + 1)])
 
-    return Latents({"features": features}, init, draw, prior_sample, decoded=slice(0, dims[0]))
+    def prior_log_prob(variables, z):
+        ends = list(itertools.accumulate(dims))[:-1]
+        levels = dict(enumerate(jnp.split(z, ends, axis=-1), 1))
+        return sum(prior(variables, l, levels, len(z)).log_prob(own) for l, own in levels.items())
+
+    decoded = slice(0, dims[0])
+    return Latents({"features": features}, init, draw, prior_sample, prior_log_prob, decoded)

@@ -31,6 +31,7 @@ class Latents(NamedTuple):
     init: Callable[[Array], Variables]  # key -> {"params": ..., other collections}
     draw: Draw  # one draw, or the mean or mode where the key is None
     prior_sample: Callable[[Variables, Array, int, float], Array]  # (.., key, n, temperature)
+    prior_log_prob: Callable[[Variables, Array], Array] | None  # (.., z) -> [B]; None: no prior
     decoded: slice = slice(None)  # the part of z that p(x|z) depends on
 
 
@@ -41,6 +42,10 @@ def nothing(key: Array) -> Variables:
 
 def _standard_normal_sample(dim: int) -> Callable[[Variables, Array, int, float], Array]:
     return lambda variables, key, n, temperature: temperature * jax.random.normal(key, (n, dim))
+
+
+def _standard_normal_log_prob(variables: Variables, z: Array) -> Array:
+    return standard_normal(z.shape).log_prob(z)
 
 
 def gaussian(dim: int, *, context: int = 0, path_gradient: bool = False) -> Latents:
@@ -65,13 +70,15 @@ def gaussian(dim: int, *, context: int = 0, path_gradient: bool = False) -> Late
             z=z,
             code=q.mean,
             kl=kl_normal(q, p),
-            log_ratio=p.log_prob(z) - density.log_prob(z),
+            log_p=p.log_prob(z),
+            log_q=density.log_prob(z),
             penalty=jnp.zeros(z.shape[0]),
             updates={},
         )
 
     heads = {"mean": dim, "log_var": dim} | ({"context": context} if context else {})
-    return Latents(heads, nothing, draw, _standard_normal_sample(dim))
+    sample, log_prob = _standard_normal_sample(dim), _standard_normal_log_prob
+    return Latents(heads, nothing, draw, sample, log_prob)
 
 
 def point(dim: int) -> Latents:
@@ -84,6 +91,6 @@ def point(dim: int) -> Latents:
     def draw(variables, key, heads, train):
         z = heads["code"]
         none = jnp.zeros(z.shape[0])
-        return Latent(z=z, code=z, kl=jnp.zeros_like(z), log_ratio=none, penalty=none, updates={})
+        return Latent(z, z, jnp.zeros_like(z), log_p=none, log_q=none, penalty=none, updates={})
 
-    return Latents({"code": dim}, nothing, draw, _standard_normal_sample(dim))
+    return Latents({"code": dim}, nothing, draw, _standard_normal_sample(dim), None)

@@ -10,7 +10,7 @@ The best prior for an encoder is its aggregate posterior, 1/N sum_n q(z | x_n) o
 | flow     | N(f^-1(z); 0, I) |det df^-1/dz|, f learned | Chen et al. 2017           |
 
 None has a KL in closed form: ``learned`` puts one of them into a model, with
-log p(z) - log q(z|x) of the draw at hand in its place.
+log q(z|x) - log p(z) of the draw at hand in its place.
 """
 
 from __future__ import annotations
@@ -201,14 +201,11 @@ def with_bounded_posterior(model: Model, low: float, high: float) -> Model:
 
 
 def learned(model: Model, prior: Prior) -> Model:
-    """``model`` with its prior N(0, I) replaced by ``prior``, trained along with it.
-
-    What the model knows as log_ratio = log N(z; 0, I) - log q(z|x) gives log q(z|x), whether q is
-    a Gaussian or a flow; then log_ratio = log p(z) - log q(z|x), and the KL is minus that.
+    """``model`` with its prior replaced by ``prior``, trained along with it.
 
     Args:
-        model: any model with prior N(0, I) and a density q(z|x). For ``vamp`` its features must
-            have "mean" and "log_var", which are q(z|u), and it must not need labels.
+        model: any model with a density q(z|x), be it a Gaussian or a flow. For ``vamp`` its
+            features must have "mean" and "log_var", which are q(z|u), and it must not need labels.
         prior: the prior.
 
     Returns:
@@ -231,14 +228,19 @@ def learned(model: Model, prior: Prior) -> Model:
 
     def reparameterize(variables, key, features, train):
         latent = model.reparameterize(variables, key, features, train)
-        z = latent.z
-        log_q = standard_normal(z.shape).log_prob(z) - latent.log_ratio
-        log_p = prior.log_prob(variables["params"]["prior"], posterior(variables), z)
-        log_ratio = log_p - log_q
-        return latent._replace(kl=-log_ratio[:, None], log_ratio=log_ratio)
+        log_p = prior_log_prob(variables, latent.z)
+        return latent._replace(kl=(latent.log_q - log_p)[:, None], log_p=log_p)
 
     def prior_sample(variables, key, n, y=None, temperature=1.0):
         params = variables["params"]["prior"]
         return prior.sample(params, posterior(variables), key, n, temperature)
 
-    return Model(init, model.encode, reparameterize, model.decode, prior_sample)
+    def prior_log_prob(variables, z, y=None):
+        return prior.log_prob(variables["params"]["prior"], posterior(variables), z)
+
+    return model._replace(
+        init=init,
+        reparameterize=reparameterize,
+        prior_sample=prior_sample,
+        prior_log_prob=prior_log_prob,
+    )
