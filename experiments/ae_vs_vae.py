@@ -13,7 +13,7 @@ import numpy as np
 from experiments import runs
 from experiments.table import Beside, Row
 from flaxvae.analysis import bounds
-from flaxvae.report import figures, plots
+from flaxvae.report import plots, shown
 
 COUNT = 16
 BESIDE = [
@@ -46,7 +46,7 @@ def study() -> list[Row]:
         run = runs.train(f"ae_vs_vae_{model}", model, dataset="mnist", latent_dim=20)
         test = run.data().test
         found = bounds.evaluate(run, test)
-        x = figures.pixels(test, slice(None))
+        x = shown.pixels(test, slice(None))
         codes = run.encode(x)
         where = run.spec.name, "20 epochs, 20 latents"
         rows += [

@@ -106,5 +106,5 @@ def keep_figure(run: Run, figure: str, name: str) -> None:
     FIGURES.mkdir(exist_ok=True)
     source = run.folder.figures / figure
     if not source.exists():
-        figures.write(run, evaluate(run), run.data().test, run.folder.figures)
+        figures.write(figures.Subject(run, evaluation=evaluate(run)), run.folder.figures)
     shutil.copy(source, FIGURES / f"{name}.png")

@@ -16,7 +16,7 @@ import flaxvae
 from flaxvae import api
 from flaxvae.analysis import bounds
 from flaxvae.recipe import DataSpec
-from flaxvae.report import figures
+from flaxvae.report import shown
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
@@ -221,7 +221,7 @@ def test_bounds_of_a_trained_linear_vae_rise_to_the_exact_likelihood(tmp_path):
     test = run.data().test
     out = run.variables["params"]["decoder"]["out"]
     w, b = np.asarray(out["kernel"], np.float64), np.asarray(out["bias"], np.float64)
-    x = figures.pixels(test, slice(None)).reshape(len(test.x), -1)
+    x = shown.pixels(test, slice(None)).reshape(len(test.x), -1)
     exact = stats.multivariate_normal(b, w.T @ w + sigma**2 * np.eye(len(b))).logpdf(x).mean()
     found = [bounds.evaluate(run, test, samples=1000)["elbo"]]
     found += [

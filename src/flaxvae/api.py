@@ -30,7 +30,7 @@ from flaxvae.devices import mesh as meshes
 from flaxvae.errors import Stopped, UsageError, command, counted
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec
-from flaxvae.report import figures, words
+from flaxvae.report import figures, shown, words
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs import contents, keeper, lock, places, restored
 from flaxvae.runs.checkpoints import Checkpoints
@@ -300,7 +300,8 @@ def execute(
         evaluation = bounds.evaluate(trained, data.test, watch=watch)
         finish(folder, run_summary(folder, data, variables, history, evaluation))
         drawing = functools.partial(stage, "drawing figures")
-        written = figures.write(trained, evaluation, data.test, folder.figures, drawing)
+        of = figures.Subject(trained, data.test, evaluation)
+        written = figures.write(of, folder.figures, (), drawing)
         folder.check_complete()
     if terminal:
         facts = words.numbers(trained, evaluation)
@@ -472,7 +473,7 @@ def _fit_prior(
         finish(folder, closing(folder, fitted, history, {"code_nats": float(nats)}))
         stage("drawing samples")
         done = load(path, recipes)
-        figures.samples(done.folder.figures / "samples.png", done)
+        figures.draw("samples", done.folder.figures / "samples.png", shown.samples(done))
         folder.check_complete()
     if terminal:
         terminal.summary(words.prior_numbers(done, float(nats)), words.next_commands(done))
