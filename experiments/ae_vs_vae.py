@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import runs
 from experiments.table import Beside, Row
-from flaxvae.report import figures, plots
+from flaxvae.report import plots, shown
 
 COUNT = 16
 BESIDE = [
@@ -45,7 +45,7 @@ def study() -> list[Row]:
         run = runs.train(f"ae_vs_vae_{model}", model, dataset="mnist", latent_dim=20)
         test = run.data().test
         found = run.evaluate(test)
-        x = figures.pixels(test, slice(None))
+        x = shown.pixels(test, slice(None))
         codes = run.encode(x)
         where = run.spec.name, "20 epochs, 20 latents"
         rows += [

@@ -19,7 +19,7 @@ from experiments import runs
 from experiments.choices import Choice
 from experiments.table import Beside, Row
 from flaxvae.data import pipeline, sources
-from flaxvae.report import figures
+from flaxvae.report import figures, shown
 from flaxvae.runs.run import Run
 
 EPOCHS, EACH, BETA = 20, 100, 2.0
@@ -83,7 +83,7 @@ def study() -> list[Row]:
     real = sources.load("mnist", None)
     judge = classifier(flat(real.x_train) / 255, real.y_train)
     on_real = judge.score(flat(real.x_test) / 255, real.y_test)
-    figures.samples(runs.FIGURES / "conditional_samples.png", run)
+    figures.draw("samples", runs.FIGURES / "conditional_samples.png", shown.samples(run))
     where = run.spec.name, f"{EPOCHS} epochs, 20 latents, beta = {BETA:g}"
     return [
         Row("real test digits recognised", *where, f"{100 * on_real:.1f} %"),

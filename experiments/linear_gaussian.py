@@ -13,7 +13,7 @@ from scipy import stats
 
 from experiments import runs
 from experiments.table import Beside, Row
-from flaxvae.report import figures
+from flaxvae.report import shown
 
 BOUND = "importance-weighted bound, k = {:,}"
 ORDER = "ELBO, 1,000 draws, nats", *(BOUND.format(k) for k in (1, 10, 100, 1000, 5000))
@@ -41,7 +41,7 @@ def study() -> list[Row]:
     test = run.data().test
     out = run.variables["params"]["decoder"]["out"]
     w, b = np.asarray(out["kernel"], np.float64), np.asarray(out["bias"], np.float64)
-    x = figures.pixels(test, slice(None)).reshape(len(test.x), -1)
+    x = shown.pixels(test, slice(None)).reshape(len(test.x), -1)
     exact = stats.multivariate_normal(b, w.T @ w + sigma**2 * np.eye(len(b))).logpdf(x).mean()
 
     def row(quantity: str, nats: float) -> Row:

@@ -15,6 +15,7 @@ import jax
 
 from flaxvae import api
 from flaxvae import plan as planning
+from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.report import figures
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs.folder import RunFolder, write_json
@@ -84,21 +85,22 @@ def parameters(run: Run) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
 
 
-def evaluate(run: Run, k: int = 0, samples: int = 1) -> dict[str, Any]:
+def evaluate(run: Run, k: int = 0, samples: int = 1) -> Evaluation:
     """``Run.evaluate`` on all test images; the result is kept in the run's folder."""
     kept = run.path / f"evaluation-k{k}-samples{samples}.json"
     if not kept.exists():
         with Terminal() as terminal:
             watch = terminal.watch(f"{run.path.name}, k = {k}")
             found = run.evaluate(run.data().test, k=k, samples=samples, watch=watch)
-        write_json(kept, found)
-    return json.loads(kept.read_text())
+        write_json(kept, found.as_json())
+    return Evaluation.from_json(json.loads(kept.read_text()))
 
 
 def nll(run: Run, k: int) -> tuple[float, str]:
     """-log p(x) of all test images from k importance samples, as a number and with its error."""
     found = evaluate(run, k).importance_weighted_elbo
-    return -found["nats"], f"{-found['nats']:.2f} ± {found['standard_error']:.2f}"
+    assert found is not None
+    return -found.nats, f"{-found.nats:.2f} ± {found.standard_error:.2f}"
 
 
 def keep_figure(run: Run, figure: str, name: str) -> None:
@@ -106,5 +108,5 @@ def keep_figure(run: Run, figure: str, name: str) -> None:
     FIGURES.mkdir(exist_ok=True)
     source = run.folder.figures / figure
     if not source.exists():
-        figures.write(run, evaluate(run), run.data().test, run.folder.figures)
+        figures.write(figures.Subject(run, evaluation=evaluate(run)), run.folder.figures)
     shutil.copy(source, FIGURES / f"{name}.png")

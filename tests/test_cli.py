@@ -515,8 +515,7 @@ def test_make_plan_refuses_a_value_that_is_no_option(name):
 
 def test_one_epoch_is_one(tmp_path, capsys, monkeypatch):
     """And after it the training says what goes on."""
-    one = {"samples": lambda path: path}
-    monkeypatch.setattr("flaxvae.report.figures.suited", lambda *arguments: one)
+    monkeypatch.setattr("flaxvae.report.figures.suited", lambda *arguments: ["curves"])
     line = "train --net mlp --widths 8 --epochs 1 --devices 1 --run r"
     out = run(line, capsys)[1]
     assert "1 epoch, batch 128" in out and "1 epochs" not in out

@@ -52,17 +52,17 @@ def test_samples_are_of_the_class_asked_for(run):
 
 
 def test_pairs_to_interpolate_are_of_one_class(test):
-    from flaxvae.report import figures
+    from flaxvae.report import shown
 
-    same = figures.pairs(test, 8, same_class=True)
+    same = shown.pairs(test, 8, same_class=True)
     assert (same.y[0::2] == same.y[1::2]).all() and len(same.y) == 16
-    other = figures.pairs(test, 8)
+    other = shown.pairs(test, 8)
     assert (other.y[0::2] != other.y[1::2]).all()
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_pairs_are_those_of_a_search_for_each_image(same):
-    from flaxvae.report import figures
+    from flaxvae.report import shown
 
     def searched(y):
         picked, free = [], list(range(len(y)))
@@ -79,10 +79,10 @@ def test_pairs_are_those_of_a_search_for_each_image(same):
         for count in (1, 2, 7, 40):
             for y in (rng.integers(0, classes, count), np.sort(rng.integers(0, classes, count))):
                 split = Split(np.arange(count), np.array(list("abcdefghij"))[y], 1.0)
-                found = figures.pairs(split, count, same)
+                found = shown.pairs(split, count, same)
                 np.testing.assert_array_equal(found.x, searched(y))
-                np.testing.assert_array_equal(figures.pairs(split, 2, same).x, found.x[:4])
-    unlabelled = figures.pairs(Split(np.arange(7), None, 1.0), 9, same)
+                np.testing.assert_array_equal(shown.pairs(split, 2, same).x, found.x[:4])
+    unlabelled = shown.pairs(Split(np.arange(7), None, 1.0), 9, same)
     np.testing.assert_array_equal(unlabelled.x, np.arange(6))
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 import flaxvae
 from flaxvae import plan as planning
 from flaxvae.recipe import DataSpec
-from flaxvae.report import figures
+from flaxvae.report import shown
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
@@ -220,7 +220,7 @@ def test_bounds_of_a_trained_linear_vae_rise_to_the_exact_likelihood(tmp_path):
     test = run.data().test
     out = run.variables["params"]["decoder"]["out"]
     w, b = np.asarray(out["kernel"], np.float64), np.asarray(out["bias"], np.float64)
-    x = figures.pixels(test, slice(None)).reshape(len(test.x), -1)
+    x = shown.pixels(test, slice(None)).reshape(len(test.x), -1)
     exact = stats.multivariate_normal(b, w.T @ w + sigma**2 * np.eye(len(b))).logpdf(x).mean()
     found = [run.evaluate(test, samples=1000).elbo]
     found += [run.evaluate(test, k=k).importance_weighted_elbo.nats for k in (10, 100, 5000)]

@@ -18,7 +18,7 @@ from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError, command, counted
 from flaxvae.recipe import DataSpec
-from flaxvae.report import figures, words
+from flaxvae.report import figures, shown, words
 from flaxvae.runs import contents, keeper, lock
 from flaxvae.runs.closing import closing, finish, stages
 from flaxvae.runs.folder import RunFolder
@@ -106,7 +106,7 @@ def _fit_prior(
         finish(folder, closing(folder, fitted, history, {"code_nats": float(nats)}))
         stage("drawing samples")
         done = load(path, recipes)
-        figures.samples(done.folder.figures / "samples.png", done)
+        figures.draw("samples", done.folder.figures / "samples.png", shown.samples(done))
         folder.check_complete()
     watch.summary(words.prior_numbers(done, float(nats)), words.next_commands(done))
     return done

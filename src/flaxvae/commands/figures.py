@@ -11,22 +11,29 @@ from flaxvae.settings import Place
 def figures(
     run: RunArgument = LATEST,
     *,
+    only: tuple[str, ...] = ("all",),
     recipes: Recipes = NO_RECIPES,
     place: Place = Place(),
 ) -> list[str]:
-    """Draw all figures of a run again.
+    """Draw the figures of a run again.
 
     Args:
         run: Run folder.
+        only: Some of reconstructions, latent_scatter, samples, interpolations, denoising,
+            traversals, manifold, curves, as in --only samples,manifold; by default all that suit
+            the model.
     """
     from flaxvae.commands import shared
     from flaxvae.report import figures as drawing
     from flaxvae.report.words import relative
     from flaxvae.runs.run import load
 
+    names = [name for word in only for name in word.split(",")]
+    names = [] if names == ["all"] else names or [""]
+    drawing.check(names)
     loaded = load(run, recipes)
     shared.check_writable(loaded, loaded.folder.figures)
-    test = loaded.data(place).test
-    evaluation = loaded.evaluate(test)
-    written = drawing.write(loaded, evaluation, test, loaded.folder.figures)
-    return [relative(path) for path in written]
+    # Data are read at once where all figures are drawn, or where they are now was said.
+    now = not names or any(vars(place).values())
+    of = drawing.Subject(loaded, loaded.data(place).test if now else None)
+    return [relative(path) for path in drawing.write(of, loaded.folder.figures, names)]

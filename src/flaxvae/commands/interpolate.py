@@ -27,16 +27,17 @@ def interpolate(
             options a name that says them.
     """
     from flaxvae.commands import shared
-    from flaxvae.report import figures
+    from flaxvae.report import figures, shown
     from flaxvae.report.words import relative
     from flaxvae.runs.run import load
 
     loaded = load(run, recipes)
     test = loaded.data(place).test
     same_class = loaded.recipe.classes is not None
-    ends = figures.pairs(test, len(test.x) // 2, same_class)
+    ends = shown.pairs(test, len(test.x) // 2, same_class)
     what = "pairs of test images" + " of one class" * same_class
     count = shared.upto("rows", rows, 8, len(ends.x) // 2, what)
     usual = "figures/interpolations.png"
     path = shared.target(loaded, usual, out, interpolate, rows=rows, steps=steps)
-    return relative(figures.interpolations(path, loaded, figures.first(ends, 2 * count), steps))
+    found = shown.interpolations(loaded, shown.first(ends, 2 * count), steps)
+    return relative(figures.draw("interpolations", path, found))

@@ -31,7 +31,7 @@ def reconstruct(
     from pathlib import Path
 
     from flaxvae.commands import shared
-    from flaxvae.report import figures
+    from flaxvae.report import figures, shown
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import relative
     from flaxvae.runs.run import load
@@ -40,7 +40,8 @@ def reconstruct(
     usual = "figures/reconstructions.png"
     path = shared.target(loaded, usual, out, reconstruct, images=images, n=n)
     with Terminal(sys.stderr) as terminal:
-        shown, _ = shared.images(loaded, images, place, terminal)
-    shown = figures.first(shown, shared.upto("n", n, 20, len(shown.x)))
+        split, _ = shared.images(loaded, images, place, terminal)
+    split = shown.first(split, shared.upto("n", n, 20, len(split.x)))
     which = "test images" if images is None else Path(images).name
-    return relative(figures.reconstructions(path, loaded, shown, which))
+    found = shown.reconstructions(loaded, split, which)
+    return relative(figures.draw("reconstructions", path, found))

@@ -31,7 +31,7 @@ def sample(
             name that says them: samples-n-64-seed-1.png.
     """
     from flaxvae.commands import shared
-    from flaxvae.report import figures
+    from flaxvae.report import figures, shown
     from flaxvae.report.words import relative
     from flaxvae.runs.run import load
 
@@ -39,4 +39,4 @@ def sample(
     shared.check_label(loaded, label)
     options: dict[str, Any] = {"seed": seed, "temperature": temperature, "label": label}
     path = shared.target(loaded, "figures/samples.png", out, sample, n=n, **options)
-    return relative(figures.samples(path, loaded, n, **options))
+    return relative(figures.draw("samples", path, shown.samples(loaded, n, **options)))

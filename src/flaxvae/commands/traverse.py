@@ -37,7 +37,7 @@ def traverse(
             a name that says them.
     """
     from flaxvae.commands import shared
-    from flaxvae.report import figures
+    from flaxvae.report import figures, shown
     from flaxvae.report.words import relative
     from flaxvae.runs.run import load
 
@@ -46,20 +46,16 @@ def traverse(
     if not loaded.recipe.has_bound or loaded.recipe.codes is not None:
         what = "discrete latents" if loaded.recipe.codes else "no prior"
         raise UsageError(f"model {loaded.plan.model} has {what}: expected continuous ones to walk")
-    test = None
-    evaluation = loaded.summary  # of these very variables
-    if evaluation is None or image is not None or not loaded.recipe.standard_prior:
-        test = loaded.data(place).test
-    else:
+    if loaded.finished and image is None and loaded.recipe.standard_prior:
         shared.unused(place, "without --image")
-    if image is not None and test is not None and not 0 <= image < len(test.x):
-        raise UsageError(f"--image {image}: expected 0 to {len(test.x) - 1}, a test image")
+        of = figures.Subject(loaded)
+    else:
+        of = figures.Subject(loaded, loaded.data(place).test)
+    if image is not None and image >= len(of.test.x):
+        raise UsageError(f"--image {image}: expected 0 to {len(of.test.x) - 1}, a test image")
     if units is not None:
         shared.upto("units", units, 0, loaded.latent_size, "latents")
     walk: dict[str, Any] = {"image": image, "label": label, "units": units}
     walk |= {"steps": steps, "span": span}
     path = shared.target(loaded, "figures/traversals.png", out, traverse, **walk)
-    if evaluation is None:
-        assert test is not None
-        evaluation = loaded.evaluate(test)
-    return relative(figures.traversals(path, loaded, evaluation, test, **walk))
+    return relative(figures.draw("traversals", path, shown.traversals(of, **walk)))

@@ -1,0 +1,268 @@
+"""What the figures of a run show: arrays and words, which ``figures`` draws."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxvae.analysis import latent_space
+from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.data import images
+from flaxvae.data.pipeline import Split
+from flaxvae.devices import batches
+from flaxvae.errors import counted
+from flaxvae.report.words import heading
+from flaxvae.runs.run import Run
+
+Array = np.ndarray
+
+
+class Subject:
+    """What figures are of: a run, the test images, and the numbers of the run on these.
+
+    What is not given is found once a figure needs it: of a finished run the numbers in its summary.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        test: Split | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> None:
+        self.run, self._test, self._evaluation = run, test, evaluation
+
+    @property
+    def test(self) -> Split:
+        if self._test is None:
+            self._test = self.run.data().test
+        return self._test
+
+    @property
+    def evaluation(self) -> Evaluation:
+        if self._evaluation is None:
+            self._evaluation = self.run.summary or self.run.evaluate(self.test)
+        return self._evaluation
+
+
+# ---- records: their fields are the arguments of what draws them (``plots``)
+
+
+class Grid(NamedTuple):
+    rows: Sequence[Array]  # of images, [N, *shape] each
+    labels: Sequence[str]  # of the rows
+    title: str
+    columns: Sequence[str] = ()
+    xlabel: str = ""
+
+
+class Mosaic(NamedTuple):
+    images: Array  # [N, *shape]
+    title: str
+
+
+class Reconstructions(NamedTuple):
+    originals: Array  # [N, *shape]
+    reconstructions: Array
+    title: str
+
+
+class Interpolations(NamedTuple):
+    images: Array  # [N, steps, *shape]
+    ends: Array  # [N, 2, *shape] the images between which a row goes
+    title: str
+
+
+class Manifold(NamedTuple):
+    images: Array  # [n * n, *shape]: i * n + j is decoded from (z[j], z[i])
+    z: Array  # [n]
+    title: str
+    xlabel: str
+    ylabel: str
+
+
+class Scatter(NamedTuple):
+    codes: Array  # [N, 2]
+    labels: Array | None  # [N]
+    title: str
+    xlabel: str
+    ylabel: str
+
+
+class Curves(NamedTuple):
+    history: Sequence[Mapping[str, Any]]  # one row an epoch
+    title: str
+
+
+# ---- one function a figure
+
+
+def reconstructions(run: Run, shown: Split, which: str = "test images") -> Reconstructions:
+    """Originals, and the decoder's means at their codes."""
+    originals = pixels(shown, slice(None))
+    decoded = run.reconstruct(originals, shown.y)
+    mse = float(np.square(decoded - originals).mean())
+    title = f"Reconstructions of {which}, mean squared error {mse:.4f} a pixel\n{heading(run)}"
+    return Reconstructions(originals, decoded, title)
+
+
+def denoising(run: Run, shown: Split) -> Grid:
+    """Originals, what corruption leaves of them, and what the model makes of that."""
+    corrupt = run.recipe.corrupt
+    assert corrupt is not None
+    originals = pixels(shown, slice(None))
+    corrupted = np.asarray(corrupt(jax.random.key(0), jnp.asarray(originals)))
+    # As they are: Run.reconstruct would binarize them again, where the data are binary.
+    restore = batches.over_split(run.reconstruction, run.mesh)
+    seen = shown._replace(x=corrupted, peak=1.0)
+    restored = restore(seen, run.variables, jax.random.key(0))
+    labels = ["original", "corrupted", "reconstruction"]
+    title = f"What the model sees through, test images\n{heading(run)}"
+    return Grid([originals, corrupted, restored], labels, title)
+
+
+def samples(
+    run: Run, n: int = 100, *, seed: int = 0, temperature: float = 1.0, label: Any = None
+) -> Mosaic:
+    """Decoded draws from the prior; of a plain autoencoder, from a prior it never had."""
+    what = "Samples from the prior" if run.recipe.has_bound else "Decoded random codes z ~ N(0, I)"
+    at = "" if temperature == 1 else f", temperature {temperature:g}"
+    if run.recipe.classes is not None:
+        at += ", the classes in order" if label is None else f", class {label}"
+    title = f"{what}, means of p(x|z){at}\n{heading(run)}"
+    return Mosaic(run.sample(n, seed=seed, temperature=temperature, y=label), title)
+
+
+def interpolations(run: Run, ends: Split, steps: int = 10) -> Interpolations:
+    """Straight lines between the codes of pairs of images, decoded."""
+    title = f"Interpolation between the codes of two test images\n{heading(run)}"
+    shown = pixels(ends, slice(None))
+    labels = None if ends.y is None else ends.y[::2]
+    found = run.interpolate(shown[::2], shown[1::2], labels, steps=steps)
+    return Interpolations(found, shown.reshape(-1, 2, *shown.shape[1:]), title)
+
+
+def traversals(
+    of: Subject,
+    *,
+    image: int | None = None,
+    label: Any = None,
+    units: int | None = None,
+    steps: int = 11,
+    span: float = 3.0,
+) -> Grid:
+    """One row a unit, which alone moves from -span to span; those most used first.
+
+    By default those in use, 2 to 10 of them, of a conditional model for the class in the middle.
+    Where the prior is not N(0, I), the codes of the test images say where units move.
+    """
+    run, evaluation = of.run, of.evaluation
+    units = units or min(max(evaluation.active_units or 0, 2), 10)
+    start, codes, through = None, None, "through the prior's mean"
+    if image is not None:
+        one = rows(of.test, np.array([image]))
+        start = run.encode(pixels(one, slice(None)), one.y)[0]
+        through = f"through test image {image}"
+        if label is None and one.y is not None:
+            label = one.y[0]
+    if not run.recipe.standard_prior:
+        codes = run.encode(pixels(of.test, slice(None)), of.test.y)
+        through = through if image is not None else "through the mean code of the test images"
+    if run.recipe.classes is not None:
+        label = run.spec.names[run.recipe.classes // 2] if label is None else label
+        through += f", class {label}"
+    usage = used(run, evaluation)
+    found = run.traverse(
+        usage, codes=codes, start=start, label=label, units=units, steps=steps, span=span
+    )
+    title = f"Traversals {through}: each row moves one unit{collapse(evaluation)}"
+    kl = len(evaluation.kl_per_unit or ()) == run.latent_size
+    names = [f"z{unit + 1}, {'KL' if kl else 'variance'} {usage[unit]:.2f}" for unit in found.units]
+    columns = [f"{at:.3g}".replace("-", "−") for at in np.linspace(-span, span, steps)]
+    xlabel = "standard deviations of the " + ("prior" if codes is None else "unit's codes")
+    return Grid(list(found.images), names, f"{title}\n{heading(run)}", columns, xlabel)
+
+
+def manifold(of: Subject, n: int = 20) -> Manifold:
+    """The plane of the two units with the most KL, through the prior's inverse CDF."""
+    run = of.run
+    found = latent_space.manifold(run.decode, n, used(run, of.evaluation))
+    first, second = (f"z{unit + 1}" for unit in found.units)
+    rest = "" if run.latent_size == 2 else ", all other units 0"
+    title = (
+        f"Latent manifold, means of p(x|z) at equal steps of prior probability{rest}"
+        f"{collapse(of.evaluation)}\n{heading(run)}"
+    )
+    return Manifold(found.images, found.z, title, first, second)
+
+
+def latent_scatter(of: Subject) -> Scatter:
+    """Codes of the test images with their labels; by PCA above two dimensions."""
+    run = of.run
+    codes = run.encode(pixels(of.test, slice(None)), of.test.y)
+    found = latent_space.plane(codes)
+    if found.explained is None:
+        axes = [f"z{unit} ({run.recipe.code})" for unit in range(1, codes.shape[1] + 1)]
+    else:
+        axes = [
+            f"principal component {i} ({100 * part:.0f} % of variance)"
+            for i, part in enumerate(found.explained, 1)
+        ]
+    what = f"Codes of {counted(len(codes), 'test image')}{collapse(of.evaluation)}"
+    title = f"{what}\n{heading(run)}"
+    return Scatter(found.points, of.test.y, title, axes[0], "".join(axes[1:]))
+
+
+# ---- what they have in common
+
+
+def pixels(split: Split, rows: slice) -> np.ndarray:
+    """Images of a split as a figure shows them, in [0, 1]."""
+    return np.asarray(images.scale(split.x[rows], split.peak))
+
+
+def collapse(evaluation: Evaluation) -> str:
+    """What a title adds where the codes say nothing of the images."""
+    none = evaluation.active_units == 0 or evaluation.codes_used == 1
+    return "; posterior collapse: no unit is in use" if none else ""
+
+
+def used(run: Run, evaluation: Evaluation) -> np.ndarray:
+    """[D] how much each unit is used: its KL, or where that is not known, its code's variance."""
+    kl = np.asarray(evaluation.kl_per_unit)
+    return kl if len(kl) == run.latent_size else np.asarray(evaluation.code_variance)
+
+
+def rows(split: Split, which: np.ndarray) -> Split:
+    """Some images of a split, with their labels."""
+    return split._replace(x=split.x[which], y=None if split.y is None else split.y[which])
+
+
+def first(split: Split, count: int) -> Split:
+    """As many images of a split, or all there are."""
+    return rows(split, np.arange(min(count, len(split.x))))
+
+
+def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
+    """Successive images, two by two: of different classes, where labels tell, or of the same.
+
+    The first image without a partner gets the next one that fits; there are ``count`` pairs, or
+    as many as there can be.
+    """
+    if test.y is None:
+        return rows(test, np.arange(2 * min(count, len(test.x) // 2)))
+    found: list[tuple[int, int]] = []
+    waiting: dict[Any, deque[int]] = {}  # by class, images without a partner
+    for i, label in enumerate(test.y.tolist()):
+        fits = label if same_class else next((other for other in waiting if other != label), None)
+        if fits in waiting:
+            found.append((waiting[fits].popleft(), i))
+            if not waiting[fits]:
+                del waiting[fits]
+        else:
+            waiting.setdefault(label, deque()).append(i)
+    return rows(test, np.array(sorted(found)[:count], int).ravel())

@@ -1,0 +1,157 @@
+"""The table of figures: what applies to which model, what is computed, and what --only picks."""
+
+import inspect
+import subprocess
+import sys
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+
+import flaxvae
+from conftest import TINY
+from flaxvae import cli, commands
+from flaxvae.errors import UsageError
+from flaxvae.report import figures, plots, shown
+from flaxvae.runs.run import Run
+
+ALWAYS = {"reconstructions", "latent_scatter", "interpolations"}
+WALKS = ALWAYS | {"samples", "traversals"}
+APPLY = {  # of models after one epoch: what there is beside the curves
+    "vae": WALKS | {"manifold"},
+    "denoising_vae": WALKS | {"manifold", "denoising"},
+    "cvae": WALKS,
+    "mog_vae": WALKS,
+    "ae": ALWAYS | {"samples"},
+    "gumbel_vae": ALWAYS | {"samples"},
+    "vq_vae": ALWAYS,
+}
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory):
+    """Runs of these models, by name, each after one epoch; no figure of them is drawn."""
+    path, found = tmp_path_factory.mktemp("runs"), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        for model in APPLY:
+            choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
+            run = flaxvae.train(model, epochs=1, run=str(path / model), **choices)
+            found[model] = figures.Subject(run)
+    return found
+
+
+def test_every_figure_is_of_some_model():
+    assert set.union(*APPLY.values()) | {"curves"} == {*figures.FIGURES}
+
+
+@pytest.mark.parametrize("model", APPLY)
+def test_those_that_apply(model, subjects):
+    of = subjects[model]
+    names = figures.suited(of)
+    assert {*names} == APPLY[model] | {"curves"}
+    assert names == [name for name in figures.FIGURES if name in names]  # in the table's order
+    for name in {*figures.FIGURES} - {*names}:
+        with pytest.raises(UsageError, match=rf"--only {name}: model {model} has none; .*curves"):
+            figures.suited(of, [name])
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_what_is_computed_is_what_is_drawn(name, subjects):
+    """A record of arrays and words, whose fields are arguments of what draws it."""
+    of = next(subjects[model] for model, names in APPLY.items() if name in {*names, "curves"})
+    figure = figures.FIGURES[name]
+    record = figure.compute(of)
+    _, *parameters = inspect.signature(figure.draw).parameters.items()
+    assert {*record._fields} <= {key for key, _ in parameters}
+    needed = {key for key, p in parameters if p.default is p.empty}
+    assert needed <= {*record._fields}
+    assert f"{of.run.plan.model} on {of.run.spec.name}" in record.title
+    for field, kind in get_type_hints(type(record)).items():
+        if kind is np.ndarray and field != "z":
+            values = getattr(record, field)
+            assert np.isfinite(values).all() and len(values) > 1
+
+
+def test_computing_needs_no_matplotlib():
+    """So that a page may draw the same."""
+    code = (
+        "import sys; from flaxvae.report import figures, shown; print('matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert "plots" not in vars(shown)
+
+
+def test_what_no_figure_needs_is_not_read(subjects, monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise AssertionError
+
+    run = subjects["vae"].run
+    monkeypatch.setattr(Run, "data", fail)
+    monkeypatch.setattr(Run, "evaluate", fail)
+    names = ["samples", "traversals", "manifold", "curves"]
+    written = figures.write(figures.Subject(run), tmp_path / "figures", names)
+    assert [path.stem for path in written] == names and all(path.exists() for path in written)
+    with pytest.raises(AssertionError):
+        figures.write(figures.Subject(run), tmp_path / "others", ["reconstructions"])
+
+
+def test_the_numbers_are_those_of_the_summary(subjects, monkeypatch):
+    of = subjects["vae"]
+    evaluated = of.run.evaluate(of.test)
+    assert of.evaluation == of.run.folder.finished()["test"] == evaluated
+    monkeypatch.setattr(of.run.folder, "finished", lambda: None)
+    assert figures.Subject(of.run, of.test).evaluation == evaluated
+
+
+def run(line, capsys):
+    code = 0
+    try:
+        cli.main(line.split())
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("words", ["samples,manifold", "samples manifold", "manifold,samples"])
+def test_only_picks(words, trained, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (trained / "figures").iterdir()}
+    drawn = [trained / "figures" / f"{name}.png" for name in ("samples", "manifold")]
+    bytes_before = [path.read_bytes() if path in before else None for path in drawn]
+    code, out, err = run(f"figures {trained} --only {words}", capsys)
+    assert (code, err) == (0, "") and out.split() == [str(path) for path in drawn]
+    after = {path: path.stat().st_mtime_ns for path in (trained / "figures").iterdir()}
+    assert {path for path in after if after[path] != before.get(path)} == {*drawn}
+    assert bytes_before in ([path.read_bytes() for path in drawn], [None, None])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("smples", ["--only smples", "did you mean 'samples'", "latent_scatter", "curves"]),
+        ("samples,denoising", ["--only denoising", "model vae has none", "manifold"]),
+        ("samples,", ["--only ", "expected some of"]),
+        ("", ["--only ", "expected some of"]),
+    ],
+)
+def test_a_figure_that_there_is_not(words, said, trained, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    code, out, err = run(f"figures {trained} --only {words}", capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(word in err for word in said), err
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_an_unknown_name_is_refused_before_anything_is_read(capsys):
+    assert "--only smples" in run("figures nowhere --only smples", capsys)[2]
+
+
+def test_help_names_all_of_them():
+    words = " ".join(inspect.getdoc(commands.figures).split())
+    assert f"Some of {', '.join(figures.FIGURES)}, as in --only" in words
+
+
+def test_what_draws_is_in_plots():
+    for figure in figures.FIGURES.values():
+        assert getattr(plots, figure.draw.__name__) is figure.draw
