@@ -27,14 +27,17 @@ FLOORS = [
     "parts",
     "recipe",
     "zoo",
+    "choices",
     "outside",
-    "plan",
     "data",
+    "plan",
     "devices",
     "training",
+    "analysis",
+    "trained",
     "runs",
 ]
-FLOORS += ["analysis", "report", "api", "doctor", "sweeps", "flags", "commands", "cli"]
+FLOORS += ["report", "api", "fit_prior", "doctor", "sweeps", "flags", "commands", "cli"]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("runs/checkpoints.py",),
