@@ -36,7 +36,7 @@ def subjects(tmp_path_factory):
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
         for model in APPLY:
             choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
-            run = flaxvae.train(model, epochs=1, run=str(path / model), **choices)
+            run = flaxvae.train(model=model, epochs=1, run=str(path / model), **choices)
             found[model] = figures.Subject(run)
     return found
 
@@ -52,7 +52,7 @@ def test_those_that_apply(model, subjects):
     assert {*names} == APPLY[model] | {"curves"}
     assert names == [name for name in figures.FIGURES if name in names]  # in the table's order
     for name in {*figures.FIGURES} - {*names}:
-        with pytest.raises(UsageError, match=rf"--only {name}: model {model} has none; .*curves"):
+        with pytest.raises(UsageError, match=rf"only='{name}': model {model} has none; .*curves"):
             figures.suited(of, [name])
 
 

@@ -57,7 +57,7 @@ def test_intervals():
     assert {text: interval(text) for text in known} == known
     for text in ("", "5", "0steps", "0s", "1.5steps", "-1s", "5 parsecs", "s", "1epoch "):
         assert interval(text) is None
-        with pytest.raises(UsageError, match=r"--checkpoint-every .*expected (such as 15s|a name)"):
+        with pytest.raises(UsageError, match=r"checkpoint_every=.*expected (such as 15s|a name)"):
             flaxvae.make_plan(checkpoint_every=text)
 
 

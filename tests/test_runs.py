@@ -502,7 +502,7 @@ def test_a_training_in_parts_is_the_training(tmp_path, model, devices, own):
 
 
 def test_parts_of_a_batch_that_do_not_divide_it(tmp_path):
-    with pytest.raises(UsageError, match="--accumulate 3: expected a divisor of 64"):
+    with pytest.raises(UsageError, match="accumulate=3: expected a divisor of 64"):
         flaxvae.train(
             model="ae", run=str(tmp_path / "run"), accumulate=3, **TINY | {"batch_size": 64}
         )

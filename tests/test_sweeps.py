@@ -336,7 +336,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
 
 
 def test_no_values_are_refused():
-    with pytest.raises(UsageError, match="--beta: expected at least one value"):
+    with pytest.raises(UsageError, match="beta: expected at least one value"):
         sweeps.make_grid("vae", beta=[])
 
 

@@ -493,8 +493,8 @@ def test_free_bits_are_paid_for_every_unit_that_there_is(name, per):
     try:
         made = zoo.build(name, SPEC, **arguments, free_bits=nats, free_bits_per=per)
     except UsageError as error:
-        assert "--free-bits 100000 for every dimension of a KL without closed form" in str(error)
-        assert "expected --free-bits-per total" in str(error)
+        assert "free_bits=100000 for every dimension of a KL without closed form" in str(error)
+        assert "expected free_bits_per='total'" in str(error)
         assert per == "dimension" and one.shape == (B, 1) and (one != other).any()
         return
     assert one.shape == (B, units) or per == "total"
@@ -537,9 +537,7 @@ def test_the_least_batch_is_the_least(name):
     if least > 1:
         with pytest.raises(ValueError):
             loss(least - 1)
-        with pytest.raises(
-            UsageError, match=f"^--batch-size {least - 1}: expected {least} or more"
-        ):
+        with pytest.raises(UsageError, match=f"^batch_size={least - 1}: expected {least} or more"):
             trainer(least - 1)
 
 
@@ -807,7 +805,7 @@ WRONG = [
 )
 def test_arguments_out_of_range(name, arguments):
     wrong = next(iter(arguments))
-    with pytest.raises(UsageError, match=f"^--{wrong.replace('_', '-')} .*: expected ") as error:
+    with pytest.raises(UsageError, match=f"^{wrong}=.*: expected ") as error:
         zoo.build(name, SPEC, **arguments)
     assert "\n" not in str(error.value)
 
@@ -828,7 +826,7 @@ def test_what_data_cannot_have():
 @pytest.mark.parametrize("net", ["conv", "resnet"])
 @pytest.mark.parametrize("name", zoo.RECIPES)
 def test_convolutions_need_images(name, net):
-    with pytest.raises(UsageError, match="use --net mlp"):
+    with pytest.raises(UsageError, match="use net='mlp'"):
         zoo.build(name, SPEC._replace(shape=(5,)), net=net)
 
 

@@ -56,6 +56,7 @@ _NUMBERS = r"[-+.\d]+(?: [-+.\d]+)+(?![\w])"
 _FLAG = re.compile(
     rf"(?<![\w-])--([a-z][a-z-]*[a-z]|[a-z])(?: (?![A-Z]{{2}})({_NUMBERS}|[\w.+/-]+))?"
 )
+_START = re.compile(r"--([a-z][a-z-]*) ([^`:]+)(?=: )")
 # Words that follow a flag and are no value of it.
 _WORDS = {"above", "alone", "and", "anew", "at", "below", "by", "for", "from", "has", "in", "is"}
 _WORDS |= {"instead", "it", "needs", "nor", "of", "on", "or", "other", "that", "the", "to", "twice"}
@@ -71,17 +72,24 @@ def in_python(text: str) -> str:
             return name if value is None else f"{name} {value}"
         end = len(value) - len(value.rstrip("."))  # of a sentence
         value, rest = (value[:-end], value[-end:]) if end else (value, "")
-        if " " in value:
-            return f"{name}=({', '.join(value.split())}){rest}"
-        return f"{name}={value if _is_literal(value) else repr(value)}{rest}"
+        return f"{name}={_value(value)}{rest}"
 
+    start = _START.match(text)
+    others = start and any(x in _WORDS or x.startswith("--") for x in start[2].split())
+    if start and (start[2][0] in "<[({" or not others):
+        return f"{start[1].replace('-', '_')}={_value(start[2])}{in_python(text[start.end() :])}"
     parts = text.split("`")
     parts[::2] = [_FLAG.sub(argument, part) for part in parts[::2]]
     return "`".join(parts)
 
 
-def _is_literal(value: str) -> bool:
-    return value in ("True", "False", "None") or bool(re.fullmatch(r"[-+.\de]*\d[-+.\de]*", value))
+def _value(seen: str) -> str:
+    """What was typed after a flag as Python would write it."""
+    if re.fullmatch(_NUMBERS, seen):
+        return f"({', '.join(seen.split())})"
+    number = re.fullmatch(r"[-+.\de]*\d[-+.\de]*", seen)
+    literal = number or seen in ("True", "False", "None") or seen[:1] in "<[({"
+    return seen if literal else repr(seen)
 
 
 class UsageError(FlaxvaeError):
