@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from experiments import runs
 from experiments.table import Beside, Row
-from flaxvae import api
+from flaxvae.fit_prior import fit_prior
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import TrainSettings
 
@@ -49,7 +49,7 @@ def study() -> list[Row]:
     before = run.evaluate(run.data().test)
     settings = TrainSettings(epochs=PRIOR_EPOCHS, schedule="cosine")
     with Terminal() as terminal:
-        run = api.fit_prior(run.path, settings, terminal=terminal)
+        run = fit_prior(run.path, settings, terminal=terminal)
     after = run.evaluate(run.data().test)
     where = run.spec.name, f"{EPOCHS} epochs"
     for figure in ("reconstructions", "samples"):

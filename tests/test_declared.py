@@ -16,6 +16,7 @@ from conftest import TINY
 from flaxvae import api, cli, commands, declared, settings, sweeps, zoo
 from flaxvae import plan as planning
 from flaxvae.errors import UsageError
+from flaxvae.fit_prior import fit_prior
 from flaxvae.settings import Hosts, TrainSettings
 
 MODELS = ["vae", *(name for name in zoo.RECIPES if name != "vae")]
@@ -106,7 +107,7 @@ def test_a_setting_is_the_plain_value_or_refused(name):
             plan(name, wrong)
         assert "\n" not in str(error.value)
     if type(None) not in get_args(declared.plain(SETTINGS[name][1])):
-        with pytest.raises(UsageError, match=r" None: expected "):
+        with pytest.raises(UsageError, match=r"=None: expected "):
             plan(name, None)
 
 
@@ -193,7 +194,7 @@ def test_seeds_of_every_reader_are_those_of_train(trained):
         lambda seed: run.score(x, seed=seed),
         lambda seed: commands.evaluate(str(trained), seed=seed),
         lambda seed: commands.sample(str(trained), seed=seed),
-        lambda seed: api.fit_prior(trained, TrainSettings(seed=seed)),
+        lambda seed: fit_prior(trained, TrainSettings(seed=seed)),
     ]
     for seed in SEEDS:
         for call in calls:
@@ -316,7 +317,7 @@ def test_a_grid_may_vary_what_a_setting_depends_on():
 
 def test_a_prior_without_a_temperature(tmp_path, no_figures):
     run = flaxvae.train(
-        "gumbel_vae",
+        model="gumbel_vae",
         run=str(tmp_path / "run"),
         dataset="digits",
         net="mlp",

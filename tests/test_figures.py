@@ -100,8 +100,9 @@ def test_what_no_figure_needs_is_not_read(subjects, monkeypatch, tmp_path):
 def test_the_numbers_are_those_of_the_summary(subjects, monkeypatch):
     of = subjects["vae"]
     evaluated = of.run.evaluate(of.test)
-    assert of.evaluation == of.run.folder.finished()["test"] == evaluated
+    assert of.evaluation == of.run.summary == evaluated
     monkeypatch.setattr(of.run.folder, "finished", lambda: None)
+    assert of.run.summary is None
     assert figures.Subject(of.run, of.test).evaluation == evaluated
 
 

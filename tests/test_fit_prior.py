@@ -11,8 +11,9 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import api, cli
+from flaxvae import cli
 from flaxvae.errors import Stopped, UsageError
+from flaxvae.fit_prior import fit_prior
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import write_json
 from flaxvae.settings import TrainSettings
@@ -34,7 +35,7 @@ def unfitted(tmp_path_factory):
 def fitted(unfitted, tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "fitted"
     shutil.copytree(unfitted.path, path)
-    return api.fit_prior(path, SETTINGS)
+    return fit_prior(path, SETTINGS)
 
 
 def test_no_samples_before_the_prior(unfitted, capsys):
@@ -79,7 +80,7 @@ def test_a_stopped_fit_says_how_to_go_on(unfitted, tmp_path, monkeypatch):
     path = shutil.copytree(unfitted.path, tmp_path / "run")
     monkeypatch.setattr(loop, "Quiet", Stop)
     with pytest.raises(Stopped, match=rf"saved; `flaxvae fit-prior {path}` goes on"):
-        api.fit_prior(path, SETTINGS)
+        fit_prior(path, SETTINGS)
 
 
 def test_samples_are_decoded_codes(fitted):
@@ -107,11 +108,11 @@ def _key_and_number():
 def test_a_fit_goes_on_where_it_was_stopped(unfitted, fitted, tmp_path):
     path = tmp_path / "again"
     shutil.copytree(unfitted.path, path)
-    api.fit_prior(path, TrainSettings(epochs=2, learning_rate=3e-3, devices=1))
-    again = api.fit_prior(path, SETTINGS)
+    fit_prior(path, TrainSettings(epochs=2, learning_rate=3e-3, devices=1))
+    again = fit_prior(path, SETTINGS)
     assert digest(again.variables["prior"]) == digest(fitted.variables["prior"])
     with pytest.raises(UsageError, match=r"fit-prior with other settings .*learning_rate.*remove"):
-        api.fit_prior(path, TrainSettings(epochs=4, devices=1))
+        fit_prior(path, TrainSettings(epochs=4, devices=1))
 
 
 def test_a_prior_of_other_weights_is_not_used(unfitted, fitted, tmp_path):
@@ -120,7 +121,7 @@ def test_a_prior_of_other_weights_is_not_used(unfitted, fitted, tmp_path):
     record = json.loads((path / "prior" / "run.json").read_text())
     write_json(path / "prior" / "run.json", record | {"model_sha256": "0" * 64})
     assert not flaxvae.load(path).generates
-    assert api.fit_prior(path, SETTINGS).generates
+    assert fit_prior(path, SETTINGS).generates
 
 
 def test_latest_still_points_to_the_run(fitted):

@@ -70,7 +70,7 @@ def swept(tmp_path_factory, compiled):
     try:
         with jax.log_compiles():
             return flaxvae.sweep(
-                "beta_vae",
+                model="beta_vae",
                 seeds=2,
                 beta=[1.0, 4.0],
                 learning_rate=[*RATES, TOO_HIGH],
@@ -237,7 +237,7 @@ def test_other_shapes_and_programs_are_other_compilations(varied, sizes):
 def test_many_devices_equal_one(swept, tmp_path):
     choices = {**CHOICES, "devices": 8}
     wide = flaxvae.sweep(
-        "beta_vae",
+        model="beta_vae",
         seeds=2,
         beta=[1.0, 4.0],
         learning_rate=RATES,

@@ -15,6 +15,7 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import api, cli
+from flaxvae.fit_prior import fit_prior
 from flaxvae.runs import checkpoints, events
 from flaxvae.runs.folder import RunFolder, write_json
 from flaxvae.runs.verify import verify
@@ -336,7 +337,7 @@ def test_a_prior(tmp_path, no_figures, monkeypatch):
     choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
     path = tmp_path / "vq"
     flaxvae.train(model="vq_vae", epochs=1, run=str(path), **choices, **own)
-    api.fit_prior(path, TrainSettings(epochs=1, devices=1))
+    fit_prior(path, TrainSettings(epochs=1, devices=1))
     names = [f.what for f in verify(RunFolder(path)) if f.ok]
     assert "prior/run.json" in names and "prior/checkpoint 10" in names and wrong(path) == {}
     files = data_files(path / "prior" / "checkpoints" / "10" / "state")

@@ -56,7 +56,7 @@ _NUMBERS = r"[-+.\d]+(?: [-+.\d]+)+(?![\w])"
 _FLAG = re.compile(
     rf"(?<![\w-])--([a-z][a-z-]*[a-z]|[a-z])(?: (?![A-Z]{{2}})({_NUMBERS}|[\w.+/-]+))?"
 )
-_START = re.compile(r"--([a-z][a-z-]*) ([^`:]+)(?=: )")
+_START = re.compile(r"--([a-z][a-z-]*) ([^`:]*)(?=: )")
 # Words that follow a flag and are no value of it.
 _WORDS = {"above", "alone", "and", "anew", "at", "below", "by", "for", "from", "has", "in", "is"}
 _WORDS |= {"instead", "it", "needs", "nor", "of", "on", "or", "other", "that", "the", "to", "twice"}
@@ -76,7 +76,7 @@ def in_python(text: str) -> str:
 
     start = _START.match(text)
     others = start and any(x in _WORDS or x.startswith("--") for x in start[2].split())
-    if start and (start[2][0] in "<[({" or not others):
+    if start and (start[2][:1] in tuple("<[({") or not others):
         return f"{start[1].replace('-', '_')}={_value(start[2])}{in_python(text[start.end() :])}"
     parts = text.split("`")
     parts[::2] = [_FLAG.sub(argument, part) for part in parts[::2]]
