@@ -21,15 +21,15 @@ from flaxvae import zoo
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
-from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.plan import Plan
+from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.runs import events, records
-from flaxvae.training import step as steps
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import Parts, final, to_parts
-from flaxvae.runs.restored import digests, named
-from flaxvae.plan import Plan
 from flaxvae.runs.folder import RunFolder
-from flaxvae.recipe import DataSpec, Recipe
+from flaxvae.runs.restored import digests, named
+from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.training import step as steps
 
 FAULTS = (
     FlaxvaeError,
@@ -69,7 +69,9 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
         yield from findings
         yield from _figures(folder)
         if (folder.path / "prior").is_dir():
-            for found in _prior(RunFolder(folder.path / "prior", folder.recipes), recipe, spec, model):
+            for found in _prior(
+                RunFolder(folder.path / "prior", folder.recipes), recipe, spec, model
+            ):
                 yield found._replace(what=f"prior/{found.what}")
     yield from _others(folder)
     for pattern, what in LEFTOVERS.items():
