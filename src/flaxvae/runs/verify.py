@@ -211,9 +211,13 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
 def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Parts) -> str:
     record = folder.record()
     missing = [name for name in facts if name not in record]
-    missing += [name for name in zoo.arguments(plan.function) if name not in record["arguments"]]
-    for part, kind in (("data", DataSettings), ("training", TrainSettings)):
-        missing += [name for name in asdict(kind()) if name not in record[part]]
+    if "seal" not in record:  # else what is missing is a setting that came later
+        known = {
+            "arguments": zoo.arguments(plan.function),
+            "data": asdict(DataSettings()),
+            "training": asdict(TrainSettings()),
+        }
+        missing += [n for part, names in known.items() for n in names if n not in record[part]]
     if missing:
         raise DataError(f"without {', '.join(missing)}: expected what train wrote")
     params = shapes["model"]["variables"]["params"]
