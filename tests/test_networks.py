@@ -37,17 +37,14 @@ def gaussians(seed, scale=0.3):
     return lambda shape: scale * rng.standard_normal(shape)
 
 
-@pytest.fixture
-def native(monkeypatch):
-    """XLA's convolutions, which compile faster; that both lowerings agree has its own test."""
-    monkeypatch.setattr(convolutions, "lowering", lambda: convolutions.NATIVE)
-
-
-tiny_resnet = functools.partial(image_networks.resnet, channels=(3, 4))
+# XLA's convolutions compile faster; that both lowerings agree has its own test.
+native_conv = functools.partial(image_networks.conv, lowering="native")
+native_resnet = functools.partial(image_networks.resnet, lowering="native")
+tiny_resnet = functools.partial(native_resnet, channels=(3, 4))
 NETS = {
     "mlp": functools.partial(networks.mlp, widths=(8,)),
-    "conv": image_networks.conv,
-    "conv-grid": functools.partial(image_networks.conv, spatial=True),
+    "conv": native_conv,
+    "conv-grid": functools.partial(native_conv, spatial=True),
     "resnet": tiny_resnet,
     "resnet-grid": functools.partial(tiny_resnet, spatial=True),
 }
@@ -249,7 +246,7 @@ def naive_resnet(encoder, decoder, x, z, labels, grid):
 
 
 @pytest.mark.parametrize("grid", [False, True], ids=["flat", "grid"])
-def test_resnet_is_what_its_weights_say(grid, native):
+def test_resnet_is_what_its_weights_say(grid):
     shape = (5, 6, 2)
     network = tiny_resnet(shape, {"code": 3}, 2, spatial=grid)
     x, labels = normal(0, 4, *shape), jax.nn.one_hot(jnp.arange(4), 5)
@@ -269,28 +266,48 @@ def test_resnet_is_what_its_weights_say(grid, native):
 @pytest.mark.parametrize(
     "net", [image_networks.conv, functools.partial(image_networks.resnet, channels=(3,))]
 )
-def test_networks_are_the_same_in_both_lowerings(net, monkeypatch):
+def test_networks_are_the_same_in_both_lowerings(net):
     """One set of parameters, outputs and all gradients, by GEMM and by XLA's convolutions."""
     shape = (5, 6, 2)
-    network = net(shape, {"code": 3}, 2)
+    both = {name: net(shape, {"code": 3}, 2, lowering=name) for name in ("gemm", "native")}
     x, target = normal(0, 4, *shape), normal(1, 4, *shape)
-    encoder = filled(gaussians(0, 0.1), network.encoder.init, x)
-    params = (encoder, filled(gaussians(1, 0.1), network.decoder.init, jnp.zeros((4, 3))))
-    found = {}
-    for name in ("GEMM", "NATIVE"):
-        monkeypatch.setattr(convolutions, "lowering", lambda n=name: getattr(convolutions, n))
+    encoder = filled(gaussians(0, 0.1), both["gemm"].encoder.init, x)
+    params = (encoder, filled(gaussians(1, 0.1), both["gemm"].decoder.init, jnp.zeros((4, 3))))
 
-        @jax.jit
-        @functools.partial(jax.value_and_grad, has_aux=True)
-        def run(params, x):
-            code = network.encoder.apply(params[0], x)["code"]
-            raw = network.decoder.apply(params[1], code)
-            return jnp.vdot(raw, target), (code, raw)
+    def run(network, params, x):
+        code = network.encoder.apply(params[0], x)["code"]
+        raw = network.decoder.apply(params[1], code)
+        return jnp.vdot(raw, target), (code, raw)
 
-        found[name] = run(params, x)
-    chex.assert_trees_all_equal_shapes_and_dtypes(found["GEMM"], found["NATIVE"])
+    gradient = jax.value_and_grad(run, argnums=1, has_aux=True)
+    found = {
+        name: jax.jit(functools.partial(gradient, network))(params, x)
+        for name, network in both.items()
+    }
+    chex.assert_trees_all_equal_shapes_and_dtypes(found["gemm"], found["native"])
     for a, b in zip(*map(jax.tree.leaves, found.values())):  # sums taken in another order
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("net", ["conv", "resnet"])
+def test_the_lowering_is_chosen_when_a_network_is_built(net, monkeypatch):
+    """And is that of a program for another platform, too; "auto" is what JAX runs on by default."""
+
+    def convolutions_of(choice):
+        """In a training step, compiled here for a GPU."""
+        loss, params = built(net=net, convolutions=choice)
+        monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("asked in a trace"))
+        traced = jax.jit(jax.grad(loss)).trace(params)
+        monkeypatch.undo()
+        return traced.lower(lowering_platforms=("cuda",)).as_text().count("stablehlo.convolution")
+
+    assert convolutions_of("gemm") == convolutions_of("auto") == 0
+    assert convolutions_of("native") > 10
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert convolutions.lowering("auto") is convolutions.NATIVE
+    monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("asked without need"))
+    assert convolutions.lowering("gemm") is convolutions.GEMM
+    assert convolutions.lowering("native") is convolutions.NATIVE
 
 
 def test_a_residual_block_begins_near_the_identity():
@@ -311,12 +328,12 @@ def test_a_residual_block_begins_near_the_identity():
     assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(gradient))
 
 
-def test_depth_does_not_shrink_the_signals_of_a_resnet(native):
+def test_depth_does_not_shrink_the_signals_of_a_resnet():
     """The spread of the posterior means across images, from 1 block at each size to 8."""
     x = uniform(0, 16, 16, 16, 1)
 
     def spread(blocks):
-        network = image_networks.resnet((16, 16, 1), {"mean": 8}, 1, (8, 8), blocks)
+        network = native_resnet((16, 16, 1), {"mean": 8}, 1, (8, 8), blocks)
         heads, _ = jax.jit(network.encoder.init_with_output)(jax.random.key(1), x)
         return heads["mean"].std(0).mean()
 
@@ -347,7 +364,7 @@ def sees(points, pixel, strides):
 
 
 @pytest.mark.parametrize("net", ["conv-grid", "resnet-grid"])
-def test_a_grid_is_local(net, native):
+def test_a_grid_is_local(net):
     """A pixel moves just the points that see it, and a point just the pixels that it is sent to.
 
     With all weights positive nothing cancels, so that every connection shows.
@@ -386,7 +403,7 @@ def test_a_grid_is_local(net, native):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_labels_reach_both_networks(net, native):
+def test_labels_reach_both_networks(net):
     shape, latent = (4, 4, 1), latents.gaussian(2)
     network = NETS[net](shape, latent.heads, 1)
     x, y = uniform(0, 6, *shape), jnp.arange(6)

@@ -127,7 +127,8 @@ def test_a_prior_over_codes_of_a_recipe_from_outside(capsys, no_figures):
 
 def test_a_sweep_of_a_recipe_from_outside(capsys, mine):
     line = f"sweep --recipes mine.py --model my_vae --pairs 1 2 --seeds 1 {SMALL} --run all"
-    assert run(line, capsys)[0] == 0
+    code, out, _ = run(line, capsys)
+    assert code == 0 and "seed=0 --recipes mine.py --k 500" in out
     assert {p.name for p in (mine / "all").iterdir()} >= {"pairs=1,seed=0", "pairs=2,seed=0"}
     assert run("sweep --resume all --recipes mine.py", capsys)[0] == 0
     code, _, err = run("sweep --resume all", capsys)

@@ -166,6 +166,20 @@ def test_a_run_without_seals_is_read(stopped, straight, tmp_path, capsys):
     assert same(path, straight)
 
 
+def test_a_run_of_before_a_setting_is_read(stopped, straight, tmp_path, capsys):
+    """It has the default, which does what there was before; and goes on."""
+    path = shutil.copytree(stopped, tmp_path / "run")
+    record = json.loads((path / "run.json").read_text())
+    record["former"] = [record.pop("seal")]  # that the checkpoints were written for
+    del record["arguments"]["convolutions"], record["training"]["on_nan"]
+    (path / "run.json").write_text(json.dumps(records.sealed(record)))
+    assert flaxvae.load(path).plan == flaxvae.load(stopped).plan
+    cli.main(["verify", str(path)])
+    assert "ok     run.json" in capsys.readouterr().out
+    resume(path, capsys)
+    assert same(path, straight)
+
+
 @pytest.mark.parametrize("bad", [b'{"epoch": 1, "st\n', b"\xff\n", b'{"epoch": 1}\n', b"[1]\n"])
 def test_a_damaged_row_is_dropped(stopped, straight, tmp_path, capsys, bad):
     """The others stay, and the training goes on as if nothing had been."""

@@ -108,28 +108,23 @@ def _form(command: Callable[..., Any], argv: list[str]) -> _Form:
             defaults["model"], records = _choices(defaults["model"], resume, argv)
     records = {name + "_" * (name in defaults): record for name, record in records.items()}
     hints |= {name: type(record) for name, record in records.items()} | {"process": Process}
-    others = {name: x for name, x in defaults.items() if dataclasses.is_dataclass(x)}
-    for name in others:  # come last in the help
-        del defaults[name]
-    defaults |= {**records, **others, "process": Process()}
+    single = {name: x for name, x in defaults.items() if not dataclasses.is_dataclass(x)}
+    defaults = single | records | defaults | {"process": Process()}  # in the order of the help
 
     def function(**arguments: Any) -> dict[str, Any]:
         return arguments
 
     function.__doc__ = command.__doc__
     function.__annotations__ = {name: hints[name] for name in defaults}
-    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name]
-            )
-            for name, default in defaults.items()
-        ]
-    )
+    made = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in defaults.items()
+    ]
+    function.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
     kinds = taken(function.__annotations__)
     if grid and resume is not None:
-        words = [word.partition("=")[0].replace("_", "-") for word in argv]
-        if any(word.startswith("-") and word not in {*kinds, "-h", "--help"} for word in words):
+        words = {word.partition("=")[0].replace("_", "-") for word in argv if word[:1] == "-"}
+        if words - {*kinds, "-h", "--help"}:
             raise UsageError(
                 f"--resume {resume} with other flags: expected none, or where the data are; a "
                 "sweep goes on as it began"
@@ -142,7 +137,8 @@ def _choices(model: str, resume: str | None, argv: list[str]) -> tuple[str, dict
 
     Those of a run to resume are the defaults, so that any other is seen to differ.
     """
-    recipes = _recipes(argv)
+    file = value_of("--recipes", argv)
+    recipes = {} if file is None else outside.read(file)
     data, training, chosen = DataSettings(), TrainSettings(), dict[str, Any]()
     if resume is None:
         model = value_of("--model", argv, model)
@@ -156,15 +152,10 @@ def _choices(model: str, resume: str | None, argv: list[str]) -> tuple[str, dict
     own = groups(zoo.recipe(model, recipes), chosen)
     if recipes and model not in recipes:
         raise UsageError(
-            f"--recipes {value_of('--recipes', argv)} has no effect with --model {model}: expected "
+            f"--recipes {file} has no effect with --model {model}: expected "
             f"--model {' or '.join(recipes)}, or leave it out"
         )
     return model, {"data": data, "training": training, **own}
-
-
-def _recipes(argv: list[str]) -> dict[str, zoo.Variant]:
-    file = value_of("--recipes", argv)
-    return {} if file is None else outside.read(file)
 
 
 def value_of(flag: str, argv: list[str], default: Any = None) -> Any:
@@ -196,12 +187,8 @@ def _own_arguments(recipe: zoo.Variant) -> Any:
     helps = {name: " ".join(text.split()) for name, text in entries}
     hints = zoo.hints(recipe)
     fields = [
-        (
-            name,
-            Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))],
-            dataclasses.field(default=default),
-        )
-        for name, default in zoo.own(recipe).items()
+        (k, Annotated[hints[k], tyro.conf.arg(help=helps.get(k, ""))], dataclasses.field(default=x))
+        for k, x in zoo.own(recipe).items()
     ]
     name = recipe.__name__.title().replace("_", "")
     made = dataclasses.make_dataclass(name, fields, frozen=True)

@@ -21,6 +21,7 @@ Optimizer = Literal["adam", "muon"]
 Schedule = Literal["constant", "cosine"]
 Net = Literal["conv", "resnet", "mlp"]
 Activation = Literal["relu", "tanh", "gelu", "silu", "elu"]
+Convolutions = Literal["auto", "gemm", "native"]
 Precision = Literal["float32", "bf16"]
 Likelihood = Literal[
     "bernoulli",
@@ -218,6 +219,9 @@ class Body:
 
     blocks: Annotated[Count, Only("net", "resnet")] = 1
     """Residual blocks of a resnet after each halving."""
+
+    convolutions: Annotated[Convolutions, Only("net", "conv", "resnet")] = "auto"
+    """How convolutions are computed: gemm is fast on CPU, native on GPU and TPU; auto picks."""
 
     likelihood: Likelihood = "bernoulli"
     """p(x|z); -log p(x|z) is the reconstruction loss. bernoulli: the BCE; continuous_bernoulli: its

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import declared, signals, writing, zoo
+from flaxvae import declared, outside, signals, writing, zoo
 from flaxvae.analysis.evaluation import UNITS, Evaluation, evaluation_keys, measurement, numbers
 from flaxvae.api import Progress, watching, with_data
 from flaxvae.data import pipeline, sources
@@ -328,9 +328,10 @@ def _train(
     written = f"{runs}, sweep.json and sweep.md in {where}"
     minutes = f"{(time.monotonic() - started) / 60:.1f} minutes"
     one, program = words.relative(path / found.names[0]), words.program()
+    file = outside.flag(found.recipes)
     following = [
-        (command(program, "figures", one), "draw a member's figures"),
-        (command(program, "eval", one, "--k", 500), "tighter bound"),
+        (command(program, "figures", one, *file), "draw a member's figures"),
+        (command(program, "eval", one, *file, "--k", 500), "tighter bound"),
     ]
     watch.summary({"written": written, "time": minutes}, following)
     return found
@@ -365,7 +366,9 @@ def _train_group(
     heard: list[int],
 ) -> Iterator[tuple[str, int | None]]:
     """Train members and write their run folders: names, and the epoch in which one diverged."""
-    group, goes_on = list(named.values()), command(*_GOES_ON.split(), held.folder)
+    group = list(named.values())
+    file = outside.flag({"": zoo.recipe(group[0].plan.function)})
+    goes_on = command(*_GOES_ON.split(), held.folder, *file)
     trainer = members.trainer(group, data, mesh)
     with GroupKeeper(state_folder, len(group), held, goes_on, watch.note) as keeper:
         state, histories = members.fit(group, trainer, data, mesh, keeper, watch)

@@ -99,9 +99,16 @@ def _float32_network(data: DataSpec, body: Body, heads, values: int, spatial: bo
         "images [height, width, channels]; use --net mlp",
     )
     if body.net == "conv":
-        return parts.image_networks.conv(data.shape, heads, values, spatial=spatial)
+        return parts.image_networks.conv(data.shape, heads, values, spatial, body.convolutions)
     return parts.image_networks.resnet(
-        data.shape, heads, values, tuple(body.channels), body.blocks, spatial, body.remat
+        data.shape,
+        heads,
+        values,
+        tuple(body.channels),
+        body.blocks,
+        spatial,
+        body.remat,
+        body.convolutions,
     )
 
 

@@ -220,6 +220,12 @@ def _leave(x: Array) -> Array:
 GEMM = Lowering(_enter, _leave, _gemm_conv, _gemm_conv_transpose)
 
 
-def lowering() -> Lowering:
-    """The lowering for the platform that computations run on by default."""
-    return GEMM if jax.default_backend() == "cpu" else NATIVE
+def lowering(choice: str = "auto") -> Lowering:
+    """The lowering "gemm" or "native", or for "auto" that of JAX's default backend.
+
+    For building a network, not for tracing one, which may be for another platform. "auto" starts
+    the backend: processes that train together join before.
+    """
+    if choice == "auto":
+        choice = "gemm" if jax.default_backend() == "cpu" else "native"
+    return {"gemm": GEMM, "native": NATIVE}[choice]

@@ -31,7 +31,7 @@ SILU_SCALE = math.sqrt(3 / 0.356)
 
 
 class Conv(nn.Module):
-    """Square convolution of ceil(size / stride) pixels, laid out by ``convolutions.lowering()``."""
+    """Square convolution of ceil(size / stride) pixels, in the layout of a lowering."""
 
     channels: int
     inputs: int
@@ -107,6 +107,7 @@ class Residual(nn.Module):
 class Pyramid(NamedTuple):
     """What both halves of a convolutional network share, from the image inwards."""
 
+    lowering: convolutions.Lowering
     size: tuple[int, int]  # of the image
     channels: tuple[int, ...]  # after each halving of the image
     activation: str
@@ -145,7 +146,7 @@ class ConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, labels=None):
-        p, lowering = self.pyramid, convolutions.lowering()
+        p, lowering = self.pyramid, self.pyramid.lowering
         activation, batch = networks.ACTIVATIONS[p.activation], x.shape[0]
         conv = functools.partial(Conv, init_scale=p.init_scale)
         if p.spatial:
@@ -175,7 +176,7 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z, labels=None):
-        p, lowering = self.pyramid, convolutions.lowering()
+        p, lowering = self.pyramid, self.pyramid.lowering
         activation, sizes = networks.ACTIVATIONS[p.activation], p.sizes
         smallest = (*sizes[-1], p.channels[-1])
         if p.spatial:
@@ -205,7 +206,11 @@ def _convolutional(pyramid: Pyramid, heads: Mapping[str, int], values: int) -> n
 
 
 def conv(
-    data_shape: tuple[int, ...], heads: Mapping[str, int], values: int, spatial: bool = False
+    data_shape: tuple[int, ...],
+    heads: Mapping[str, int],
+    values: int,
+    spatial: bool = False,
+    lowering: str = "auto",
 ) -> networks.Network:
     """The tutorials' convolutional pair, for images [H, W, C] of any size (28x28: 7x7x64 inside).
 
@@ -218,9 +223,11 @@ def conv(
         values: numbers the decoder gives for each pixel, in place of the channels.
         spatial: latents on the grid of the smallest map: heads [B, h*w*size] and z [B, h*w*D] are
             [h, w, size] and [h, w, D] flattened, local functions of the image and of it alone.
+        lowering: of the convolutions, "gemm", "native" or "auto", as ``convolutions.lowering``.
     """
     height, width, _ = data_shape
-    pyramid = Pyramid((height, width), (32, 64), "relu", spatial=spatial)
+    chosen = convolutions.lowering(lowering)
+    pyramid = Pyramid(chosen, (height, width), (32, 64), "relu", spatial=spatial)
     return _convolutional(pyramid, heads, values)
 
 
@@ -232,19 +239,21 @@ def resnet(
     blocks: int = 1,
     spatial: bool = False,
     remat: bool = False,
+    lowering: str = "auto",
 ) -> networks.Network:
     """``conv`` with residual blocks at each size, silu, and a 3x3 convolution at full size.
 
     Its weights start larger than those of ``conv``, so that depth does not shrink its signals.
 
     Args:
-        data_shape, heads, values, spatial: as in ``conv``.
+        data_shape, heads, values, spatial, lowering: as in ``conv``.
         channels: of the maps after each halving of the image; at least one.
         blocks: residual blocks at each of these sizes, in each half.
         remat: whether blocks compute again for their gradient (less memory, the same numbers).
     """
     height, width, _ = data_shape
     pyramid = Pyramid(
+        convolutions.lowering(lowering),
         (height, width),
         tuple(channels),
         "silu",

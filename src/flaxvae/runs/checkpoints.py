@@ -27,9 +27,9 @@ import jax
 import numpy as np
 
 from flaxvae import writing
+from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError
 from flaxvae.runs import contents, records
-from flaxvae.devices import mesh as meshes
 from flaxvae.training.step import TrainState
 
 LOOK_AGAIN = 0.2  # seconds, in which a training has removed a checkpoint

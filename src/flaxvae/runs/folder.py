@@ -13,30 +13,27 @@ runs/latest          points to the newest
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from flaxvae.recipe import Recipe, DataSpec
 from flaxvae import outside, writing, zoo
 from flaxvae.declared import Count, Positive, Within
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, command
 from flaxvae.machine import versions
 from flaxvae.plan import Plan
-from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.runs import events, places, records
 from flaxvae.runs.lock import Held
 from flaxvae.runs.records import Sha256
+from flaxvae.settings import DataSettings, TrainSettings, asdict
 
 FORMAT = 1
 Size = Annotated[int, Within(lambda n: 1 <= n < 2**31, "1 or more")]
@@ -203,7 +200,7 @@ class RunFolder:
         return [records.seal(record), *record.get("former", [])]
 
     def plan(self) -> Plan:
-        """What the run was asked to be. Raises UsageError if its recipe is neither known nor given."""
+        """The plan of the run. Raises UsageError if its recipe is neither known nor given."""
         record = self.record()
         name = record["model"]
         function = zoo.recorded(name, self.recipes, self.path)

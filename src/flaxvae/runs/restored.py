@@ -13,10 +13,10 @@ import jax
 
 from flaxvae.core import Variables
 from flaxvae.errors import DataError
-from flaxvae.settings import TrainSettings
 from flaxvae.runs import contents
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.folder import RunFolder
+from flaxvae.settings import TrainSettings
 
 
 class Restored(NamedTuple):

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from flaxvae import outside, zoo
 from flaxvae.analysis.evaluation import Evaluation
@@ -21,19 +20,18 @@ from flaxvae.core import Variables
 from flaxvae.data import labels
 from flaxvae.data.pipeline import Data
 from flaxvae.declared import typed
-from flaxvae.runs.gallery import Gallery, gallery
-from flaxvae.trained import Trained
-from flaxvae.errors import DataError, UsageError, command, did_you_mean
-from flaxvae.settings import Place
-from flaxvae.devices import batches
-from flaxvae.runs import places, records
 from flaxvae.devices import mesh as meshes
+from flaxvae.errors import DataError, command
+from flaxvae.plan import Plan
+from flaxvae.recipe import DataSpec, Recipe
+from flaxvae.runs import places, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import digest
-from flaxvae.runs.restored import restore
-from flaxvae.plan import Plan
 from flaxvae.runs.folder import RunFolder
-from flaxvae.recipe import DataSpec, Recipe
+from flaxvae.runs.gallery import Gallery, gallery
+from flaxvae.runs.restored import restore
+from flaxvae.settings import Place
+from flaxvae.trained import Trained
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -83,7 +81,11 @@ class Run(Trained):
         facts = [f"{self.plan.model} on {super()._facts()[0]}", super()._facts()[1]]
         if (found := self.summary) is not None and found.elbo is not None:
             facts.append(f"test -ELBO {-found.elbo:.2f} nats")
-        return [*facts, f"step {self.step}" + ", not finished" * (not self.finished), str(self.path)]
+        return [
+            *facts,
+            f"step {self.step}" + ", not finished" * (not self.finished),
+            str(self.path),
+        ]
 
     @property
     def _called(self) -> str:

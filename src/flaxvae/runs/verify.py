@@ -21,15 +21,15 @@ from flaxvae import zoo
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
-from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.plan import Plan
+from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.runs import events, records
-from flaxvae.training import step as steps
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import Parts, final, to_parts
-from flaxvae.runs.restored import digests, named
-from flaxvae.plan import Plan
 from flaxvae.runs.folder import RunFolder
-from flaxvae.recipe import DataSpec, Recipe
+from flaxvae.runs.restored import digests, named
+from flaxvae.settings import DataSettings, TrainSettings, asdict
+from flaxvae.training import step as steps
 
 FAULTS = (
     FlaxvaeError,
@@ -69,7 +69,9 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
         yield from findings
         yield from _figures(folder)
         if (folder.path / "prior").is_dir():
-            for found in _prior(RunFolder(folder.path / "prior", folder.recipes), recipe, spec, model):
+            for found in _prior(
+                RunFolder(folder.path / "prior", folder.recipes), recipe, spec, model
+            ):
                 yield found._replace(what=f"prior/{found.what}")
     yield from _others(folder)
     for pattern, what in LEFTOVERS.items():
@@ -209,9 +211,13 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
 def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Parts) -> str:
     record = folder.record()
     missing = [name for name in facts if name not in record]
-    missing += [name for name in zoo.arguments(plan.function) if name not in record["arguments"]]
-    for part, kind in (("data", DataSettings), ("training", TrainSettings)):
-        missing += [name for name in asdict(kind()) if name not in record[part]]
+    if "seal" not in record:  # else what is missing is a setting that came later
+        known = {
+            "arguments": zoo.arguments(plan.function),
+            "data": asdict(DataSettings()),
+            "training": asdict(TrainSettings()),
+        }
+        missing += [n for part, names in known.items() for n in names if n not in record[part]]
     if missing:
         raise DataError(f"without {', '.join(missing)}: expected what train wrote")
     params = shapes["model"]["variables"]["params"]
