@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flaxvae.analysis.bounds import importance_weighted_elbo
 from scipy import special, stats
 
 from flaxvae import zoo
+from flaxvae.analysis.evaluation import importance_weighted_elbo
 from flaxvae.core import Batch, Latent, Model, elbo, elbo_samples, log_weights
 from flaxvae.distributions import Normal
 from flaxvae.recipe import DataSpec
