@@ -1,4 +1,4 @@
-"""What a VAE is: six pure functions, and the bound that they give. Read this file first.
+"""A VAE as six pure functions, and the bound they define. Read this file first.
 
 A variational autoencoder is a joint density p(x, z) = p(z) p(x|z), whose decoder p(x|z) is a
 network, and an encoder q(z|x) that approximates its posterior. For every q
@@ -9,7 +9,7 @@ and, with k samples z_1..z_k from q(z|x) and weights w_i = p(x, z_i) / q(z_i|x),
 
     log p(x) >= E[log 1/k sum_i w_i],   tighter as k grows.      (Burda et al. 2015)
 
-All numbers are nats, summed over pixels and latent dimensions, one an example: nothing here
+All numbers are in nats, summed over pixels and latent dimensions, one per example. Nothing here
 averages over a batch or weights a term.
 """
 
@@ -27,24 +27,24 @@ Variables = dict[str, Any]  # {"params": ...} get gradients; other collections d
 
 
 class Batch(NamedTuple):
-    """Examples as a model sees them."""
+    """Examples, as a model takes them."""
 
     x: Array  # [B, *data] float32, in [0, 1] for images
     y: Array | None = None  # [B] integer labels
-    mask: Array | None = None  # [B] 0 on rows that only pad a batch
+    mask: Array | None = None  # [B] 0 for rows that only pad the batch
 
 
 class Latent(NamedTuple):
     """One draw z ~ q(z|x). L counts dimensions, levels, or discrete variables."""
 
     z: Array  # [B, D], what decode takes; flat: a hierarchy's levels, or a code grid, in a row
-    code: Array  # [B, D] the z that stands for x, drawn by no key: a posterior mean, a mode, or
-    # what a flow makes of its base's mean
-    kl: Array  # [B, L] nats, in closed form; else [B, 1], this draw's log q(z|x) - log p(z)
-    log_p: Array  # [B] log p(z) of this very z; 0 without a prior
-    log_q: Array  # [B] log q(z|x) of it; of a discrete z without gradient, 0 where q is a point
-    penalty: Array  # [B] loss besides the bound, else zeros
-    updates: Variables  # collections without gradient to write back, else {}
+    code: Array  # [B, D] the z that represents x, without noise: a posterior mean, a mode, or
+    # the image of the base's mean under a flow
+    kl: Array  # [B, L] nats, in closed form; else [B, 1], log q(z|x) - log p(z) of this draw
+    log_p: Array  # [B] log p(z) at this z; 0 if there is no prior
+    log_q: Array  # [B] log q(z|x) at this z; 0 if q is a point; no gradient if z is discrete
+    penalty: Array  # [B] added to the loss beside the bound, else zeros
+    updates: Variables  # new values of collections without gradient, else {}
 
     @property
     def log_ratio(self) -> Array:
@@ -86,7 +86,7 @@ class PriorLogProb(Protocol):
 
 
 class Model(NamedTuple):
-    """A VAE. Each field is a pure function; ``variables`` always comes first, then the key."""
+    """A VAE. Each field is a pure function; ``variables`` comes first, then the key."""
 
     init: Init  # (key, x, y) -> variables
     encode: Encode  # (variables, x, y) -> features of q(z|x), any pytree
@@ -95,12 +95,12 @@ class Model(NamedTuple):
     )
     decode: Decode  # (variables, z, y) -> distribution over x
     prior_sample: PriorSample  # (variables, key, n, y, temperature) -> z
-    prior_log_prob: PriorLogProb | None = None  # (variables, z, y) -> log p(z) [B], of a discrete z
-    # its probability; None: no prior, as in a plain autoencoder
+    prior_log_prob: PriorLogProb | None = None  # (variables, z, y) -> log p(z) [B], a density, or a
+    # probability if z is discrete; None if there is no prior, as in a plain autoencoder
 
 
 class Terms(NamedTuple):
-    """The parts of the bound for one draw of z, per example, in nats."""
+    """The terms of the bound for one draw of z, per example, in nats."""
 
     log_px: Array  # [B] log p(x|z)
     kl: Array  # [B, L]
@@ -110,7 +110,7 @@ class Terms(NamedTuple):
 
     @property
     def elbo(self) -> Array:
-        """log p(x|z) - KL, the KL in closed form where it is known, shape [B]."""
+        """log p(x|z) - KL, with the KL in closed form where there is one, shape [B]."""
         return self.log_px - self.kl.sum(-1)
 
 
@@ -128,14 +128,14 @@ def elbo(
     Args:
         model: its functions.
         variables: what ``model.init`` returned, or its trained successor.
-        key: a typed key; decides the noise of z and nothing else.
-        batch: examples [B, *data]; the likelihood is that of ``batch.x``.
-        inputs: what to encode instead of ``batch.x`` (a corrupted copy, for denoising).
-        train: whether relaxations made for training (a soft categorical, say) may be used.
+        key: a typed key, used only for the noise of z.
+        batch: examples [B, *data], whose likelihood is computed.
+        inputs: encoded instead of ``batch.x`` (a corrupted copy, for denoising).
+        train: use relaxations made for training, such as a soft categorical.
 
     Returns:
-        Terms, whose ``elbo`` and ``log_w`` [B] are the two estimators of the bound, with the KL
-        in closed form and with all of it by Monte Carlo: equal in expectation.
+        Terms. ``elbo`` and ``log_w`` [B] are two estimators of the bound, with the KL in closed
+        form and entirely by Monte Carlo; they are equal in expectation.
     """
     features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
     latent = model.reparameterize(variables, key, features, train)
@@ -153,17 +153,17 @@ def elbo_samples(
     inputs: Array | None = None,
     train: bool = False,
 ) -> Terms:
-    """``elbo`` for L = ``samples`` independent draws of z, encoded once.
+    """``elbo`` for L = ``samples`` independent draws of z; x is encoded once.
 
     Returns:
-        Terms with a leading axis L on every array: log_px [L, B], kl [L, B, D], log_w [L, B].
+        Terms in which every array has a leading axis L: log_px [L, B], kl [L, B, D], log_w [L, B].
     """
     features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
     keys = jax.random.split(key, samples)
     latent = jax.vmap(lambda k: model.reparameterize(variables, k, features, train))(keys)
 
-    # One batch of all draws, the draws of an example side by side: every layer is one product, and
-    # a batch that lies on several devices stays where it is.
+    # All draws as one batch, those of an example next to each other: every layer is one product,
+    # and a batch that is split over devices stays where it is.
     def each(leaf: Array) -> Array:
         return jnp.repeat(leaf, samples, 0)
 
@@ -180,6 +180,6 @@ def log_weights(model: Model, variables: Variables, key: Array, batch: Batch, k:
     for large k, the usual estimate of log p(x); its mean over axis 0 estimates the ELBO.
 
     Returns:
-        [k, B] nats. No relaxation is used.
+        [k, B] nats. Relaxations are not used.
     """
     return elbo_samples(model, variables, key, batch, k).log_w

@@ -1,7 +1,7 @@
 """Probability distributions as pytrees of arrays: log-probabilities, samples, KL divergences.
 
-Axis 0 is the batch; all other axes belong to one event, so ``log_prob`` and ``kl`` sum over
-them and return one number of nats an example. Everything is in float32 and in its stable form:
+Axis 0 is the batch; all other axes belong to one event, so ``log_prob`` sums over them and
+returns one number per example, in nats. Everything is float32 and in a numerically stable form:
 logits instead of probabilities, log-variances instead of variances.
 """
 
@@ -35,10 +35,10 @@ class Distribution(Protocol):
 
 
 def flat(values: jax.Array) -> jax.Array:
-    """[B, *event] -> [B, D]; a scalar as it is.
+    """[B, *event] -> [B, D]; scalars are returned unchanged.
 
-    Arithmetic comes after it: over a minor axis of one channel XLA's CPU loops are ten times
-    slower than over the pixels.
+    Flatten before any arithmetic: XLA's CPU loops are ten times slower over a last axis of one
+    channel than over all pixels.
     """
     return values.reshape(values.shape[0], -1) if values.ndim else values
 
@@ -49,30 +49,30 @@ def sum_event(values: jax.Array) -> jax.Array:
 
 
 def bounded(raw: jax.Array, low: float, high: float) -> jax.Array:
-    """A smooth map of the reals into (low, high), nearly the identity in its middle."""
+    """A smooth map from the reals into (low, high), close to the identity in the middle."""
     middle, half = (low + high) / 2, (high - low) / 2
     return middle + half * jnp.tanh((raw - middle) / half)
 
 
 def _in_groups(values: jax.Array) -> jax.Array:
-    """[B, D] -> [B, G, D / G], G = 64 at most: of values far apart, so that loops run side by side.
+    """[B, D] -> [B, G, D / G], G at most 64. A group's values are D / G apart, so loops vectorize.
 
-    A product of 64 numbers in (1, 2] is no overflow, and needs one logarithm in the place of 64.
+    A product of 64 numbers in (1, 2] does not overflow, and takes one logarithm instead of 64.
     """
     return values.reshape(len(values), math.gcd(values.shape[1], 64), -1)
 
 
 def _times(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(1 + a)(1 + b) - 1, which keeps the digits of what is far below 1."""
+    """(1 + a)(1 + b) - 1, accurate for values far below 1."""
     return a + b + a * b
 
 
 @jax.custom_jvp
 def _cross_entropy(x: jax.Array, logits: jax.Array) -> jax.Array:
-    """sum_d [softplus(logits_d) - x_d logits_d] of [B, D], each with its digits: [B].
+    """sum_d [softplus(logits_d) - x_d logits_d] for [B, D], to full precision: [B].
 
-    softplus(l) = max(l, 0) + log(1 + exp(-|l|)), its logarithms those of products: one for every
-    pixel would cost more than the rest of a likelihood on CPU.
+    softplus(l) = max(l, 0) + log(1 + exp(-|l|)). Logarithms are taken of products: one per pixel
+    would cost more on CPU than the rest of the likelihood.
     """
     x, logits = _in_groups(x), _in_groups(logits)
     terms = (jnp.maximum(logits, 0) - x * logits, jnp.exp(-jnp.abs(logits)))
@@ -86,8 +86,8 @@ def _cross_entropy(x: jax.Array, logits: jax.Array) -> jax.Array:
 @_cross_entropy.defjvp
 def _(primals, tangents):
     (x, logits), (x_dot, logits_dot) = primals, tangents
-    # In training x is made from bytes, which XLA's CPU loops convert slowly inside a reduction of
-    # two values: so the same in two reductions.
+    # In training x is converted from bytes, which XLA's CPU loops do slowly inside a reduction of
+    # two values. So this computes the same in two reductions.
     linear = (jnp.maximum(logits, 0) - x * logits).sum(-1)
     excess = _in_groups(jnp.exp(-jnp.abs(logits)))
     excess = jax.lax.reduce(excess, jnp.zeros((), excess.dtype), _times, [1])
@@ -102,7 +102,7 @@ class Normal:
 
     log p(x) = -1/2 sum_d [log 2 pi + log_var_d + (x_d - mean_d)^2 exp(-log_var_d)]
 
-    ``log_var`` broadcasts against ``mean`` ([B, *event]), so that a shared variance is a scalar.
+    ``log_var`` broadcasts against ``mean`` ([B, *event]), so a shared variance can be a scalar.
     """
 
     mean: jax.Array
@@ -117,7 +117,7 @@ class Normal:
         return -0.5 * (LOG_2PI + log_var + squared).sum(-1)
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """mean + exp(log_var / 2) eps with eps ~ N(0, I): differentiable in both parameters."""
+        """mean + exp(log_var / 2) eps with eps ~ N(0, I), differentiable in both parameters."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(0.5 * self.log_var) * noise
 
@@ -127,9 +127,9 @@ class Normal:
 class Bernoulli:
     """Independent Bernoulli pixels with the given ``logits`` [B, *event].
 
-    log p(x) = sum_d [x_d logits_d - softplus(logits_d)], right for any logit. For pixels in
-    [0, 1] that are not binary this is the negative cross-entropy of the tutorials, which is not
-    a normalised density: compare it only with itself.
+    log p(x) = sum_d [x_d logits_d - softplus(logits_d)], accurate for any logit. For pixels
+    between 0 and 1 this is the negative cross-entropy of the tutorials. It is not a normalized
+    density then, so compare it only with other cross-entropies.
     """
 
     logits: jax.Array
@@ -150,10 +150,10 @@ class Bernoulli:
 
 def _log_partition(logits: jax.Array) -> jax.Array:
     """log of the integral of exp(logit x) over 0 <= x <= 1, log((exp(logit) - 1) / logit)."""
-    near = jnp.abs(logits) < 1  # there, in float32, the first terms of the series are all of it
+    near = jnp.abs(logits) < 1  # there these terms of the series are exact in float32
     square = jnp.square(jnp.where(near, logits, 0.0))
     series = square * (1 / 24 - square * (1 / 2880 - square * (1 / 181440 - square / 9676800)))
-    size = jnp.where(near, 1.0, jnp.abs(logits))  # neither branch may give the other a NaN
+    size = jnp.where(near, 1.0, jnp.abs(logits))  # so that neither branch gives a NaN gradient
     far = jax.nn.relu(logits) + jnp.log(-jnp.expm1(-size) / size)
     return jnp.where(near, logits / 2 + series, far)
 
@@ -165,9 +165,9 @@ class ContinuousBernoulli:
 
     log p(x) = sum_d [x_d logits_d - log((exp(logits_d) - 1) / logits_d)],  logits = logit(lambda)
 
-    This is the Bernoulli's cross-entropy plus the log C(lambda) that makes a density of it
-    (Loaiza-Ganem & Cunningham 2019), here as one term, by its series near lambda = 1/2.
-    ``logits`` have shape [B, *event].
+    This is the Bernoulli's cross-entropy plus log C(lambda), which makes it a density
+    (Loaiza-Ganem & Cunningham 2019). Both are computed as one term, near lambda = 1/2 by a
+    series. ``logits`` have shape [B, *event].
     """
 
     logits: jax.Array
@@ -183,21 +183,21 @@ class ContinuousBernoulli:
         return (x * logits - _log_partition(logits)).sum(-1)
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """The inverse CDF, log(1 + u (exp(logits) - 1)) / logits, of uniform u: [B, *event]."""
+        """The inverse CDF, log(1 + u (exp(logits) - 1)) / logits, at uniform u: [B, *event]."""
         uniform = jax.random.uniform(key, self.logits.shape, self.logits.dtype)
-        rate = jnp.maximum(jnp.abs(self.logits), 1e-6)  # below which x is u, to rounding
+        rate = jnp.maximum(jnp.abs(self.logits), 1e-6)  # below this x equals u, up to rounding
         low = jnp.clip(-jnp.log1p(uniform * jnp.expm1(-rate)) / rate, 0.0, 1.0)
         return jnp.where(self.logits < 0, low, 1 - low)
 
 
 def kl_normal(q: Normal, p: Normal) -> jax.Array:
-    """KL(q || p) of two diagonal Gaussians, dimension by dimension.
+    """KL(q || p) between diagonal Gaussians, for each dimension.
 
     KL_d = 1/2 [log_var_p - log_var_q - 1 + (exp(log_var_q) + (mean_q - mean_p)^2) exp(-log_var_p)]
 
     Returns:
-        [B, *event] nats; the sum over the event is the divergence. The variance part is written
-        with ``expm1``, so that it keeps its digits where q and p nearly agree.
+        [B, *event] nats; their sum over the event is the divergence. ``expm1`` keeps the variance
+        term accurate where q and p are nearly equal.
     """
     log_ratio = q.log_var - p.log_var
     shift = jnp.square(q.mean - p.mean) * jnp.exp(-p.log_var)

@@ -24,42 +24,42 @@ class DataSpec(NamedTuple):
     levels: int | None = None  # values are j / (levels - 1); None: any number in [0, 1]
     examples: int = 0  # training images
     labels: tuple[int, ...] | tuple[str, ...] | None = None  # of the classes; None: 0, 1, 2 …
-    unlabelled: str = ""  # why labels that there are cannot be used
+    unlabelled: str = ""  # why existing labels cannot be used
 
     @property
     def names(self) -> tuple[int, ...] | tuple[str, ...]:
-        """What the classes are called, in order."""
+        """The names of the classes, in order."""
         return self.labels or tuple(range(self.classes or 0))
 
 
 class Codes(NamedTuple):
-    """The discrete codes of an image, where a model has them."""
+    """The discrete codes of an image, if a model has them."""
 
-    size: int  # how many different codes there are
+    size: int  # number of different codes
     indices: Callable[[Variables, jax.Array, jax.Array | None], jax.Array]  # (.., x, y) -> [B, n]
-    grid: tuple[int, int]  # how an image's n codes lie
-    prior: Recipe | None = None  # fits variables["prior"] to grids of codes; None: it is fixed
+    grid: tuple[int, int]  # rows and columns of an image's n codes
+    prior: Recipe | None = None  # fits variables["prior"] to grids of codes; None: a fixed prior
 
 
 class Recipe(NamedTuple):
-    """A model with the objective that trains it, and what its numbers are."""
+    """A model with the objective that trains it, and facts about both."""
 
     model: Model
     objective: Objective  # model -> loss
     data: DataSpec  # what it was built for
-    log_px: Literal["probability", "density", "cross_entropy"]  # of which the logarithm
-    # is log p(x|z); the cross-entropy of pixels between 0 and 1 is that of none: its exponential
-    # does not integrate to 1
+    log_px: Literal["probability", "density", "cross_entropy"]  # what log p(x|z) is the logarithm
+    # of; a cross-entropy, of pixels between 0 and 1, is neither: its exponential does not integrate
+    # to 1
     has_bound: bool = True  # False: a plain autoencoder, for which no likelihood is reported
-    code: str = "posterior mean"  # what Latent.code is, in words
-    standard_prior: bool = True  # p(z) = N(0, I): its quantiles can be walked through
-    classes: int | None = None  # labels 0..classes-1, which it needs with every image; None: none
-    hierarchical: bool = False  # a column of its KL belongs to a level, not to a dimension
-    corrupt: Corruption | None = None  # what its encoder is trained to see through
+    code: str = "posterior mean"  # Latent.code, in words
+    standard_prior: bool = True  # p(z) = N(0, I), so manifolds are drawn at its quantiles
+    classes: int | None = None  # needs a label 0..classes-1 with every image; None: no labels
+    hierarchical: bool = False  # columns of the KL are levels, not dimensions
+    corrupt: Corruption | None = None  # the corruption of what it encodes in training
     codes: Codes | None = None
-    least_batch: int = 1  # images that its loss needs in a batch, to compare
-    schedules: Mapping[str, Schedule] = MappingProxyType({})  # numbers of its loss that the step
-    # decides, in nats or as a weight: each is a column of metrics.jsonl
+    least_batch: int = 1  # smallest batch for which the loss is defined
+    schedules: Mapping[str, Schedule] = MappingProxyType({})  # numbers in the loss that depend on
+    # the step, in nats or as a weight: each is a column of metrics.jsonl
 
     @property
     def loss(self) -> Loss:

@@ -1,9 +1,9 @@
-"""The zoo: one function a model. This is the only place where a variant has a name.
+"""The zoo: one function per model. This is the only place where a variant has a name.
 
-A recipe takes what is known of the data, what models have in common (``settings.Body``: networks
-and likelihood; ``settings.Bound``: how the ELBO becomes a loss) and its own choices, and puts
-parts together. Its signature gives the command line its flags, its docstring their help. To add a
-variant, write one function and put it into RECIPES.
+A recipe takes a description of the data, what models have in common (``settings.Body``: networks
+and likelihood; ``settings.Bound``: how the ELBO becomes a loss) and its own arguments, and puts
+parts together. Its signature defines the command line's flags, its docstring their help. To add a
+variant, write one function and add it to RECIPES.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _log_px(data: DataSpec, body: Body) -> Literal["probability", "density", "cr
 
 
 def _recipe(model: Model, objective: Objective, data: DataSpec, body: Body, **facts: Any) -> Recipe:
-    """A recipe of a model whose likelihood is that of ``body``; ``facts`` are further fields."""
+    """A recipe of a model with the likelihood of ``body``; ``facts`` are further fields."""
     return Recipe(model, objective, data, _log_px(data, body), **facts)
 
 
@@ -135,7 +135,7 @@ def _price(bound: Bound) -> Price:
 
 
 def _kl_of_a_draw(bound: Bound) -> None:
-    """Refuse what needs the KL of every unit, where the KL is one number, log q(z|x) - log p(z)."""
+    """Refuse free bits per unit if the KL is one number, log q(z|x) - log p(z)."""
     _check(
         not bound.free_bits or bound.free_bits_per == "total",
         f"--free-bits {bound.free_bits:g} for every dimension of a KL without closed form",
@@ -153,7 +153,7 @@ def _bounded(
     corrupt: Corruption | None = None,
     **facts: Any,
 ) -> Recipe:
-    """A model that is trained on its ELBO; ``facts`` are fields of the Recipe."""
+    """A recipe that trains a model on its ELBO; ``facts`` are further fields."""
     objective = partial(
         parts.objectives.negative_elbo,
         price=price or _price(bound),
@@ -169,12 +169,12 @@ def _bounded(
 
 
 def ae(data: DataSpec, body: Body = Body(), *, latent_dim: int = 20) -> Recipe:
-    """Plain autoencoder: reconstruction only, no posterior, no prior, no likelihood of an image.
+    """Plain autoencoder: reconstruction only, without posterior, prior or likelihood of an image.
 
-    Minimises -log p(x | z = f(x)), so it differs from ``vae`` in nothing but noise and KL.
+    Minimizes -log p(x | z = f(x)), so it differs from ``vae`` only in the noise and the KL.
 
     Args:
-        latent_dim: numbers in the code.
+        latent_dim: Size of the code.
     """
     _positive(latent_dim=latent_dim)
     model = _assemble(data, body, parts.latents.point(latent_dim))
@@ -204,12 +204,12 @@ def denoising_ae(
     noise: Annotated[Noise, Only("level")] = "mask",
     level: float = 0.3,
 ) -> Recipe:
-    """Denoising autoencoder (Vincent et al. 2008): encodes a corrupted image, is held to the clean.
+    """Denoising autoencoder (Vincent et al. 2008): reconstructs an image from a corrupted copy.
 
     Args:
-        latent_dim: numbers in the code.
-        noise: gaussian, added; mask, pixels set to 0; or salt_and_pepper, to 0 or 1.
-        level: standard deviation of gaussian noise, or the part of the pixels that is set.
+        latent_dim: Size of the code.
+        noise: gaussian, mask (pixels set to 0), or salt_and_pepper (pixels set to 0 or 1).
+        level: standard deviation of gaussian noise, or fraction of pixels that are set.
     """
     _positive(latent_dim=latent_dim)
     corrupt = _corruption(noise, level)
@@ -225,10 +225,10 @@ def denoising_ae(
 def vae(
     data: DataSpec, body: Body = Body(), bound: Bound = Bound(), *, latent_dim: int = 20
 ) -> Recipe:
-    """Variational autoencoder (Kingma & Welling 2013): maximises the ELBO.
+    """Variational autoencoder (Kingma & Welling 2013): maximizes the ELBO.
 
     Args:
-        latent_dim: latent dimensions.
+        latent_dim: Latent dimensions.
     """
     _positive(latent_dim=latent_dim)
     model = _assemble(data, body, parts.latents.gaussian(latent_dim))
@@ -246,13 +246,13 @@ def beta_vae(
 ) -> Recipe:
     """beta-VAE (Higgins et al. 2017): the ELBO with its KL weighted by beta.
 
-    With a capacity, the KL is instead held near a target that rises (Burgess et al. 2018):
+    With a capacity, the KL follows a rising target C instead (Burgess et al. 2018):
     -E[log p(x|z)] + beta |KL - C|.
 
     Args:
-        latent_dim: latent dimensions.
-        capacity: C at its highest, in nats; none: no capacity control.
-        capacity_steps: steps in which C rises from 0.
+        latent_dim: Latent dimensions.
+        capacity: Final value of C, in nats; none: no capacity control.
+        capacity_steps: Steps over which C rises from 0.
     """
     _positive(latent_dim=latent_dim, capacity_steps=capacity_steps)
     plain = vae(data, body, bound, latent_dim=latent_dim)
@@ -276,12 +276,12 @@ def denoising_vae(
     noise: Annotated[Noise, Only("level")] = "mask",
     level: float = 0.3,
 ) -> Recipe:
-    """Denoising VAE (Im et al. 2017): q(z|x) of a corrupted image, the likelihood of the clean one.
+    """Denoising VAE (Im et al. 2017): encodes a corrupted image, reconstructs the clean one.
 
     Args:
-        latent_dim: latent dimensions.
-        noise: gaussian, added; mask, pixels set to 0; or salt_and_pepper, to 0 or 1.
-        level: standard deviation of gaussian noise, or the part of the pixels that is set.
+        latent_dim: Latent dimensions.
+        noise: gaussian, mask (pixels set to 0), or salt_and_pepper (pixels set to 0 or 1).
+        level: standard deviation of gaussian noise, or fraction of pixels that are set.
     """
     corrupt = _corruption(noise, level)
     plain = vae(data, body, bound, latent_dim=latent_dim)
@@ -294,7 +294,7 @@ def cvae(
     """Conditional VAE (Sohn et al. 2015): p(x|z, y) and q(z|x, y), given the label y of an image.
 
     Args:
-        latent_dim: latent dimensions.
+        latent_dim: Latent dimensions.
     """
     _positive(latent_dim=latent_dim)
     why = f" ({data.unlabelled})" if data.unlabelled else ""
@@ -318,15 +318,15 @@ def iwae(
     anneal_steps: Annotated[int, Only("anneal")] = 10_000,
     cycles: Annotated[int, Only("anneal", "cyclical")] = 4,
 ) -> Recipe:
-    """Importance-weighted autoencoder (Burda et al. 2015): maximises log 1/k sum_i w_i.
+    """Importance-weighted autoencoder (Burda et al. 2015): maximizes log 1/k sum_i w_i.
 
     Args:
-        latent_dim: latent dimensions.
-        k: draws of z for each image; 1 is a VAE.
-        gradient: standard, or the encoder's doubly_reparameterized (Tucker et al. 2018).
-        anneal: raise beta from 0 to 1 in w = p(x|z) (p(z) / q(z|x))^beta: linear, or cyclical.
-        anneal_steps: steps of the linear rise, or of one cycle.
-        cycles: cycles, after which beta stays at 1.
+        latent_dim: Latent dimensions.
+        k: Draws of z per image; 1 is a VAE.
+        gradient: standard, or doubly_reparameterized for the encoder (Tucker et al. 2018).
+        anneal: Raise beta from 0 to 1 in w = p(x|z) (p(z) / q(z|x))^beta: linear, or cyclical.
+        anneal_steps: Steps of the linear rise, or of one cycle.
+        cycles: Number of cycles, after which beta stays at 1.
     """
     _positive(latent_dim=latent_dim, k=k)
     double = gradient == "doubly_reparameterized"
@@ -350,13 +350,13 @@ def tc_vae(
     gamma: float = 1.0,
 ) -> Recipe:
     """beta-TCVAE (Chen et al. 2018): alpha mutual information + beta total correlation
-    + gamma dimension-wise KL, in the place of their sum, the KL.
+    + gamma dimension-wise KL, instead of the KL, their sum.
 
     Args:
-        latent_dim: latent dimensions.
-        alpha: weight of the mutual information of x and z.
-        beta: weight of the total correlation of z; 1, like the others, is a VAE.
-        gamma: weight of the KL of each dimension's aggregate posterior.
+        latent_dim: Latent dimensions.
+        alpha: Weight of the mutual information between x and z.
+        beta: Weight of the total correlation of z; with all weights 1 it is a VAE.
+        gamma: Weight of the KL of each dimension's aggregate posterior.
     """
     _positive(latent_dim=latent_dim)
     _not_negative(alpha=alpha, beta=beta, gamma=gamma)
@@ -382,10 +382,10 @@ def mmd_vae(
     """InfoVAE (Zhao et al. 2017): (1 - alpha) KL + (alpha + lambda - 1) MMD(q(z), p(z)).
 
     Args:
-        latent_dim: latent dimensions.
-        alpha: 0 keeps the whole KL, 1 leaves it out (MMD-VAE).
-        mmd_weight: lambda.
-        kernel: of the MMD: inverse multiquadratics of seven scales, or one gaussian.
+        latent_dim: Latent dimensions.
+        alpha: 0 keeps the whole KL, 1 removes it (MMD-VAE).
+        mmd_weight: Weight lambda.
+        kernel: Kernel of the MMD: imq (inverse multiquadratics at seven scales), or gaussian.
     """
     _positive(latent_dim=latent_dim)
     _check(alpha <= 1, f"--alpha {alpha}", "at most 1")
@@ -415,11 +415,11 @@ def flow_vae(
     """Normalizing-flow posterior (Rezende & Mohamed 2015): z = f_T(...f_1(z_0)), z_0 Gaussian.
 
     Args:
-        latent_dim: latent dimensions.
+        latent_dim: Latent dimensions.
         flow: iaf, inverse autoregressive (Kingma et al. 2016); coupling (Dinh et al. 2017); or
-            planar (Rezende & Mohamed 2015), all with parameters that depend on x.
-        flow_steps: T.
-        flow_width: hidden units of each step of iaf and coupling, and numbers it gets from x.
+            planar (Rezende & Mohamed 2015); all depend on x.
+        flow_steps: Number of steps T.
+        flow_width: Hidden units in each step of iaf and coupling, and size of their context from x.
     """
     _positive(latent_dim=latent_dim, flow_steps=flow_steps, flow_width=flow_width)
     _kl_of_a_draw(bound)
@@ -461,14 +461,14 @@ def vamp_vae(
     latent_dim: int = 20,
     pseudo_inputs: int = 500,
 ) -> Recipe:
-    """VampPrior (Tomczak & Welling 2018): p(z) = 1/K sum_k q(z|u_k), at K learned pseudo-inputs.
+    """VampPrior (Tomczak & Welling 2018): p(z) = 1/K sum_k q(z|u_k), with K learned pseudo-inputs.
 
-    Log-variances lie in (-6, 2), as in the paper's code. A long annealing of the KL is as good as
-    necessary: without, q(z|x) soon sits on the few q(z|u_k) there are, and stays.
+    Log-variances lie in (-6, 2), as in the paper's code. Anneal the KL over many steps: otherwise
+    q(z|x) soon collapses onto a few of the q(z|u_k), and stays there.
 
     Args:
-        latent_dim: latent dimensions.
-        pseudo_inputs: K.
+        latent_dim: Latent dimensions.
+        pseudo_inputs: Number of pseudo-inputs K.
     """
     _positive(latent_dim=latent_dim, pseudo_inputs=pseudo_inputs)
     prior = parts.priors.vamp(data.shape, pseudo_inputs)
@@ -486,8 +486,8 @@ def mog_vae(
     """Mixture-of-Gaussians prior: p(z) = sum_k w_k N(z; mean_k, var_k), all learned.
 
     Args:
-        latent_dim: latent dimensions.
-        prior_components: Gaussians in the mixture.
+        latent_dim: Latent dimensions.
+        prior_components: Number of Gaussians.
     """
     _positive(latent_dim=latent_dim, prior_components=prior_components)
     prior = parts.priors.mixture(latent_dim, prior_components)
@@ -503,12 +503,12 @@ def flow_prior_vae(
     flow_steps: int = 6,
     flow_width: int = 128,
 ) -> Recipe:
-    """Flow prior: z = f(e), e ~ N(0, I), f a learned coupling flow (Dinh et al. 2017; Chen 2017).
+    """Flow prior: z = f(e), e ~ N(0, I), with a learned coupling flow f (Dinh 2017; Chen 2017).
 
     Args:
-        latent_dim: latent dimensions.
-        flow_steps: coupling layers.
-        flow_width: hidden units of each.
+        latent_dim: Latent dimensions.
+        flow_steps: Coupling layers.
+        flow_width: Hidden units of each.
     """
     _positive(flow_steps=flow_steps, flow_width=flow_width)
     _check(latent_dim >= 2, f"--latent-dim {latent_dim}", "2 or more")
@@ -524,11 +524,11 @@ def ladder_vae(
     latent_dims: tuple[int, ...] = (32, 16),
     level_widths: tuple[int, ...] = (256, 128),
 ) -> Recipe:
-    """Ladder VAE (Sonderby et al. 2016): levels of latents, the posterior top-down like the prior.
+    """Ladder VAE (Sonderby et al. 2016): levels of latents, with a top-down posterior.
 
     Args:
-        latent_dims: latent dimensions of each level, from the data upwards.
-        level_widths: hidden units of each level.
+        latent_dims: Latent dimensions of each level, from the data upwards.
+        level_widths: Hidden units of each level.
     """
     levels = " ".join(map(str, latent_dims))
     _check(min(latent_dims, default=0) >= 1, f"--latent-dims {levels}", "1 or more each")
@@ -567,15 +567,15 @@ def gumbel_vae(
 ) -> Recipe:
     """Categorical latents, by the Gumbel-softmax relaxation (Jang 2016; Maddison 2016).
 
-    Trained on the relaxation, evaluated on hard samples, for which the bound is exact.
+    Trained on the relaxation; evaluated on hard samples, with their exact bound.
 
     Args:
-        variables: categorical latents.
-        categories: values each can take.
-        temperature: of the relaxation, at first.
-        min_temperature: where its annealing ends.
-        temperature_rate: it falls by exp(-rate) a step.
-        straight_through: hard samples in training too, with the relaxation's gradient.
+        variables: Number of categorical latents.
+        categories: Values of each.
+        temperature: Initial temperature of the relaxation.
+        min_temperature: Lowest temperature.
+        temperature_rate: The temperature is multiplied by exp(-rate) each step.
+        straight_through: Use hard samples in training too, with the relaxation's gradient.
     """
     _positive(variables=variables)
     _check(categories >= 2, f"--categories {categories}", "2 or more")
@@ -586,7 +586,7 @@ def gumbel_vae(
         f"above 0 and at most --temperature {temperature}",
     )
     _not_negative(temperature_rate=temperature_rate)
-    # log q(z|x) of a hard sample has no gradient through the sample, and none but zero on average.
+    # log q(z|x) of a hard sample has no gradient through the sample, and on average none at all.
     _check(
         bound.kl == "closed_form",
         f"--kl {bound.kl} of discrete latents",
@@ -629,17 +629,18 @@ def vq_vae(
 ) -> Recipe:
     """VQ-VAE (van den Oord et al. 2017): a grid of codes from a learned codebook.
 
-    With conv and resnet the grid is that of their smallest feature map (7x7 for 28x28 images),
-    with mlp 4x4. It generates once ``flaxvae fit-prior`` has fitted a prior over the codes.
+    The grid is that of the smallest feature map of conv or resnet (7x7 for 28x28 images), or 4x4
+    with mlp. To generate images, fit a prior over the codes first: ``flaxvae fit-prior``.
 
     Args:
-        codes: entries of the codebook.
-        code_dim: numbers in an entry.
-        codebook: learned by a moving average of what falls to each code (ema), or by gradient.
-        commitment: weight of |z_e - sg(e)|^2, which keeps the encoder near its codes.
-        decay: of the moving average.
-        prior_width: of the autoregressive prior, a causal transformer.
-        prior_layers: of the prior.
+        codes: Entries in the codebook.
+        code_dim: Size of an entry.
+        codebook: Learned by moving averages of the vectors assigned to each code (ema), or by
+            gradient.
+        commitment: Weight of |z_e - sg(e)|^2, which keeps the encoder close to its codes.
+        decay: Decay of the moving averages.
+        prior_width: Width of the autoregressive prior, a causal transformer.
+        prior_layers: Layers of the prior.
     """
     _check(codes >= 2, f"--codes {codes}", "2 or more")
     _positive(code_dim=code_dim, prior_width=prior_width, prior_layers=prior_layers)
@@ -710,9 +711,9 @@ Variant = Callable[..., Recipe]  # a recipe's function
 
 
 def recipe(model: str | Variant, recipes: Mapping[str, Variant] = MappingProxyType({})) -> Variant:
-    """The recipe of this name, also of ``recipes`` from outside; or one from outside as it is.
+    """The recipe with this name, in the zoo or in ``recipes``; a function is returned as it is.
 
-    Raises UsageError if there is none, with the nearest name, or if it cannot be one.
+    Raises UsageError if there is none, with the nearest name, or if the function cannot be one.
     """
     if callable(model):
         return _from_outside(model)
@@ -724,7 +725,7 @@ def recipe(model: str | Variant, recipes: Mapping[str, Variant] = MappingProxyTy
 
 
 def recorded(name: str, recipes: Mapping[str, Variant], path: Path) -> Variant:
-    """The recipe of this name that a folder is of. Raises UsageError if it has to be given."""
+    """The recipe of a run folder's model. Raises UsageError if it is neither known nor given."""
     if name not in RECIPES and name not in recipes:
         raise UsageError(
             f"{path} is of model {name!r}, which is not flaxvae's: expected its recipe; "
@@ -749,7 +750,7 @@ def _from_outside(function: Variant) -> Variant:
 
 
 def _is_setting(default: Any) -> bool:
-    """Whether this can be the default of a setting, which run.json keeps."""
+    """Whether this can be the default of a setting, to be stored in run.json."""
     if dataclasses.is_dataclass(default):
         return True
     values = default if isinstance(default, tuple) else (default,)
@@ -757,21 +758,21 @@ def _is_setting(default: Any) -> bool:
 
 
 def shared(model: str | Variant) -> dict[str, Any]:
-    """The settings records that a recipe takes, {parameter: its default}: Body, and maybe Bound."""
+    """The settings records of a recipe, {parameter: default}: Body, and perhaps Bound."""
     parameters = inspect.signature(recipe(model)).parameters.values()
     return {p.name: p.default for p in parameters if dataclasses.is_dataclass(p.default)}
 
 
 def own(model: str | Variant) -> dict[str, Any]:
-    """A recipe's own choices, {argument: default}."""
+    """A recipe's own arguments, {name: default}."""
     _, *parameters = inspect.signature(recipe(model)).parameters.values()
     return {p.name: p.default for p in parameters if not dataclasses.is_dataclass(p.default)}
 
 
 def arguments(model: str | Variant, choices: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All of a recipe's arguments in one flat dictionary, as run.json keeps them.
+    """All of a recipe's arguments as a flat dictionary, as stored in run.json.
 
-    They are its defaults, but for ``choices``, which are checked as ``chosen`` does.
+    These are defaults, overridden by ``choices``, which are checked as in ``chosen``.
     """
     found: dict[str, Any] = {}
     for argument, value in chosen(model, choices or {}).items():
@@ -780,7 +781,7 @@ def arguments(model: str | Variant, choices: Mapping[str, Any] | None = None) ->
 
 
 def hints(model: str | Variant) -> dict[str, Any]:
-    """What is declared of each of a recipe's arguments, {argument: type}."""
+    """The declared type of each of a recipe's arguments, {name: type}."""
     found = get_type_hints(recipe(model), localns={"Recipe": Recipe}, include_extras=True)
     shared_ones = [declared.hints(type(record)) for record in shared(model).values()]
     return {k: v for hints in shared_ones for k, v in hints.items()} | {
@@ -793,7 +794,7 @@ def chosen(model: str | Variant, choices: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a recipe, from a flat dictionary of choices.
 
     Raises UsageError for an unknown recipe, an argument it does not take, or a value that does not
-    fit what is declared of its argument.
+    fit the argument's declared type.
     """
     records, rest = shared(model), own(model)
     known = [*(field for record in records.values() for field in vars(record)), *rest]
@@ -811,8 +812,8 @@ def chosen(model: str | Variant, choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(model: str | Variant, data: DataSpec, **choices: Any) -> Recipe:
-    """A recipe for these data, with arguments from a flat dictionary.
+    """Build a recipe for these data, with arguments from a flat dictionary.
 
-    Raises UsageError for an unknown recipe or argument, or a value that it cannot have.
+    Raises UsageError for an unknown recipe or argument, or a value out of range.
     """
     return recipe(model)(data, **chosen(model, choices))

@@ -1,7 +1,7 @@
 """What a VAE is made of: networks, likelihoods, latents, priors, objectives.
 
-The submodules load on first use (``parts.networks.mlp``), so that reading the recipes'
-signatures, as ``flaxvae train --help`` does, does not import JAX.
+Submodules load on first use (``parts.networks.mlp``), so that reading the recipes' signatures, as
+``flaxvae train --help`` does, does not import JAX.
 """
 
 from __future__ import annotations

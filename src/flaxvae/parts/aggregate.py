@@ -1,14 +1,14 @@
-"""Objectives on the aggregate posterior q(z) = 1/N sum_n q(z|x_n), the codes of all the data.
+"""Objectives on the aggregate posterior q(z) = 1/N sum_n q(z|x_n), taken over all the data.
 
-The average KL of the bound hides three things (Hoffman & Johnson 2016, Chen et al. 2018):
+The average KL of the bound has three parts (Hoffman & Johnson 2016, Chen et al. 2018):
 
     E_n KL(q(z|x_n) || p(z)) =  E[log q(z|x) - log q(z)]               mutual information of x and z
                               + E[log q(z) - sum_d log q(z_d)]         total correlation
                               + E[sum_d log q(z_d) - log p(z)]         dimension-wise KL
 
-``tc_objective`` (beta-TCVAE) weighs them one by one. It needs log q(z), a mixture of N terms, for
-which a mini-batch must do. ``mmd_objective`` (InfoVAE) asks for q(z) = p(z) through samples of
-both alone, by the maximum mean discrepancy of Gretton et al. 2012.
+``tc_objective`` (beta-TCVAE) weights each of them. It needs log q(z), a mixture of N terms, which
+it estimates from a mini-batch. ``mmd_objective`` (InfoVAE) pulls q(z) to p(z) using only samples
+from both, by the maximum mean discrepancy of Gretton et al. 2012.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Array = jax.Array
 
 
 def _log_stratified_weights(batch: int, examples: int) -> Array:
-    """[B, B] logs of the weights of ``log_aggregate``; every row of weights sums to one."""
+    """[B, B] log-weights of ``log_aggregate``; each row of weights sums to one."""
     others = batch - 1
     own = jnp.eye(batch, dtype=bool)
-    light = jnp.roll(own, 1, axis=1)  # which of the others does not matter: batches are shuffled
+    light = jnp.roll(own, 1, axis=1)  # any other row would do: batches are shuffled
     log_light = math.log((examples - others) / (examples * others))
     return jnp.where(own, -math.log(examples), jnp.where(light, log_light, -math.log(others)))
 
@@ -39,25 +39,25 @@ def _log_stratified_weights(batch: int, examples: int) -> Array:
 def log_aggregate(q: Normal, z: Array, examples: int) -> tuple[Array, Array]:
     """log q(z) and every log q(z_d) by minibatch stratified sampling (Chen et al. 2018, appendix).
 
-    z_i came from x_i, whose own term q(z_i|x_i) towers over the rest; a plain average over the
-    batch would count it N / B times too often. Here it counts 1/N, and the M = B - 1 other
-    examples stand for the other N - 1:
+    z_i was drawn given x_i, so q(z_i|x_i) is much larger than the other terms, and a plain average
+    over the batch would overweight it by N / B. Here its weight is 1/N, and the other M = B - 1
+    examples represent the other N - 1:
 
         q(z_i) ~ 1/N q(z_i|x_i) + (N - M)/(N M) q(z_i|x_s) + 1/M sum_{j != i, s} q(z_i|x_j)
 
-    with any one s != i; ours is the next row, cyclically. Over batches drawn without replacement
-    the estimates of q(z_i) and of each q(z_i_d) are unbiased; their logs are therefore too low on
-    average. They are random even at B = N, where that of q(z_i) is
+    with any one s != i, here the next row, cyclically. Over batches drawn without replacement the
+    estimates of q(z_i) and of each q(z_i_d) are unbiased, so their logs are too low on average.
+    They are random even for B = N, where the estimate of q(z_i) is
 
         N/(N - 1) q(z_i) - q(z_i|x_i) / (N (N - 1)) - q(z_i|x_s) / N.
 
     Args:
         q: posteriors of a batch, mean [B, D].
         z: one draw from each, [B, D].
-        examples: N, the size of the data set from which the batch was drawn.
+        examples: N, the size of the data set that the batch was drawn from.
 
     Returns:
-        log q(z_i) [B] and log q(z_i_d) [B, D], nats. Takes memory for B^2 D numbers.
+        log q(z_i) [B] and log q(z_i_d) [B, D], nats. Memory: B^2 D numbers.
 
     Raises:
         ValueError: a batch of fewer than two examples, or of more than N.
@@ -89,11 +89,11 @@ def tc_objective(
     """-log p(x|z) + alpha MI + beta TC + gamma DW-KL (+ penalty): beta-TCVAE (Chen et al. 2018).
 
     MI, TC and DW-KL are the three terms above, each for one draw z ~ q(z|x), with q(z) and q(z_d)
-    from ``log_aggregate``. They sum to log q(z|x) - log p(z): alpha = beta = gamma = 1 is the
-    negative ELBO by Monte Carlo, exactly, whatever the estimate of q(z).
+    from ``log_aggregate``. They sum to log q(z|x) - log p(z), so alpha = beta = gamma = 1 is
+    exactly the negative ELBO by Monte Carlo, whatever the estimate of q(z).
 
     Args:
-        model: one with Gaussian posteriors and no flow behind them; any prior.
+        model: with Gaussian posteriors and no flow after them; any prior.
         alpha: weight of the mutual information I(x; z).
         beta: weight of the total correlation KL(q(z) || prod_d q(z_d)).
         gamma: weight of the dimension-wise KL, sum_d KL(q(z_d) || p(z_d)).
@@ -101,8 +101,8 @@ def tc_objective(
 
     Returns:
         A loss with the metrics loss, elbo, reconstruction, kl (in closed form),
-        mutual_information, total_correlation and dimension_kl, nats. Masked rows count in no
-        average, but stay in the mixture of ``log_aggregate``: training batches have none. It
+        mutual_information, total_correlation and dimension_kl, nats. Masked rows are left out of
+        averages, but not of the mixture in ``log_aggregate``; training batches have none. The loss
         raises ValueError for features other than mean and log_var, and as ``log_aggregate`` does.
     """
 
@@ -115,7 +115,7 @@ def tc_objective(
         log_qz, log_qz_d = log_aggregate(q, z, examples)
         product = log_qz_d.sum(-1)
         information, correlation, dimension = log_qz_x - log_qz, log_qz - product, product - log_pz
-        # Weights of one leave the bound as it is, to the last bit.
+        # With all weights 1 this is the bound, to the last bit.
         extra = (alpha - 1) * information + (beta - 1) * correlation + (gamma - 1) * dimension
         objective = average(extra - terms.log_w + terms.penalty, batch.mask)
         metrics = {
@@ -146,35 +146,35 @@ KERNELS: dict[str, Callable[[Array, int], Array]] = {"imq": _imq, "gaussian": _g
 
 def _squared_distances(x: Array, y: Array) -> Array:
     """|x_i - y_j|^2 [N, M] as |x_i|^2 + |y_j|^2 - 2 x_i.y_j: one matrix product, no [N, M, D]."""
-    # The three terms cancel for near points, which leaves nothing to the short products of a GPU.
+    # For close points the three terms cancel: a GPU's reduced precision would leave no digits.
     product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.square(x).sum(-1)[:, None] + jnp.square(y).sum(-1)[None]
     return jnp.maximum(norms - 2 * product, 0.0)
 
 
 def mmd(x: Array, y: Array, kernel: str = "imq", mask: Array | None = None) -> Array:
-    """Squared maximum mean discrepancy of two samples, without bias (Gretton et al. 2012).
+    """Unbiased squared maximum mean discrepancy between two samples (Gretton et al. 2012).
 
         MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)
 
-    by averages over all pairs, those of a point with itself left out: a U-statistic, whose mean
-    is zero where both distributions are one, so that many of its values are then negative.
+    estimated by averages over all pairs of different points. This U-statistic has mean zero if the
+    distributions are equal, so it is often negative then.
 
     The kernels are made for coordinates of unit variance, where |x - x'|^2 is 2 D on average:
 
         imq       sum_s C/(C + |x - y|^2), C = 2 D s, s = 0.1, 0.2, 0.5, 1, 2, 5, 10
-                  (Tolstikhin et al. 2018): heavy tails, which still pull at far points
+                  (Tolstikhin et al. 2018): heavy tails, so that distant points are still pulled
         gaussian  exp(-|x - y|^2 / (2 D)): e^-1 at that distance, in any dimension
 
     Args:
         x: [N, D], N at least 2.
         y: [M, D], M at least 2.
         kernel: a key of KERNELS.
-        mask: [N], 0 on rows of x to leave out; without two rows left, E k(x, x') counts as 0.
+        mask: [N], 0 for rows of x to leave out; with fewer than two rows left, E k(x, x') is 0.
 
     Returns:
         A scalar, in expectation between 0 and 2 k(0): 14 for imq, 2 for gaussian. Gradients are
-        finite, at coincident points too.
+        finite, also where points coincide.
 
     Raises:
         ValueError: an unknown kernel, or a sample of fewer than two points.
@@ -183,7 +183,7 @@ def mmd(x: Array, y: Array, kernel: str = "imq", mask: Array | None = None) -> A
         raise ValueError(f"kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
     if min(len(x), len(y)) < 2:
         raise ValueError(f"samples of {len(x)} and {len(y)}: expected at least two points of each")
-    # Distances do not depend on the origin; their rounding errors do.
+    # Distances do not depend on the origin, but their rounding errors do.
     origin = jax.lax.stop_gradient(y.mean(0))[None]
     x, y = x - origin, y - origin
 
@@ -204,28 +204,29 @@ def mmd_objective(
 ) -> Loss:
     """-log p(x|z) + (1 - alpha) KL + (alpha + lambda - 1) MMD^2(q(z), p(z)) (+ penalty): InfoVAE.
 
-    With KL = KL(q(z|x) || p(z)) and as many draws of the prior as of q(z) (Zhao et al. 2017).
+    KL = KL(q(z|x) || p(z)); as many samples are drawn from the prior as from q(z) (Zhao et al.
+    2017).
 
         alpha  lambda   objective
         0      1        the negative ELBO
-        0      above 1  the ELBO, and a q(z) pulled to the prior
-        1      any      MMD-VAE: no price on the information in z; with latents that are a point
-                        it is a WAE-MMD (Tolstikhin et al. 2018)
+        0      above 1  the negative ELBO, with q(z) pulled to the prior
+        1      any      MMD-VAE: the information in z costs nothing; with a deterministic encoder,
+                        WAE-MMD (Tolstikhin et al. 2018)
 
-    The first two terms are nats of one image, summed over pixels and dimensions. MMD^2 belongs to
-    the whole batch and knows no such sum: at most 2 k(0), and for imq in 20 dimensions 0.44 where
-    q(z) is half as wide as p(z), 0.53 where it is twice as wide, 1.9 where it is one point, and
-    +-0.006 of mere noise in batches of 128. So lambda must be in the hundreds to be heard.
+    The first two terms are nats per image, summed over pixels and dimensions. MMD^2 is a property
+    of the batch and is not summed: it is at most 2 k(0), and for imq in 20 dimensions 0.44 if q(z)
+    is half as wide as p(z), 0.53 if twice as wide, 1.9 if q(z) is a point, with noise of +-0.006 in
+    batches of 128. So lambda has to be in the hundreds to matter.
 
     Args:
         model: any whose prior can be sampled.
-        alpha: how far the KL is paid back, 0 to 1: the weight of the information in z.
-        mmd_weight: lambda of the paper, the scale of the pull of q(z) to p(z).
+        alpha: weight of the information in z, 0 to 1: the part of the KL that costs nothing.
+        mmd_weight: lambda of the paper; it sets how strongly q(z) is pulled to p(z).
         kernel: "imq" or "gaussian", as in ``mmd``.
 
     Returns:
         A loss with the metrics loss, elbo, reconstruction, kl (nats) and mmd, the estimate of
-        MMD^2 without its weight. Masked rows count in none of them. It raises as ``mmd`` does.
+        MMD^2 without its weight. Masked rows are left out. The loss raises as ``mmd`` does.
     """
 
     def loss(variables, key, batch, step):

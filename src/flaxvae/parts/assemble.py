@@ -1,4 +1,4 @@
-"""Put a network, latents and a likelihood together: a Model."""
+"""Combine a network, latents and a likelihood into a Model."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from flaxvae.parts.networks import Network
 
 
 def of_latents(variables: Variables) -> Variables:
-    """A model's variables as its latents see them: their own parameters, and all state."""
+    """The latents' part of a model's variables: their own parameters, and all state."""
     return {**variables, "params": variables["params"].get("latents", {})}
 
 
 def model(
     network: Network, latents: Latents, likelihood: Likelihood, classes: int | None = None
 ) -> Model:
-    """A model of data x with latents z, and labels y where ``classes`` is given.
+    """A model of data x with latents z, given labels y if ``classes`` is set.
 
     Args:
-        network: encoder and decoder bodies, built for these heads and values. They compute in its
-            ``compute``; parameters, latents and likelihood are float32.
+        network: encoder and decoder, built for these heads and values. They compute in
+            ``network.compute``; parameters, latents and likelihood are float32.
         latents: posterior and prior.
         likelihood: p(x|z).
         classes: number of labels that condition both networks; None for an unconditional model.
 
     Returns:
-        A Model with ``variables["params"]`` of ``encoder``, ``decoder`` and, where they have
-        parameters of their own, ``latents`` and ``likelihood``; and the latents' state.
+        A Model. ``variables["params"]`` has ``encoder`` and ``decoder``, and ``latents`` and
+        ``likelihood`` if they have parameters; other collections are the latents' state.
     """
 
     def apply(module, params, *inputs):

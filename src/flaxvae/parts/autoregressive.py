@@ -1,14 +1,15 @@
-"""An autoregressive prior over a grid of discrete codes, and the recipe pieces that fit it.
+"""An autoregressive prior over a grid of discrete codes, and the model and objective that fit it.
 
-With the codes c_1..c_P of a grid in raster order,
+For the codes c_1..c_P of a grid in raster order,
 
     log p(c) = sum_i log p(c_i | c_1, ..., c_{i-1}),
 
-each factor a softmax. A VQ-VAE generates by drawing a grid from such a prior, fitted to the codes
-of its training data after it, and decoding the grid (van den Oord et al. 2017). In the place of
-their PixelCNN, whose masked convolutions leave a blind spot, a causal transformer (Vaswani et al.
-2017) sees every earlier code: pre-norm blocks over the embedding of the previous code (a learned
-start token before the first) plus learned embeddings of the row and column to be predicted.
+where each factor is a softmax. A VQ-VAE generates by sampling a grid from such a prior, fitted to
+the codes of the training data after the VQ-VAE itself, and decoding it (van den Oord et al. 2017).
+The paper uses a PixelCNN, whose masked convolutions leave a blind spot. Here a causal transformer
+(Vaswani et al. 2017) sees all earlier codes: pre-norm blocks over the embedding of the previous
+code (a learned start token before the first) plus learned embeddings of the row and column to be
+predicted.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Sample(Protocol):
 
 
 class AutoregressivePrior(NamedTuple):
-    """p(c) over grids of codes, flattened in raster order. Functions of its own parameters."""
+    """p(c) over grids of codes, flattened in raster order, as functions of its own parameters."""
 
     init: InitParams  # key -> params
     log_prob: OfCodes  # (params, indices [B, positions] int32) -> [B] nats
     sample: Sample  # (params, key, n, temperature) -> indices [n, positions] int32
-    logits: OfCodes  # (params, indices) -> [B, positions, codes] of p(c_i | c_<i), unnormalised
+    logits: OfCodes  # (params, indices) -> [B, positions, codes] of p(c_i | c_<i), unnormalized
     grid: tuple[int, int]  # rows and columns
 
 
@@ -64,7 +65,7 @@ class Block(nn.Module):
         split = (*x.shape[:2], self.heads, width // self.heads)
         qkv = jnp.split(Dense(3 * width, name="qkv")(nn.LayerNorm()(x)), 3, axis=-1)
         query, key, value = (part.reshape(split) for part in qkv)
-        # By hand, and with relu: on CPU half the time of jax.nn's attention and of gelu.
+        # Written out, and with relu: on CPU half the time of jax.nn's attention with gelu.
         score = jnp.einsum("bqhd,bkhd->bhqk", query, key) * split[-1] ** -0.5
         causal = jnp.tril(jnp.ones(score.shape[2:], bool))[None, None]
         weight = jax.nn.softmax(jnp.where(causal, score, -jnp.inf))
@@ -75,7 +76,7 @@ class Block(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Codes [B, positions] -> logits [B, positions, codes], those at i from the codes before i."""
+    """Codes [B, positions] -> logits [B, positions, codes]; those at i depend on codes before i."""
 
     grid: tuple[int, int]
     codes: int
@@ -86,7 +87,7 @@ class CausalTransformer(nn.Module):
     @nn.compact
     def __call__(self, indices):
         height, width = self.grid
-        start = self.codes  # one more token than there are codes
+        start = self.codes  # the start token follows the codes
         previous = jnp.pad(indices[:, :-1], ((0, 0), (1, 0)), constant_values=start)
         x = nn.Embed(self.codes + 1, self.width, name="token")(previous)
         rows = nn.Embed(height, self.width, name="row")(jnp.repeat(jnp.arange(height), width))
@@ -100,18 +101,18 @@ class CausalTransformer(nn.Module):
 def code_prior(
     grid: tuple[int, int], codes: int, *, width: int = 128, layers: int = 4, heads: int = 4
 ) -> AutoregressivePrior:
-    """log p(c) = sum_i log softmax(f_i(c_1..c_{i-1}))[c_i], f a causal transformer.
+    """log p(c) = sum_i log softmax(f_i(c_1..c_{i-1}))[c_i], where f is a causal transformer.
 
-    A draw with temperature T takes each code from softmax(f_i / T) as the arg max of f_i + T g,
-    with g from the standard Gumbel distribution: nothing is divided, and T = 0 gives the arg max.
-    It evaluates the network on the whole grid for each code.
+    With temperature T each code is drawn from softmax(f_i / T), as the arg max of f_i + T g with
+    standard Gumbel noise g. Nothing is divided by T, so T = 0 gives the arg max. Each code takes
+    one evaluation of the network on the whole grid.
 
     Args:
         grid: rows and columns of codes.
         codes: K, the size of the codebook; indices are 0 to K - 1.
-        width: features of a position, a multiple of ``heads``.
-        layers: blocks of attention and MLP (of 4 ``width`` hidden units).
-        heads: heads of an attention.
+        width: features at each position, a multiple of ``heads``.
+        layers: blocks of attention and an MLP with 4 ``width`` hidden units.
+        heads: attention heads.
 
     Raises:
         UsageError: ``width`` is not a multiple of ``heads``.
@@ -133,7 +134,7 @@ def code_prior(
 
     def sample(params, key, n, temperature=1.0):
         def draw(i, indices):
-            at_i = logits(params, indices)[:, i]  # whatever stands at i and later has no effect
+            at_i = logits(params, indices)[:, i]  # codes from i on have no effect
             noise = jax.random.gumbel(jax.random.fold_in(key, i), at_i.shape)
             code = jnp.argmax(at_i + temperature * noise, axis=-1)
             return indices.at[:, i].set(code.astype(jnp.int32))
@@ -157,7 +158,7 @@ class CodeGrids:
 
     @property
     def mean(self) -> Array:
-        """The greedy grid, the most probable code each time: an average of names means nothing."""
+        """The greedy grid, with the most probable code each time: codes have no average."""
         greedy = self.prior.sample(self.params, jax.random.key(0), 1, 0.0)  # the key has no effect
         return jnp.repeat(self._grids(greedy), self.count, axis=0)
 
@@ -171,16 +172,16 @@ class CodeGrids:
 
 
 def fitting(prior: AutoregressivePrior) -> tuple[Model, Objective]:
-    """What the training loop needs to fit ``prior`` to grids of codes by maximum likelihood.
+    """A model and an objective that fit ``prior`` to grids of codes by maximum likelihood.
 
-    The codes are data x [B, h, w], float32 or integers with the values 0 to K - 1 (so not scaled:
-    a split's ``peak`` is 1), and the latent has no dimensions: z is [B, 0], the KL [B, 1] is zero
-    and the bound is log p(codes) itself.
+    The data x [B, h, w] are codes 0 to K - 1, as float32 or integers (not scaled: the ``peak`` of a
+    split is 1). The latent has no dimensions: z is [B, 0], the KL [B, 1] is zero, and the bound is
+    log p(codes) itself.
 
     Returns:
-        The Model, whose ``init`` gives {"params": the prior's own} and raises UsageError for
-        data of another shape; and the objective, the mean of -log p(codes) in nats, with
-        the metrics ``loss`` and ``bits_per_code`` = loss / (positions log 2).
+        The Model, whose ``init`` returns {"params": those of the prior} and raises UsageError for
+        data of another shape; and the objective, the mean of -log p(codes) in nats, with the
+        metrics ``loss`` and ``bits_per_code`` = loss / (positions log 2).
     """
 
     def init(key, x, y=None):

@@ -1,17 +1,17 @@
-"""Vector quantisation: latents that are entries of a learned codebook.
+"""Vector quantization: latents that are entries of a learned codebook.
 
-Each of P vectors z_e that the encoder gives is replaced by the nearest of K codes,
+The encoder returns P vectors z_e. Each is replaced by the nearest of K codes,
 
     z = e_c,   c = arg min_k |z_e - e_k|^2,   dz/dz_e taken to be the identity,
 
-and the encoder is kept near its codes by a penalty, sum |z_e - sg(e_c)|^2 times a weight, where sg
-stops the gradient (van den Oord et al. 2017). The codes themselves follow the encoder in one of
-two ways: by the gradient of sum |sg(z_e) - e_c|^2, or, as k-means on a stream, as moving averages
-of what falls to each code (the paper's appendix), where a code to which nothing falls would stay
-dead and is therefore moved to a random encoder output (Dhariwal et al. 2020).
+and a penalty, a weight times sum |z_e - sg(e_c)|^2, keeps the encoder close to its codes; sg stops
+the gradient (van den Oord et al. 2017). The codes follow the encoder in one of two ways: by the
+gradient of sum |sg(z_e) - e_c|^2, or, like online k-means, as moving averages of the vectors
+assigned to each code (the paper's appendix). With averages, a code to which no vectors are assigned
+would stay dead, so it is moved to a random encoder output (Dhariwal et al. 2020).
 
-q(c|x) is a point mass, so that log p(c) - log q(c|x) = log p(c): P log K nats below zero under
-the uniform prior of the training, more with a prior fitted to the codes afterwards.
+q(c|x) is a point mass, so log p(c) - log q(c|x) = log p(c): -P log K nats under the uniform prior
+used in training, and higher under a prior fitted to the codes afterwards.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ from flaxvae.parts.latents import Latents
 
 Array = jax.Array
 
-SPREAD = 0.1  # standard deviation of the first codes
-SMOOTHING = 1e-5  # of the counts, after Laplace
-# In the three digits of TF32 or bfloat16, distances would tell apart only codes that are far from
-# each other compared with their distance from the origin.
+SPREAD = 0.1  # standard deviation of the initial codes
+SMOOTHING = 1e-5  # Laplace smoothing of the counts
+# With the three digits of TF32 or bfloat16, distances could not separate codes that are closer to
+# each other than to the origin.
 PRECISION = jax.lax.Precision.HIGHEST
 
 
 class CodePrior(NamedTuple):
-    """p(c) over the codes of an image, as functions of its own parameters."""
+    """p(c) over an image's codes, as functions of its own parameters."""
 
     log_prob: Callable[[Any, Array], Array]  # (params, indices [B, P]) -> [B] nats
     sample: Callable[[Any, Array, int, float], Array]  # (params, key, n, temperature) -> [n, P]
 
 
 def _embedding(variables: Variables) -> Array:
-    """The codes [K, dim]: state where they are moving averages, else parameters."""
+    """The codes [K, dim]: state if they are moving averages, else parameters."""
     return variables["codebook" if "codebook" in variables else "params"]["embedding"]
 
 
 def indices(variables: Variables, z_e: Array) -> Array:
-    """The nearest code of each vector, the first of several: [B, P * dim] -> [B, P] int32.
+    """The nearest code to each vector, the first in a tie: [B, P * dim] -> [B, P] int32.
 
-    Written as arg min_k |e_k|^2 - 2 z_e . e_k: one matrix product, no array of differences.
+    Computed as arg min_k |e_k|^2 - 2 z_e . e_k: one matrix product, no array of differences.
 
     Args:
-        variables: the latents' own, as ``Latents.init`` gave them.
+        variables: the latents' own, as returned by ``Latents.init``.
         z_e: the encoder's output.
     """
     codes = jax.lax.stop_gradient(_embedding(variables))
     vectors = jax.lax.stop_gradient(z_e).reshape(-1, codes.shape[1])
-    # A shift of both changes no distance, and keeps the digits of codes far from the origin.
+    # Shifting both changes no distance, and keeps precision for codes far from the origin.
     centre = codes.mean(0)
     codes, vectors = codes - centre[None], vectors - centre[None]
     products = jnp.matmul(vectors, codes.T, precision=PRECISION)
@@ -68,27 +68,27 @@ def indices(variables: Variables, z_e: Array) -> Array:
 
 
 def embed(variables: Variables, indices: Array) -> Array:
-    """The codes of these indices, in a row: [B, P] -> [B, P * dim]."""
+    """The codes with these indices, concatenated: [B, P] -> [B, P * dim]."""
     return _embedding(variables)[indices].reshape(indices.shape[0], -1)
 
 
 def _follow(
     state: dict[str, Array], key: Array, z_e: Array, chosen: Array, decay: float, revive: float
 ) -> dict[str, Array]:
-    """The codebook after one batch of vectors z_e [M, dim] with their codes [M].
+    """The codebook after one batch of vectors z_e [M, dim] and their codes [M].
 
-    count = decay count + (1 - decay) n     n_k the vectors that fell to code k
-    sum   = decay sum   + (1 - decay) s     s_k the sum of them
-    embedding = sum / smoothed count, but for codes of count < revive: a random z_e each
+    count = decay count + (1 - decay) n     n_k: number of vectors assigned to code k
+    sum   = decay sum   + (1 - decay) s     s_k: their sum
+    embedding = sum / smoothed count, or a random z_e for each code with count < revive
     """
     codes = state["count"].shape[0]
-    # A product with one-hot rows: unlike a scatter, it adds in the same order every time.
+    # A product with one-hot rows: unlike a scatter, it always adds in the same order.
     assigned = jax.nn.one_hot(chosen, codes)
     total = jnp.matmul(assigned.T, z_e, precision=PRECISION)
     count = decay * state["count"] + (1 - decay) * assigned.sum(0)
     sums = decay * state["sum"] + (1 - decay) * total
     dead = count < revive
-    # Without replacement while there are vectors enough: of two equal codes, one would die again.
+    # Without replacement if there are enough vectors: of two equal codes, one would die again.
     order = jax.random.permutation(key, z_e.shape[0])
     fresh = max(1.0, revive)
     reseated = z_e[order[jnp.arange(codes) % z_e.shape[0]]]
@@ -112,8 +112,8 @@ def vector_quantized(
 ) -> Latents:
     """P = ``positions`` vectors, each one of K = ``codes`` codes of ``dim`` numbers.
 
-    penalty = commitment sum |z_e - sg(e)|^2, plus sum |sg(z_e) - e|^2 where codes learn by
-    gradient: sums over positions and dimensions, as the bound's terms are. log q(c|x) is 0 and
+    penalty = commitment sum |z_e - sg(e)|^2, plus sum |sg(z_e) - e|^2 if codes learn by gradient.
+    Like the terms of the bound, these are sums over positions and dimensions. log q(c|x) is 0, and
     kl [B, 1] is -log p(c), which is P log K under the uniform prior.
 
     Args:
@@ -123,18 +123,18 @@ def vector_quantized(
         commitment: weight of the penalty on the encoder.
         decay: of the moving averages, in the state variables["codebook"] = {"embedding" [K, dim],
             "count" [K], "sum" [K, dim]}; None: the codes are params["embedding"] instead.
-        revive: a code is dead, and moved, when fewer vectors than this fall to it in a step, by
-            the moving average; 0 for never. Counts start at this value, so that every code that
-            nothing falls to at the first step moves then.
-        prior: a prior to be fitted to the codes, in use if and only if ``variables`` have its
-            parameters, as the collection "prior" (without gradient). None: uniform.
+        revive: a code is dead, and moved, if the moving average of the vectors assigned to it in a
+            step is below this; 0: never. Counts start at this value, so a code to which no vectors
+            are assigned in the first step moves at once.
+        prior: a prior fitted to the codes afterwards. It is used if ``variables`` has its
+            parameters, as the collection "prior" (without gradient); until then, and if None, the
+            prior is uniform.
 
     Returns:
-        Latents with the head "z" of P * dim. z is the code, with the key or without; the key
-        decides where dead codes go, which is why the state is updated in training with a key only.
-        ``prior_sample`` raises UsageError where the prior is not fitted; the temperature has no
-        effect on a uniform one. ``prior_log_prob`` of a z that is not made of codes, to the last
-        bit, is -inf: it has no probability.
+        Latents with the head "z" of size P * dim. z is the code, with or without a key. The key
+        decides where dead codes move, so the state is updated only in training with a key.
+        ``prior_sample`` raises UsageError if the prior is not fitted; temperature has no effect on
+        a uniform prior. ``prior_log_prob`` is -inf for a z that does not consist of codes, exactly.
     """
 
     def init(key):
@@ -183,7 +183,7 @@ def vector_quantized(
         return embed(variables, prior.sample(variables["prior"], key, n, temperature))
 
     def prior_log_prob(variables, z):
-        # Not by distances, whose rounding may confuse two codes that are close to each other.
+        # Not by distances, whose rounding errors could confuse two codes that are close.
         vectors = z.reshape(-1, positions, 1, dim)
         equal = (vectors == _embedding(variables)[None, None]).all(-1)  # [B, P, K]
         log_p = log_prior(variables, jnp.argmax(equal, -1).astype(jnp.int32))

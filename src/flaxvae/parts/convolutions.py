@@ -1,18 +1,17 @@
-"""Strided convolutions and their transposes, lowered to what the platform does fast.
+"""Strided convolutions and their transposes, lowered to what is fast on the platform.
 
 A convolution is y = W^T patches(x); its transpose is x = scatter(W y), where ``scatter`` is the
-adjoint of ``patches``. XLA's own convolutions are right on GPU and TPU. On CPU they are slow, and
-several times slower again inside a compiled loop, so there the same sums are written as one GEMM
-over activations kept as [C, H, W, B]: with the batch as the minor axis a strided slice is a
-contiguous run.
+adjoint of ``patches``. On GPU and TPU XLA's own convolutions are best. On CPU they are slow, and
+several times slower inside a compiled loop, so there the same sums are one GEMM over activations
+[C, H, W, B]: with the batch as the last axis, a strided slice is contiguous.
 
-Both lowerings take the same kernels [k, k, C_large, C_small] and give the same numbers:
+Both lowerings take the same kernels [k, k, C_large, C_small] and compute the same numbers:
 
     conv:           [large H, W, C_large] -> [small H, W, C_small],  small = ceil(large / stride)
     conv_transpose: the adjoint, [small, C_small] -> [large, C_large], for any such ``large``
 
-The padding is that of ``k=3, stride=2, padding=1`` in the tutorials: (k - 1) // 2 rows before the
-image, the rest after it.
+Padding is as in the tutorials' ``k=3, stride=2, padding=1``: (k - 1) // 2 rows before the image,
+the rest after it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Size = tuple[int, int]
 
 
 class Lowering(NamedTuple):
-    """A layout of activations and the two layers in it."""
+    """A layout of activations, and the two layers in that layout."""
 
     enter: Callable[[Array], Array]  # [B, H, W, C] -> the layout
     leave: Callable[[Array], Array]  # and back
@@ -42,14 +41,14 @@ class Lowering(NamedTuple):
 
 
 def small_size(large: Size, stride: int) -> Size:
-    """Height and width after a convolution of this stride: each is ceil(large / stride)."""
+    """Height and width after a convolution with this stride, each ceil(large / stride)."""
     return -(-large[0] // stride), -(-large[1] // stride)
 
 
 def _padding(large: int, kernel: int, stride: int) -> tuple[int, int]:
     small = -(-large // stride)
     before = (kernel - 1) // 2
-    # A stride beyond the kernel leaves rows that no tap reads: then nothing is padded after.
+    # With a stride larger than the kernel, no tap reads the last rows: then nothing is padded.
     return before, max(stride * (small - 1) + kernel - before - large, 0)
 
 
@@ -85,13 +84,13 @@ NATIVE = Lowering(lambda x: x, lambda x: x, _native_conv, _native_conv_transpose
 
 
 def _patches(x: Array, k: int, stride: int) -> Array:
-    """[C, H, W, B] -> [k, k, C, h, w, B]: for each tap, the pixels under it."""
+    """[C, H, W, B] -> [k, k, C, h, w, B]: the pixels under each tap."""
     height, width = x.shape[1:3]
     h, w = small_size((height, width), stride)
     pads = (_padding(height, k, stride), _padding(width, k, stride))
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     h_end, w_end = stride * (h - 1) + 1, stride * (w - 1) + 1
-    # Row by row: a stack of three is one loop with its slices, a stack of nine copies each twice.
+    # Row by row: a stack of three is one loop with its slices; a stack of nine copies each twice.
     rows = [
         jnp.stack([x[:, i : i + h_end : stride, j : j + w_end : stride] for j in range(k)])
         for i in range(k)
@@ -102,16 +101,16 @@ def _patches(x: Array, k: int, stride: int) -> Array:
 def _scatter(taps: Array, stride: int, size: Size) -> Array:
     """The adjoint of ``_patches``: [k, k, C, h, w, B] -> [C, H, W, B].
 
-    Row r of the image receives tap i of patch (r + before - i) / stride. So each of the stride^2
-    phases of the image, its rows and its columns of one remainder, is a sum of shifted taps. Phases
-    are interleaved by stacking, which copies whole runs of memory.
+    Row r of the image receives tap i of patch (r + before - i) / stride. So each of the image's
+    stride^2 phases (the rows and columns with one remainder) is a sum of shifted taps. Phases are
+    interleaved by stacking, which copies contiguous memory.
     """
     k, c, b = taps.shape[0], taps.shape[2], taps.shape[5]
     small, rest = taps.shape[3:5], [-(-n // stride) for n in size]  # of a tap, of a phase
     zero = jnp.zeros((), taps.dtype)
 
     def shifts(phase: int) -> list[tuple[int, int]]:
-        """Taps of a phase, and the patch that each adds to its first row."""
+        """The taps of a phase, and which patch each adds to the first row."""
         first, offset = divmod(phase + (k - 1) // 2, stride)
         return [(i, first - i // stride) for i in range(offset, k, stride)]
 
@@ -133,13 +132,13 @@ def _scatter(taps: Array, stride: int, size: Size) -> Array:
     return interleave(rows, 1)[:, : size[0], : size[1]]
 
 
-# Products name their axes in the order in which both arrays have them. An einsum sorts them by
-# letter, for which XLA copies the arrays first, and takes as long as for the product; as matrices,
-# of [h, w, B] made one axis, a batch on several devices would be gathered.
+# Products contract axes in the order in which both arrays have them. An einsum would sort them by
+# letter: XLA then copies the arrays first, which takes as long as the product. As matrices, with
+# [h, w, B] merged into one axis, a batch on several devices would be gathered.
 
 
 def _product(a: Array, b: Array, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> Array:
-    """The sum over these axes, the other axes of a and then those of b."""
+    """Contract these axes; the result has the other axes of a, then those of b."""
     return lax.dot_general(a, b, ((a_axes, b_axes), ((), ())))
 
 
@@ -203,8 +202,8 @@ def _gemm_conv_transpose(x: Array, kernel: Array, bias: Array, stride: int, size
     return add_bias(_up(x, kernel, stride, size), bias[:, None, None, None])
 
 
-# Through [H W C, B], whose transpose is part of the product of a Dense layer beside it; what is
-# left moves whole runs of the batch.
+# Through [H W C, B], whose transpose is fused into the product of an adjacent Dense layer; the rest
+# moves contiguous runs of the batch.
 
 
 def _enter(x: Array) -> Array:
@@ -221,10 +220,10 @@ GEMM = Lowering(_enter, _leave, _gemm_conv, _gemm_conv_transpose)
 
 
 def lowering(choice: str = "auto") -> Lowering:
-    """The lowering "gemm" or "native", or for "auto" that of JAX's default backend.
+    """The lowering "gemm" or "native"; "auto" is the one for JAX's default backend.
 
-    For building a network, not for tracing one, which may be for another platform. "auto" starts
-    the backend: processes that train together join before.
+    Call it when a network is built, not while one is traced, perhaps for another platform. "auto"
+    starts the backend, so processes that train together have to join first.
     """
     if choice == "auto":
         choice = "gemm" if jax.default_backend() == "cpu" else "native"

@@ -1,15 +1,15 @@
-"""Corruptions: what a denoising autoencoder sees in place of x (Vincent et al. 2008, 2010).
+"""Corruptions: what a denoising autoencoder encodes instead of x (Vincent et al. 2008, 2010).
 
-A corruption draws x~ from some C(x~ | x). The encoder is given x~, the likelihood remains that
-of the clean x, so that training maximises E_C[log p(x | x~)] or its bound.
+A corruption draws x~ from some C(x~ | x). The encoder gets x~, the likelihood is that of the clean
+x, so training maximizes E_C[log p(x | x~)] or its bound.
 
     gaussian(sigma)            x~ = x + sigma eps, eps ~ N(0, I)
     mask(fraction)             x~ = 0 with that probability
-    salt_and_pepper(fraction)  x~ = 0 or 1, a coin toss, with that probability
+    salt_and_pepper(fraction)  x~ = 0 or 1, with equal chance, with that probability
 
-A pixel is replaced as a whole: all channels of an image [B, H, W, C] share its fate. The numbers
-of any other array, [B, D] or [B, H, W], each have their own. Each is replaced independently, so
-that ``fraction`` is the share on average and not in every image.
+In an image [B, H, W, C] all channels of a pixel are replaced together; in any other array, [B, D]
+or [B, H, W], each number on its own. Replacements are independent, so ``fraction`` is the average
+share, not that of every image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Corruption = Callable[[Array, Array], Array]  # (key, x [B, *data]) -> x~ of the
 
 
 def _uniform_per_pixel(key: Array, x: Array) -> Array:
-    """U(0, 1) for each pixel, of a shape that broadcasts against ``x``."""
+    """U(0, 1) for each pixel, in a shape that broadcasts against ``x``."""
     shape = (*x.shape[:-1], 1) if x.ndim > 3 else x.shape
     return jax.random.uniform(key, shape)
 
@@ -35,10 +35,10 @@ def _check_fraction(fraction: float) -> None:
 
 
 def gaussian(sigma: float) -> Corruption:
-    """x + sigma eps, eps ~ N(0, I), each channel with noise of its own.
+    """x + sigma eps, eps ~ N(0, I), with independent noise for each channel.
 
-    Nothing is clipped: x~ ~ N(x, sigma^2 I) may leave [0, 1]. Clipping would make the noise of
-    dark and bright pixels one-sided, and E[x~ | x] would no longer be x.
+    Nothing is clipped, so x~ may leave [0, 1]. Clipping would make the noise of dark and bright
+    pixels one-sided, and E[x~ | x] would no longer be x.
 
     Raises:
         ValueError: a negative ``sigma``.
@@ -49,9 +49,9 @@ def gaussian(sigma: float) -> Corruption:
 
 
 def mask(fraction: float) -> Corruption:
-    """Each pixel is set to 0 with probability ``fraction`` ("masking noise").
+    """Sets each pixel to 0 with probability ``fraction`` ("masking noise").
 
-    The others are kept as they are, not scaled up as dropout would.
+    Other pixels are unchanged, not scaled up as in dropout.
 
     Raises:
         ValueError: ``fraction`` outside 0 to 1.
@@ -61,7 +61,7 @@ def mask(fraction: float) -> Corruption:
 
 
 def salt_and_pepper(fraction: float) -> Corruption:
-    """Each pixel is set, with probability ``fraction``, to 0 or to 1 with equal chance.
+    """Sets each pixel, with probability ``fraction``, to 0 or 1 with equal chance.
 
     Raises:
         ValueError: ``fraction`` outside 0 to 1.

@@ -1,14 +1,13 @@
 """Categorical latents, trained on their Gumbel-softmax relaxation.
 
-With g_k independent draws of the standard Gumbel distribution (Jang et al. 2016; Maddison et al.
-2016),
+For independent standard Gumbel variables g_k (Jang et al. 2016; Maddison et al. 2016),
 
-    arg max_k (logits_k + g_k)         is a draw of Categorical(softmax(logits)), exactly, and
-    z = softmax((logits + g) / T)      is a point of the simplex, differentiable in the logits,
+    arg max_k (logits_k + g_k)         is an exact draw from Categorical(softmax(logits)), and
+    z = softmax((logits + g) / T)      is a point on the simplex, differentiable in the logits.
 
-whose arg max is that draw at every temperature T, and which tends to its one-hot vector as T -> 0.
-Only training sees relaxed z; T falls by a constant factor a step, down to a minimum. All numbers
-of the bound are those of the categorical itself, not of a density on the simplex.
+The arg max of z is that draw at any temperature T, and z tends to its one-hot vector as T -> 0.
+Relaxed z are used only in training; T falls by a constant factor each step, down to a minimum. All
+terms of the bound are those of the categorical itself, not of a density on the simplex.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Array = jax.Array
 
 
 def indices(z: Array, categories: int) -> Array:
-    """Categories by arg max, of hard or relaxed z: [B, N * categories] -> [B, N] int32."""
+    """Categories, as arg max of hard or relaxed z: [B, N * categories] -> [B, N] int32."""
     return jnp.argmax(z.reshape(z.shape[0], -1, categories), axis=-1).astype(jnp.int32)
 
 
@@ -40,9 +39,9 @@ def categorical(
 ) -> Latents:
     """N independent categoricals of K values: q(z|x) = prod_n softmax(logits_n), p(z) uniform.
 
-    z [B, N * K] holds one-hot vectors, row-major [N, K]; in training their relaxation. For each
+    z [B, N * K] holds one-hot vectors, row-major [N, K], or in training their relaxation. For each
     variable KL(q || p) = log K + sum_k q_k log q_k, at most log K. log p = -N log K and log q are
-    those of the hard sample, also where z is relaxed.
+    those of the hard sample, even if z is relaxed.
 
     The temperature is state: variables["relaxation"]["temperature"], which a draw with ``train``
     replaces by max(minimum, T exp(-rate)). Without ``train`` z is hard and T has no effect.
@@ -51,14 +50,14 @@ def categorical(
         variables: N.
         categories: K.
         temperature: T at the first step, above 0.
-        minimum: where its annealing ends, above 0.
-        rate: the annealing's, per step.
-        straight_through: in training, hard z with the gradient of the relaxed one.
+        minimum: lowest T, above 0.
+        rate: of the annealing, per step.
+        straight_through: in training, use hard z with the gradient of relaxed z.
 
     Returns:
-        Latents with the head "logits" of N * K. Without a key z is the mode, one-hot. A uniform
-        prior has no temperature: that of ``prior_sample`` has no effect. ``prior_log_prob`` of a z
-        that is not one-hot is -inf: it has no probability.
+        Latents with the head "logits" of size N * K. Without a key z is the mode, one-hot. The
+        temperature of ``prior_sample`` has no effect on the uniform prior. ``prior_log_prob`` is
+        -inf for a z that is not one-hot.
     """
     shape, log_mass = (variables, categories), -variables * math.log(categories)
 
@@ -73,7 +72,7 @@ def categorical(
 
     def relax(perturbed, hard, t):
         soft = jax.nn.softmax(perturbed / t)
-        # soft - stop_gradient(soft) is zero without rounding: the value is one-hot exactly.
+        # soft - stop_gradient(soft) is exactly zero, so the value is exactly one-hot.
         return hard + (soft - jax.lax.stop_gradient(soft)) if straight_through else soft
 
     def draw(state, key, heads, train):

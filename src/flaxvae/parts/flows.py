@@ -1,4 +1,4 @@
-"""Normalizing flows: a posterior richer than a Gaussian, by an invertible map of its draws.
+"""Normalizing flows: a posterior richer than a Gaussian, by an invertible map of Gaussian draws.
 
 For z' = f(z) with f invertible, and z ~ q0(z|x),
 
@@ -10,8 +10,8 @@ For z' = f(z) with f invertible, and z ~ q0(z|x),
 | inverse_autoregressive | gate z + (1 - gate) m, both from z before d   | one pass each dim  |
 | coupling               | one half scaled and shifted, given the other  | one pass           |
 
-Rezende & Mohamed 2015; Kingma et al. 2016 on the MADE of Germain et al. 2015; Dinh et al. 2017.
-A flow may read a context from the encoder, so that the map itself depends on x.
+Rezende & Mohamed 2015; Kingma et al. 2016 with the MADE of Germain et al. 2015; Dinh et al. 2017.
+A flow may take a context from the encoder, so that the map depends on x.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from flaxvae.parts.made import made, masked_mlp
 
 Array = jax.Array
 
-LOWEST = -0.99  # of w . u in a planar step, which stops being invertible at -1
-FORGET_BIAS = 2.0  # gates begin at sigmoid(2) = 0.88, as Kingma et al. 2016 advise
-LOG_SCALE = 2.0  # bound on the |log-scale| of one coupling step
+LOWEST = -0.99  # lower bound on w . u in a planar step, which is not invertible below -1
+FORGET_BIAS = 2.0  # gates start at sigmoid(2) = 0.88, as recommended by Kingma et al. 2016
+LOG_SCALE = 2.0  # bound on |log-scale| in one coupling step
 
 
 class Flow(NamedTuple):
-    """An invertible map of z, example by example, with the volume it makes of a unit volume."""
+    """An invertible map of z, for each example, with the log-determinant of its Jacobian."""
 
-    context: int  # size of the context each example needs, from the encoder; 0: none
-    init: Callable[[Array], Any]  # key -> params, {} where all of them come from the context
+    context: int  # size of the context from the encoder for each example; 0: none
+    init: Callable[[Array], Any]  # key -> params, {} if the context holds all of them
     # (params, z [B, D], context [B, C] or None) -> z' [B, D], log |det dz'/dz| [B]
     forward: Callable[[Any, Array, Array | None], tuple[Array, Array]]
     # (params, z', context) -> z, log |det dz/dz'|; None where there is no closed form
@@ -47,7 +47,7 @@ class Flow(NamedTuple):
 
 
 def _chain(flows: Sequence[Flow]) -> Flow:
-    """One flow after another, all with the same context and a closed inverse."""
+    """One flow after another, all with the same context and a closed-form inverse."""
     names = [f"step_{i}" for i in range(len(flows))]
 
     def init(key):
@@ -75,17 +75,17 @@ def planar(dim: int, steps: int) -> Flow:
     """z' = z + u_hat tanh(w . z + b), ``steps`` times (Rezende & Mohamed 2015, section 4.1).
 
     log det = log(1 + tanh'(w . z + b) w . u_hat). The context holds u, w and b of every step, so
-    there are no parameters beside it. A step is invertible where w . u_hat > -1, so u moves along
-    w to u_hat, with w . u_hat = m(w . u) and m(s) = log(a + (1 - a) exp(s)), log a = -0.99. The
-    paper has m(s) = softplus(s) - 1; this one has m(0) = 0, so that small u are small steps, and
-    keeps its distance from -1, so that log det and its gradient stay finite.
+    there are no other parameters. A step is invertible if w . u_hat > -1, so u is moved along w to
+    u_hat with w . u_hat = m(w . u), m(s) = log(a + (1 - a) exp(s)), log a = -0.99. The paper uses
+    m(s) = softplus(s) - 1. Here m(0) = 0, so that small u are small steps, and m stays away from
+    -1, so that log det and its gradient stay finite.
 
     Args:
         dim: latent dimensions D.
         steps: K.
 
     Returns:
-        A Flow with a context of K (2 D + 1) and no inverse.
+        A Flow with a context of size K (2 D + 1) and no inverse.
     """
     a = math.exp(LOWEST)
 
@@ -93,7 +93,7 @@ def planar(dim: int, steps: int) -> Flow:
         s = (u * w).sum(-1)
         low, high = jnp.minimum(s, 0.0), jnp.maximum(s, 0.0)
         bend = jnp.log1p((1 - a) * jnp.expm1(low)) + jnp.log1p(a * jnp.expm1(-high))
-        m, shift = bend + high, bend - low  # m(s) and m(s) - s, each with all its digits
+        m, shift = bend + high, bend - low  # m(s) and m(s) - s, both to full precision
         u = u + (shift / jnp.maximum(jnp.square(w).sum(-1), 1e-12))[:, None] * w
         t = (z * w).sum(-1) + b
         slope = 4 * jax.nn.sigmoid(2 * t) * jax.nn.sigmoid(-2 * t)
@@ -114,14 +114,14 @@ def inverse_autoregressive(
 ) -> Flow:
     """z'_d = g_d z_d + (1 - g_d) m_d, with g = sigmoid(s) (Kingma et al. 2016, algorithm 1).
 
-    m_d and s_d come from a MADE that sees the dimensions before d, and the context; hence
-    log det = sum_d log g_d. The order of the dimensions is reversed between steps. Forwards all
-    dimensions are computed at once; the inverse takes D passes, one for each of them.
+    m_d and s_d come from a MADE that sees the dimensions before d, and the context; so
+    log det = sum_d log g_d. The order of dimensions is reversed between steps. Forward, all
+    dimensions are computed at once; the inverse takes D passes, one per dimension.
 
     Args:
         dim: latent dimensions D.
-        steps: number of such maps, each with a network of its own.
-        hidden: widths of a network, each at least ``dim``.
+        steps: number of such maps, each with its own network.
+        hidden: hidden layer sizes of a network, each at least ``dim``.
         context: size of the context.
 
     Raises:
@@ -156,12 +156,12 @@ def inverse_autoregressive(
 def coupling(dim: int, steps: int, hidden: tuple[int, ...] = (256, 256), context: int = 0) -> Flow:
     """b' = exp(s(a)) b + t(a), a' = a, for halves a and b of z (Dinh et al. 2017, RealNVP).
 
-    log det = sum_d s_d. The halves change roles between steps; s lies within +-2.
+    log det = sum_d s_d. The halves swap roles between steps; |s| is at most 2.
 
     Args:
         dim: latent dimensions D, two or more.
-        steps: number of such maps, each with a network of its own.
-        hidden: widths of a network.
+        steps: number of such maps, each with its own network.
+        hidden: hidden layer sizes of a network.
         context: size of the context.
 
     Raises:
@@ -196,15 +196,15 @@ def coupling(dim: int, steps: int, hidden: tuple[int, ...] = (256, 256), context
 
 
 def posterior(model: Model, flow: Flow) -> Model:
-    """``model`` with the draws of its posterior pushed through ``flow``.
+    """``model`` with the draws of its posterior passed through ``flow``.
 
-    log q(z|x) = log q0(z0|x) - log |det dz/dz0|, and p(z) is that of ``model``. The KL has no
-    closed form: it is that of the draw, log q(z|x) - log p(z), [B, 1].
+    log q(z|x) = log q0(z0|x) - log |det dz/dz0|; p(z) is that of ``model``. The KL has no closed
+    form: ``kl`` [B, 1] is log q(z|x) - log p(z) of the draw.
 
     Args:
-        model: a model with Gaussian latents whose features hold the ``context`` that the flow
-            needs, ``latents.gaussian(dim, context=flow.context)``.
-        flow: of the same ``dim``; its own parameters become ``params["posterior_flow"]``.
+        model: a model with Gaussian latents, whose features include the flow's ``context``:
+            ``latents.gaussian(dim, context=flow.context)``.
+        flow: of the same ``dim``; its parameters become ``params["posterior_flow"]``.
 
     Raises:
         ValueError: the model has no prior.

@@ -1,19 +1,18 @@
 """Hierarchical latents: the ladder VAE (Sonderby et al. 2016).
 
-L levels of latent variables, z_1 next to the data, each drawn from a Gaussian that the level
-above decides:
+L levels of latent variables, with z_1 next to the data. Each is Gaussian given the level above:
 
     p(z) = N(z_L; 0, I) prod_{l<L} N(z_l; mean_p(z_{l+1}), var_p(z_{l+1}))
 
-The encoder climbs, d_l = MLP(d_{l-1}), and at every level proposes N(mean_hat_l, var_hat_l) from
-d_l. The posterior then descends beside the prior, q(z|x) = q(z_L|x) prod_{l<L} q(z_l|z_{l+1}, x):
-at the top it is the proposal itself, and below it is the normalised product of proposal and prior,
+The encoder goes up, d_l = MLP(d_{l-1}), and at each level proposes N(mean_hat_l, var_hat_l) from
+d_l. The posterior goes down like the prior, q(z|x) = q(z_L|x) prod_{l<L} q(z_l|z_{l+1}, x). At the
+top it is the proposal; below, it is the normalized product of proposal and prior,
 
     1 / var_q = 1 / var_hat + 1 / var_p,    mean_q = var_q (mean_hat / var_hat + mean_p / var_p).
 
-Where the data say nothing (var_hat large) q falls back on the prior, so that upper levels stay in
-use. The paper adds batch normalisation, which would tie the examples of a batch together, and a
-warm-up of the KL, which is a matter of the objective; neither is here.
+Where the data are uninformative (var_hat is large) q falls back to the prior, so that upper levels
+stay in use. The paper adds batch normalization, which would make the examples of a batch depend on
+each other, and a warm-up of the KL, which belongs to the objective; neither is here.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ from flaxvae.parts.networks import ACTIVATIONS, Heads, Mlp
 
 Array = jax.Array
 
-# Learned standard deviations lie between exp(-5) and exp(5): beyond that, one unlucky step makes
-# a KL of thousands of nats, and training does not recover.
+# Learned standard deviations lie between exp(-5) and exp(5). Without bounds, one bad step can give
+# a KL of thousands of nats, from which training does not recover.
 LOG_VAR_RANGE = -10.0, 10.0
 
 
 def merge(a: Normal, b: Normal) -> Normal:
-    """The normalised product of two diagonal Gaussians: precisions add, means are averaged by them.
+    """The normalized product of two diagonal Gaussians: precisions add and weight the means.
 
     var = 1 / (1 / var_a + 1 / var_b),    mean = var (mean_a / var_a + mean_b / var_b)
 
-    In log-variances, without forming a variance: no value overflows, however far apart they are.
+    Computed from log-variances, so that nothing overflows however different the variances are.
 
     Args:
-        a, b: Gaussians with arrays of one shape [B, D].
+        a, b: Gaussians with arrays of the same shape [B, D].
 
     Returns:
         Normal of that shape.
@@ -57,7 +56,7 @@ def merge(a: Normal, b: Normal) -> Normal:
 
 
 class Step(nn.Module):
-    """Two hidden layers and a Gaussian read from them: [B, F] -> ([B, width], Normal [B, dim])."""
+    """Two hidden layers, and a Gaussian from them: [B, F] -> ([B, width], Normal [B, dim])."""
 
     width: int
     dim: int
@@ -84,25 +83,24 @@ def ladder(
     features: int = 256,
     activation: str = "gelu",
 ) -> Latents:
-    """Levels of Gaussian latents whose posterior descends beside the prior (Sonderby et al. 2016).
+    """Levels of Gaussian latents whose posterior is top-down like the prior (Sonderby et al. 2016).
 
-    z is all levels in a row, level 1 first, [B, sum(dims)]; p(x|z) = p(x|z_1) as in the paper, by
-    ``decoded``. The KL of a level is in closed form given this draw of the levels above,
+    z is all levels concatenated, level 1 first, [B, sum(dims)]; as in the paper p(x|z) = p(x|z_1),
+    by ``decoded``. The KL of a level is in closed form given the draw of the level above,
 
         kl_l = KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1}))    nats, kl [B, L],
 
-    so that its mean over draws is the level's share of KL(q(z|x) || p(z)). Without a key, every
-    level is at its posterior mean given the means above it. ``prior_sample`` is ancestral; the
-    temperature scales each level's standard deviation given the level above. One level is the
-    Gaussian VAE.
+    so its mean over draws is the level's part of KL(q(z|x) || p(z)). Without a key each level is
+    the posterior mean given the means above it. ``prior_sample`` is ancestral; temperature scales
+    each level's standard deviation given the level above. One level is the Gaussian VAE.
 
     Args:
         dims: latent dimensions of each level, from the data upwards.
-        widths: hidden units of each level, likewise; every mapping has two hidden layers. Those
-            of level l serve d_{l-1} -> d_l and z_{l+1} -> p(z_l | z_{l+1}).
-        features: size of the encoder's one head, a linear layer that the activation follows.
-        activation: one of networks.ACTIVATIONS; relu layers begin so small that the levels, many
-            layers deep, collapse before they have learned.
+        widths: hidden units of each level, likewise; every mapping has two hidden layers. Level l's
+            are those of d_{l-1} -> d_l and z_{l+1} -> p(z_l | z_{l+1}).
+        features: size of the encoder's only head, a linear layer followed by the activation.
+        activation: one of networks.ACTIVATIONS. With relu, initial weights are so small that the
+            levels, many layers deep, collapse before they learn.
 
     Returns:
         Latents with parameters ``up_1`` .. ``up_L`` and ``down_1`` .. ``down_{L-1}``.
@@ -134,7 +132,7 @@ def ladder(
         return steps[name].apply({"params": variables["params"][name]}, x)
 
     def propose(variables, heads):
-        """N(mean_hat_l, var_hat_l) of every level, by the way up."""
+        """N(mean_hat_l, var_hat_l) of every level, on the way up."""
         d, proposals = ACTIVATIONS[activation](heads["features"]), {}
         for l in range(1, top + 1):
             d, proposals[l] = apply(variables, f"up_{l}", d)
@@ -146,7 +144,7 @@ def ladder(
         return apply(variables, f"down_{l}", drawn[l + 1])[1]
 
     def descend(variables, key, proposals):
-        """Every level's draw, or posterior mean where the key is None, by the way down."""
+        """Every level's draw, or posterior mean if the key is None, on the way down."""
         keys = None if key is None else jax.random.split(key, top)
         z: dict[int, Array] = {}
         levels: dict[int, Drawn] = {}

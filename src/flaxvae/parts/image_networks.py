@@ -1,17 +1,18 @@
-"""Convolutional networks for images of any size: the tutorials' pair, and residual networks.
+"""Convolutional networks for images of any size: the tutorials' network, and residual networks.
 
-Both are a pyramid. The encoder halves the image again and again, rounding up; the decoder mirrors
-it and restores each size exactly:
+Both are pyramids. The encoder halves the image repeatedly, rounding up; the decoder mirrors it and
+restores each size exactly:
 
     x [H, W, C] -> (stem) -> [stride-2 convolution -> residual blocks] for each size -> features
 
-Next to the latents stands either a Dense layer, which sees the whole image, or nothing: then the
-posterior is ``spatial``, a grid [h, w] of latents at the points of the smallest map, each of a part
-of the image, as the codes of VQ-VAE (van den Oord et al. 2017). Residual blocks are those of He
-et al. 2016, without batch norm: the networks are functions of one image and have no state.
+Next to the latents there is either a Dense layer, which sees the whole image, or nothing. In the
+second case the posterior is ``spatial``: a grid [h, w] of latents at the points of the smallest
+map, each for a part of the image, like the codes of a VQ-VAE (van den Oord et al. 2017). Residual
+blocks are those of He et al. 2016 without batch norm, so the networks have no state and treat
+images independently.
 
-Labels are appended to the features before the Dense layers; where spatial, as constant maps to the
-image and to the latents.
+Labels are appended to the features before the Dense layers, or, if spatial, to the image and the
+latents as constant maps.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import flax.linen as nn
 
 from flaxvae.parts import convolutions, networks
 
-# Undoes a layer's loss of variance, 1/3 by its weights and E[silu(u)^2] = 0.356 for u ~ N(0, 1).
-# On MNIST at 14x14, resnet ends 400 steps of Adam 9 nats lower than from weights of scale 1.
+# Compensates a layer's loss of variance: 1/3 by its weights, E[silu(u)^2] = 0.356 for u ~ N(0, 1).
+# On MNIST at 14x14, the loss of resnet after 400 steps of Adam is 9 nats lower than with scale 1.
 SILU_SCALE = math.sqrt(3 / 0.356)
 
 
 class Conv(nn.Module):
-    """Square convolution of ceil(size / stride) pixels, in the layout of a lowering."""
+    """Convolution with a square kernel, from size to ceil(size / stride)."""
 
     channels: int
     inputs: int
@@ -48,7 +49,7 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """The transpose: each small pixel adds a stamp to an image of the given size."""
+    """The transpose: each pixel adds a scaled kernel to an image of the given size."""
 
     channels: int
     inputs: int
@@ -59,7 +60,7 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, lowering, x):
-        # Kernels are stored as those of the convolution they transpose, [k, k, large, small].
+        # Kernels are stored like those of the convolution they transpose, [k, k, large, small].
         shape = (self.kernel_size, self.kernel_size, self.channels, self.inputs)
         kernel = self.param("kernel", networks.fan_in_uniform(-1, -2, self.init_scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
@@ -67,11 +68,11 @@ class ConvTranspose(nn.Module):
 
 
 class DenseMap(nn.Module):
-    """A Dense layer from features [F, B] to a map [B, h, w, C], laid out for convolutions.
+    """A Dense layer from features [F, B] to a map [B, h, w, C], in the layout for convolutions.
 
-    The bias comes after the change of layout, so that this is part of matrix products. Features
-    come first although the product turns them round: XLA then keeps them so for the gradients, and
-    a step of ``conv`` takes 5 % less on a CPU than from [B, F].
+    The bias is added after the change of layout, which XLA then fuses into the matrix product.
+    Features come first although the product transposes them: XLA then stores them so for the
+    gradients, and a step of ``conv`` takes 5 % less time on CPU than with [B, F].
     """
 
     shape: tuple[int, int, int]
@@ -90,8 +91,8 @@ class DenseMap(nn.Module):
 class Residual(nn.Module):
     """x + conv(silu(conv(silu(x)))), convolutions 3x3: pre-activation (He et al. 2016).
 
-    The second starts from a tenth of the first's scale, so that a deep stack starts near the
-    identity; at zero the first would get no gradient in the first step.
+    The second convolution starts at a tenth of the first's scale, so that a deep stack starts near
+    the identity. Starting at zero, the first would get no gradient in the first step.
     """
 
     channels: int
@@ -105,27 +106,27 @@ class Residual(nn.Module):
 
 
 class Pyramid(NamedTuple):
-    """What both halves of a convolutional network share, from the image inwards."""
+    """What encoder and decoder share, from the image inwards."""
 
     lowering: convolutions.Lowering
     size: tuple[int, int]  # of the image
     channels: tuple[int, ...]  # after each halving of the image
     activation: str
     init_scale: float = 1.0  # of all weights but those of the two output layers
-    stem: bool = False  # a convolution at full size, nearest the image
+    stem: bool = False  # a convolution at full size, next to the image
     blocks: int = 0  # residual blocks at each size
     width: int = 256  # of the Dense layer next to the latents
     spatial: bool = False  # latents at each point of the smallest map, and no Dense layer
-    remat: bool = False  # residual blocks compute again for their gradient, and keep nothing
+    remat: bool = False  # compute residual blocks again for the gradient, and store nothing
 
     @property
     def residual(self) -> type[Residual]:
-        """The residual block, which takes (channels, name=…)."""
+        """The class of residual blocks, called with (channels, name=…)."""
         return nn.remat(Residual, static_argnums=(1,)) if self.remat else Residual
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Heights and widths: of the image and after each halving."""
+        """Height and width of the image and after each halving."""
         sizes = [self.size]
         for _ in self.channels:
             sizes.append(convolutions.small_size(sizes[-1], 2))
@@ -139,7 +140,7 @@ def _dense(pyramid: Pyramid, width: int, name: str) -> networks.Dense:
 
 
 class ConvEncoder(nn.Module):
-    """Stem, then at each size a convolution of stride 2 and residual blocks; Dense; heads."""
+    """Stem; at each size a convolution with stride 2 and residual blocks; Dense; heads."""
 
     pyramid: Pyramid
     heads: Mapping[str, int]
@@ -169,7 +170,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The encoder's mirror image: two Dense layers, or one convolution where spatial; upwards."""
+    """The encoder's mirror image, starting with two Dense layers, or a convolution if spatial."""
 
     pyramid: Pyramid
     values: int
@@ -212,18 +213,18 @@ def conv(
     spatial: bool = False,
     lowering: str = "auto",
 ) -> networks.Network:
-    """The tutorials' convolutional pair, for images [H, W, C] of any size (28x28: 7x7x64 inside).
+    """The tutorials' convolutional network, for images [H, W, C] of any size (28x28 -> 7x7x64).
 
     Conv 32, relu, Conv 64, relu (3x3, stride 2), Dense 256, relu, heads; and back. Each
     convolution halves the image, rounding up; each transpose restores the size before it.
 
     Args:
         data_shape: height, width and channels of an image.
-        heads: sizes of the encoder's outputs, by name; where spatial, at each point of the grid.
-        values: numbers the decoder gives for each pixel, in place of the channels.
+        heads: sizes of the encoder's outputs, by name; if spatial, at each point of the grid.
+        values: numbers the decoder returns for each pixel, instead of the channels.
         spatial: latents on the grid of the smallest map: heads [B, h*w*size] and z [B, h*w*D] are
-            [h, w, size] and [h, w, D] flattened, local functions of the image and of it alone.
-        lowering: of the convolutions, "gemm", "native" or "auto", as ``convolutions.lowering``.
+            [h, w, size] and [h, w, D] flattened, each point a function of a part of the image.
+        lowering: of the convolutions, as in ``convolutions.lowering``.
     """
     height, width, _ = data_shape
     chosen = convolutions.lowering(lowering)
@@ -243,13 +244,13 @@ def resnet(
 ) -> networks.Network:
     """``conv`` with residual blocks at each size, silu, and a 3x3 convolution at full size.
 
-    Its weights start larger than those of ``conv``, so that depth does not shrink its signals.
+    Weights start larger than those of ``conv``, so that signals do not shrink with depth.
 
     Args:
         data_shape, heads, values, spatial, lowering: as in ``conv``.
-        channels: of the maps after each halving of the image; at least one.
-        blocks: residual blocks at each of these sizes, in each half.
-        remat: whether blocks compute again for their gradient (less memory, the same numbers).
+        channels: channels of the maps after each halving of the image; at least one.
+        blocks: residual blocks at each of these sizes, in encoder and decoder each.
+        remat: compute blocks again for the gradient (less memory, same numbers).
     """
     height, width, _ = data_shape
     pyramid = Pyramid(

@@ -1,4 +1,4 @@
-"""Latents: what the encoder's heads mean, how z is drawn, and what its prior is."""
+"""Latents: what the encoder's outputs mean, how z is drawn, and its prior."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Draw(Protocol):
 
 
 class Latents(NamedTuple):
-    """A posterior with its prior, as pure functions of the encoder's heads.
+    """A posterior and its prior, as pure functions of the encoder's outputs, its heads.
 
-    ``variables`` are those that ``init`` gave: "params", which have a gradient, and any other
+    ``variables`` are those that ``init`` returned: "params", which have gradients, and any other
     collections of state, which ``Latent.updates`` replaces.
     """
 
-    heads: Mapping[str, int]  # sizes of what the encoder must give
+    heads: Mapping[str, int]  # sizes of the encoder's outputs, by name
     init: Callable[[Array], Variables]  # key -> {"params": ..., other collections}
-    draw: Draw  # one draw, or the mean or mode where the key is None
+    draw: Draw  # one draw, or the mean or mode if the key is None
     prior_sample: Callable[[Variables, Array, int, float], Array]  # (.., key, n, temperature)
     prior_log_prob: Callable[[Variables, Array], Array] | None  # (.., z) -> [B]; None: no prior
-    decoded: slice = slice(None)  # the part of z that p(x|z) depends on
+    decoded: slice = slice(None)  # the part of z on which p(x|z) depends
 
 
 def nothing(key: Array) -> Variables:
@@ -51,14 +51,14 @@ def _standard_normal_log_prob(variables: Variables, z: Array) -> Array:
 def gaussian(dim: int, *, context: int = 0, path_gradient: bool = False) -> Latents:
     """q(z|x) = N(mean, exp(log_var)), p(z) = N(0, I) (Kingma & Welling 2013).
 
-    z = mean + exp(log_var / 2) eps with eps ~ N(0, I); the KL is in closed form,
-    1/2 sum_d (mean_d^2 + exp(log_var_d) - 1 - log_var_d), kept dimension by dimension.
+    z = mean + exp(log_var / 2) eps with eps ~ N(0, I). The KL is in closed form,
+    1/2 (mean_d^2 + exp(log_var_d) - 1 - log_var_d) for each dimension.
 
     Args:
         dim: latent dimensions D.
-        context: size of a further head, for flows to read.
-        path_gradient: stop the gradient of log q(z|x) at its parameters, so that it flows through
-            z alone (Roeder et al. 2017); the values stay the same.
+        context: size of a further head, for flows.
+        path_gradient: stop the gradient of log q(z|x) at its parameters, so that it flows only
+            through z (Roeder et al. 2017); values do not change.
     """
 
     def draw(variables, key, heads, train):
@@ -84,8 +84,8 @@ def gaussian(dim: int, *, context: int = 0, path_gradient: bool = False) -> Late
 def point(dim: int) -> Latents:
     """z = f(x), as in a plain autoencoder: no posterior, no prior, no KL.
 
-    ``prior_sample`` draws N(0, I), for which an autoencoder was never trained: what it decodes to
-    shows what the prior of a VAE is good for.
+    ``prior_sample`` still draws from N(0, I), for which an autoencoder was never trained: decoding
+    it shows what the prior of a VAE is good for.
     """
 
     def draw(variables, key, heads, train):

@@ -12,9 +12,9 @@
 |                      | logits, means, log-scales,  | same), later channels' means linear in     |
 |                      | coefficients, K of each     | earlier channels                           |
 
-Constants are kept: every value is a log-density in nats, or a log-probability where x is binary
-or on levels. Learned variances follow Rybkin et al. 2021 (sigma-VAE) in being bounded from below,
-without which a few constant pixels make the density, and so the ELBO, infinite.
+No constants are dropped: every value is a log-density in nats, or a log-probability if x is
+binary or on levels. Learned variances are bounded from below as in Rybkin et al. 2021 (sigma-VAE);
+otherwise a few constant pixels make the density, and so the ELBO, infinite.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ Array = jax.Array
 
 # Standard deviations between 0.01 (about 2.5 grey levels of 256) and 1 (the range of a pixel).
 LOG_VAR_RANGE = (2 * math.log(0.01), 0.0)
-# Logistics' log-scales: about a quarter of a level of 256 and more.
+# Smallest log-scale of a logistic, about a quarter of one of 256 levels.
 LOG_SCALE_MIN = -7.0
 
 
 class Likelihood(NamedTuple):
     """How raw decoder output [B, *space, values] becomes a distribution over x.
 
-    That distribution is over x [B, *space, channels], gives log_prob [B] in nats, and is a pytree
-    of arrays. ``values`` counts the numbers for one point of space, all channels together.
+    The distribution is over x [B, *space, channels], has log_prob [B] in nats, and is a pytree of
+    arrays. ``values`` is the count of numbers for one point of space, over all channels.
     """
 
     values: int
@@ -51,28 +51,28 @@ class Likelihood(NamedTuple):
 
 
 def bounded_log_var(raw: Array) -> Array:
-    """A smooth map of the reals into LOG_VAR_RANGE, with slope 1 in its middle."""
+    """A smooth map from the reals into LOG_VAR_RANGE, with slope 1 in the middle."""
     low, high = LOG_VAR_RANGE
     return low + (high - low) * jax.nn.sigmoid(4 * raw / (high - low))
 
 
 def bounded_log_scale(raw: Array) -> Array:
-    """A smooth map of the reals into LOG_SCALE_MIN and up; 0 becomes -2, a scale of 0.14."""
+    """A smooth map from the reals to above LOG_SCALE_MIN; 0 becomes -2, a scale of 0.14."""
     return LOG_SCALE_MIN + jax.nn.softplus(raw - LOG_SCALE_MIN - 2)
 
 
 def bernoulli(channels: int) -> Likelihood:
-    """Independent Bernoulli pixels, given as logits (Kingma & Welling 2013, appendix C.1)."""
+    """Independent Bernoulli pixels with the given logits (Kingma & Welling 2013, appendix C.1)."""
     return Likelihood(channels, dict, lambda params, raw: Bernoulli(raw))
 
 
 def continuous_bernoulli(channels: int) -> Likelihood:
-    """The density on [0, 1] that a Bernoulli's logits give (Loaiza-Ganem & Cunningham 2019)."""
+    """The density on [0, 1] with a Bernoulli's logits (Loaiza-Ganem & Cunningham 2019)."""
     return Likelihood(channels, dict, lambda params, raw: ContinuousBernoulli(raw))
 
 
 def gaussian(channels: int, sigma: float = 1.0) -> Likelihood:
-    """N(mean, sigma^2 I) with fixed sigma: squared error, in units that make it a density."""
+    """N(mean, sigma^2 I) with fixed sigma: the squared error, as a density."""
     log_var = 2 * math.log(sigma)
     return Likelihood(channels, dict, lambda params, raw: Normal(raw, jnp.float32(log_var)))
 
@@ -87,7 +87,7 @@ def gaussian_shared(channels: int) -> Likelihood:
 
 
 def gaussian_pixel(channels: int) -> Likelihood:
-    """N(mean, diag sigma^2) with mean and variance of every pixel given by the decoder."""
+    """N(mean, diag sigma^2), with the mean and variance of every pixel from the decoder."""
 
     def distribution(params, raw):
         mean, log_var = jnp.split(raw, 2, axis=-1)
@@ -105,8 +105,8 @@ def _at_least(least: int, **arguments: int) -> None:
 def discretized_logistic(channels: int, levels: int) -> Likelihood:
     """A logistic's mass in the bin of each pixel's level (Kingma et al. 2016).
 
-    Raw values (mean, log-scale) of -1 to 1 for the mean span the range of a pixel, so that 0 is
-    1/2, and log-scales are those of ``bounded_log_scale``.
+    Raw values are (mean, log-scale). Means from -1 to 1 span the range of a pixel, so that 0 is
+    1/2; log-scales pass through ``bounded_log_scale``.
 
     Args:
         channels: C; x [B, *space, C] lies on the levels.
@@ -127,9 +127,9 @@ def discretized_logistic(channels: int, levels: int) -> Likelihood:
 def logistic_mixture(channels: int, levels: int, components: int) -> Likelihood:
     """A mixture of discretized logistics for each point of space (Salimans et al. 2017).
 
-    The raw values are K logits, then C means, C log-scales and C (C - 1) / 2 coefficients of K
-    components each. Means and log-scales are read as in ``discretized_logistic``; coefficients go
-    through tanh.
+    Raw values are K logits, then C means, C log-scales and C (C - 1) / 2 coefficients for each of
+    K components. Means and log-scales are as in ``discretized_logistic``; coefficients pass through
+    tanh.
 
     Args:
         channels: C; x [B, *space, C] lies on the levels.

@@ -1,8 +1,8 @@
-"""Masked networks: which outputs may depend on which inputs is decided by masks on the kernels.
+"""Masked networks: masks on the kernels decide which outputs can depend on which inputs.
 
-MADE (Germain et al. 2015) gives every unit a degree and connects it to units of no higher degree,
-so that the outputs of dimension d are functions of the dimensions before it, and the Jacobian is
-triangular.
+MADE (Germain et al. 2015) gives every unit a degree and connects it only to units of the same or a
+lower degree. So the outputs for dimension d depend only on the dimensions before it, and the
+Jacobian is triangular.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from flaxvae.parts.networks import fan_in_uniform
 
 Array = jax.Array
 
-# A last layer a hundredth of the usual size begins a flow near the identity, with a gradient.
+# With a last layer a hundredth of the usual size a flow starts near the identity, with a gradient.
 SMALL = jax.nn.initializers.variance_scaling(1e-4 / 3, "fan_in", "uniform")
 
 
 class Conditioner(NamedTuple):
-    """A network from z, and a context, to what one step of a flow does."""
+    """A network from z and a context to the parameters of one step of a flow."""
 
     init: Callable[[Array], Any]  # key -> params
     apply: Callable[[Any, Array, Array | None], Array]  # (params, z [B, D], context) -> [B, F]
@@ -40,9 +40,9 @@ def _masked(mask: np.ndarray) -> Callable[..., Array]:
 
 
 def masked_mlp(masks: Sequence[np.ndarray], context: int) -> Conditioner:
-    """Dense layers with elu between them, whose kernels are multiplied by ``masks`` [in, out].
+    """Dense layers with elu in between, whose kernels are multiplied by ``masks`` [in, out].
 
-    A context enters every layer, unmasked.
+    The context enters every layer, without a mask.
     """
 
     def layers():
@@ -75,27 +75,27 @@ def masked_mlp(masks: Sequence[np.ndarray], context: int) -> Conditioner:
 
 
 def made(dim: int, hidden: tuple[int, ...], context: int, order: np.ndarray) -> Conditioner:
-    """Two values for each dimension, from the dimensions before it alone (Germain et al. 2015).
+    """Two values for each dimension, from only the dimensions before it (Germain et al. 2015).
 
-    Unit k of a hidden layer has a degree and sees the inputs whose rank in ``order`` does not
-    exceed it; the outputs of rank r see degrees below r. Degrees go round in a cycle, so that
-    nothing which may depend is cut off.
+    A hidden unit sees the inputs whose rank in ``order`` is at most its degree; outputs of rank r
+    see units of degree below r. Degrees are assigned cyclically, so that every permitted dependence
+    is possible.
 
     Args:
         dim: dimensions D.
-        hidden: widths, each at least ``dim``.
-        context: size of the context, which all outputs may depend on.
+        hidden: hidden layer sizes, each at least ``dim``.
+        context: size of the context, on which all outputs can depend.
         order: ranks 1 to D of the dimensions, [D].
 
     Returns:
         A Conditioner to [B, 2 D]: the first values of all dimensions, then the second.
 
     Raises:
-        ValueError: a hidden layer is too narrow to hold every degree.
+        ValueError: a hidden layer is too narrow to have units of every degree.
     """
     if any(width < dim for width in hidden):
         raise ValueError(f"hidden widths {hidden}: expected at least dim = {dim} in each")
-    lowest = 0 if context or dim == 1 else 1  # units of degree 0 see the context only
+    lowest = 0 if context or dim == 1 else 1  # units of degree 0 see only the context
     degrees = [order, *(lowest + np.arange(width) % (dim - lowest) for width in hidden)]
     masks = [before[:, None] <= after[None] for before, after in itertools.pairwise(degrees)]
     masks.append(degrees[-1][:, None] < np.tile(order, 2)[None])

@@ -1,11 +1,11 @@
-"""The same numbers in less memory: networks that see a batch in parts, one after another.
+"""The same numbers in less memory: networks process a batch in parts, one after another.
 
-A network's activations, kept for its gradient, are what fills a memory; what stands between the
-networks (features, z, noise, the terms of the bound) is small. ``in_parts`` therefore cuts the
-batch around each network and nowhere else: a part is encoded, or decoded and scored, and its
-activations are forgotten and computed again for the gradient (Chen et al. 2016). Everything
-between sees the whole batch. So the loss is that of the whole batch, whatever it asks of it: the
-same noise, state that moves once, sums over pairs of images.
+Most memory is taken by a network's activations, which are stored for the gradient. What is between
+the networks (features, z, noise, the terms of the bound) is small. So ``in_parts`` splits the batch
+only around each network: a part is encoded, or decoded and scored, its activations are dropped and
+computed again for the gradient (Chen et al. 2016). Everything in between sees the whole batch. So
+the loss is that of the whole batch, including its noise, one update of its state, and sums over
+pairs of images.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Array = jax.Array
 
 
 def by_parts(function: Callable[..., Any], count: int, variables: Variables, *rows: Any) -> Any:
-    """``function(variables, *rows)`` of each of ``count`` parts of the rows, one after another.
+    """``function(variables, *rows)`` for each of ``count`` parts of the rows, one after another.
 
     Args:
-        function: of rows one by one: row i of what it returns depends on row i alone.
-        count: parts. Row i belongs to part i mod ``count``, so that a batch that lies on several
-            devices has a share of every part on each. Where ``count`` does not divide the rows,
-            the first ones fill the last parts and are left out again.
-        variables: what all rows share.
-        rows: pytrees of arrays [B, ...], as is what ``function`` returns.
+        function: treats rows independently: row i of its result depends only on row i.
+        count: number of parts. Row i belongs to part i mod ``count``, so that of a batch split over
+            devices each device holds a share of every part. If ``count`` does not divide the rows,
+            the first rows pad the last parts and are removed again.
+        variables: shared by all rows.
+        rows: pytrees of arrays [B, ...], like the result of ``function``.
 
     Returns:
-        What ``function(variables, *rows)`` is, but for rounding. Its gradient takes the memory of
-        one part, and the time of computing every part once more.
+        ``function(variables, *rows)``, up to rounding. Its gradient takes the memory of one part,
+        and the time of computing every part once more.
     """
     total = len(jax.tree.leaves(rows)[0])
     count = min(count, total)
@@ -58,9 +58,9 @@ def by_parts(function: Callable[..., Any], count: int, variables: Variables, *ro
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InParts:
-    """p(x|z) of rows z [B, D], decoded part by part for each question and never as a whole.
+    """p(x|z) for rows z [B, D], decoded part by part for each method and never as a whole.
 
-    But for ``sample``, whose key decides the noise of all rows.
+    Except in ``sample``, whose key decides the noise of all rows.
     """
 
     variables: Variables
@@ -90,14 +90,14 @@ class InParts:
 
 
 def in_parts(model: Model, count: int) -> Model:
-    """``model`` whose encoder, and decoder with its likelihood, see a batch in ``count`` parts.
+    """``model`` whose encoder, and decoder with its likelihood, process a batch in ``count`` parts.
 
-    Losses built on it are those of ``model``, but for rounding. What is not in parts is what its
-    latents compute of the features: flows, a ladder's levels, a VampPrior's pseudo-inputs.
+    Losses built on it are those of ``model``, up to rounding. What the latents compute from the
+    features is not split: flows, a ladder's levels, a VampPrior's pseudo-inputs.
 
     Args:
-        model: any whose networks treat examples one by one.
-        count: parts of a batch; 1 gives the model itself.
+        model: any whose networks treat examples independently.
+        count: number of parts of a batch; 1 returns the model itself.
     """
     if count == 1:
         return model

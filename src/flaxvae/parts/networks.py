@@ -1,9 +1,9 @@
-"""Networks: an encoder body (data -> features) and a decoder body (latents -> raw values).
+"""Networks: an encoder (data -> heads) and a decoder (latents -> raw values).
 
-A network knows neither what its encoder's heads mean (``latents`` decides) nor what its decoder's
-values mean (``likelihoods`` decides). Labels, where given, enter as one-hot vectors, appended to
-features. Here are what all networks share and the fully connected pair; ``image_networks`` has the
-convolutional ones.
+A network does not know what its encoder's heads mean (``latents`` does), nor what its decoder's
+values mean (``likelihoods`` does). Labels, if there are any, are one-hot vectors appended to
+features. Here are the fully connected network and what all networks share; ``image_networks`` has
+the convolutional ones.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-# Of an mlp's weights: variances of 1 / fan-in and 2 / fan-in keep a signal's size from layer to
-# layer (LeCun et al. 1998, He et al. 2015). Not so with relu, for which 1 / (3 fan-in) is what
-# tutorials have: with 1 / fan-in, held-out images of MNIST end 0.9 nats higher for 784-500-20 with
-# relu (10 epochs), and as low for 784-200-200-50 with tanh (30): experiments/flax_example, iwae.
+# Of an mlp's weights. Variances of 1 / fan-in and 2 / fan-in preserve the size of signals from
+# layer to layer (LeCun et al. 1998, He et al. 2015). relu has the tutorials' 1 / (3 fan-in): with
+# 1 / fan-in the loss on held-out MNIST images ends 0.9 nats higher for 784-500-20 with relu (10
+# epochs), and as low for 784-200-200-50 with tanh (30): experiments/flax_example, iwae.
 INITIAL_SCALES = {
     "relu": 1.0,
     "tanh": math.sqrt(3),
@@ -45,17 +45,17 @@ INITIAL_SCALES = {
 def fan_in_uniform(
     in_axis: int = -2, out_axis: int = -1, scale: float = 1.0
 ) -> nn.initializers.Initializer:
-    """Uniform with variance scale^2 / (3 fan-in), as in the tutorials (PyTorch's default)."""
+    """Uniform with variance scale^2 / (3 fan-in); scale 1 is PyTorch's default, as in tutorials."""
     return nn.initializers.variance_scaling(
         scale**2 / 3, "fan_in", "uniform", in_axis=in_axis, out_axis=out_axis
     )
 
 
 def add_bias(x: Array, bias: Array) -> Array:
-    """x + bias, in float32 and from and to the precision of x.
+    """x + bias, computed in float32 and returned in the precision of x.
 
-    The gradient of a bias is a sum over a batch, and over all pixels of a map: in bf16 it would
-    stop growing after some hundreds of terms.
+    The gradient of a bias is a sum over the batch, and over all pixels of a map. In bf16 it would
+    stop growing after a few hundred terms.
     """
     return (x.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
 
@@ -73,7 +73,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def weights(self, inputs: int) -> tuple[Array, Array]:
-        """The kernel and the bias, for so many inputs."""
+        """Kernel and bias, for this number of inputs."""
         kernel = self.param("kernel", self.kernel_init, (inputs, self.features))
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
@@ -82,22 +82,22 @@ class Dense(nn.Module):
 
 
 def _dense(activation: str) -> Callable[..., Dense]:
-    """``Dense`` for a network of this activation."""
+    """``Dense`` for a network with this activation."""
     scale = INITIAL_SCALES[activation]
     return functools.partial(Dense, kernel_init=fan_in_uniform(scale=scale))
 
 
 class Network(NamedTuple):
-    """Both halves, as Flax modules with the call signatures below."""
+    """Encoder and decoder, as Flax modules with the call signatures below."""
 
     encoder: nn.Module  # (x [B, *data], labels [B, C] or None) -> {head: [B, size]}
     decoder: nn.Module  # (z [B, D], labels [B, C] or None) -> [B, *space, values]
     grid: tuple[int, int] = (1, 1)  # height and width of the latents, [h, w, D] flattened to z
-    compute: str = "float32"  # what both halves compute in, from and to float32
+    compute: str = "float32"  # precision of both; inputs and outputs are float32
 
 
 def append_labels(x: Array, labels: Array | None) -> Array:
-    """Labels [B, C] as further features of x [B, ..., F], the same at each point between."""
+    """Append labels [B, C] to the features of x [B, ..., F], the same at every point."""
     if labels is None:
         return x
     labels = labels.reshape(labels.shape[0], *[1] * (x.ndim - 2), labels.shape[1])
@@ -106,10 +106,10 @@ def append_labels(x: Array, labels: Array | None) -> Array:
 
 
 class Heads(nn.Module):
-    """One Dense layer for each named head, as one product: [B, F] -> {name: [B, size]}."""
+    """One Dense layer for each head, computed as one product: [B, F] -> {name: [B, size]}."""
 
     sizes: Mapping[str, int]
-    activation: str = "relu"  # that the features come from
+    activation: str = "relu"  # before the heads
 
     @nn.compact
     def __call__(self, x):
@@ -166,13 +166,13 @@ def mlp(
     widths: tuple[int, ...] = (512, 256),
     activation: str = "relu",
 ) -> Network:
-    """Fully connected encoder of the given widths, and its mirror image as decoder.
+    """A fully connected encoder with the given widths, and its mirror image as decoder.
 
     Args:
         data_shape: shape of one example.
         heads: sizes of the encoder's outputs, by name.
-        values: numbers the decoder gives for each point of space, in place of the channels.
-        widths: hidden layers of the encoder, from the data inwards; () is a linear model.
+        values: numbers the decoder returns for each point of space, instead of the channels.
+        widths: hidden layer sizes of the encoder, from the data inwards; () is a linear model.
         activation: one of ACTIVATIONS.
     """
     return Network(

@@ -1,15 +1,15 @@
-"""Objectives: what training minimises, a scalar in nats an image.
+"""Objectives: what training minimizes, a scalar in nats per image.
 
-An objective makes a loss of a model, and asks nothing of it but its functions. The loss takes
-``(variables, key, batch, step)`` and returns ``(scalar, (metrics, updates))``.
-Metrics are averages over the batch's real rows; ``updates`` are the collections that have no
-gradient. A negative ELBO is -E[log p(x|z)] + price(KL), and a *price* says what the KL costs:
+An objective turns a model into a loss, using only the model's functions. The loss takes
+``(variables, key, batch, step)`` and returns ``(scalar, (metrics, updates))``. Metrics are averages
+over the batch's rows, without padding; ``updates`` are new values of the collections that have no
+gradient. A negative ELBO is -E[log p(x|z)] + price(KL), where a *price* says what the KL costs:
 
     weighted    beta KL                           VAE (beta = 1), beta-VAE, KL annealing
     free_bits   beta sum_d max(KL_d, lambda)      Kingma et al. 2016
     capacity    gamma |KL - C(step)|              Burgess et al. 2018
 
-beta = 1 makes the loss the negative ELBO, exactly.
+With beta = 1 the loss is exactly the negative ELBO.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Loss(Protocol):
     ) -> tuple[Array, tuple[Metrics, Any]]: ...
 
 
-Objective = Callable[[Model], Loss]  # so that a training can put the model into another form
+Objective = Callable[[Model], Loss]  # of a model, so that training can transform it first
 
 
 def average(values: Array, mask: Array | None) -> Array:
-    """Mean over axis 0, [B, ...] -> [...], of the rows whose mask is 1."""
+    """Mean over axis 0 of the rows whose mask is 1: [B, ...] -> [...]."""
     if mask is None:
         return values.mean(0)
     return jnp.tensordot(mask, values, 1) / jnp.maximum(mask.sum(), 1)
@@ -52,17 +52,17 @@ def average(values: Array, mask: Array | None) -> Array:
 
 
 def constant(value: float) -> Schedule:
-    """The same at every step."""
+    """The same value at every step."""
     return lambda step: value
 
 
 def linear(value: float, steps: int) -> Schedule:
-    """value min(1, step / steps): KL annealing, or warm-up (Bowman et al. 2016)."""
+    """value min(1, step / steps): KL annealing, also called warm-up (Bowman et al. 2016)."""
     return lambda step: value * jnp.minimum(1.0, step / steps)
 
 
 def cyclical(value: float, steps: int, cycles: int) -> Schedule:
-    """``cycles`` times: up in steps / 2, then rest for as long (Fu et al. 2019); then rest."""
+    """``cycles`` of ``steps``: a linear rise, then a constant second half (Fu et al. 2019)."""
 
     def schedule(step):
         rise = jnp.minimum(1.0, 2 * (step % steps) / steps)
@@ -79,10 +79,10 @@ def weighted(beta: Schedule) -> Price:
 def free_bits(beta: Schedule, nats: float, per: str = "dimension") -> Price:
     """beta(step) sum_d max(KL_d, nats), or beta(step) max(sum_d KL_d, nats) with per "total".
 
-    The maximum is of the batch's mean (Kingma et al. 2016, equation 15), so that units may stay
-    unused by some images; below ``nats`` a unit has no pressure to collapse. Units are the columns
-    of ``Latent.kl``: dimensions, or a hierarchy's levels, or discrete variables. A KL that is
-    known of the draw alone is one column, for which there is only the total.
+    The maximum is taken of the batch's mean (Kingma et al. 2016, equation 15), so single images may
+    leave units unused. Below ``nats`` nothing makes a unit collapse. Units are the columns of
+    ``Latent.kl``: dimensions, levels of a hierarchy, or discrete variables. A KL without closed
+    form is one column, for which there is only the total.
     """
 
     def price(kl, step):
@@ -93,7 +93,7 @@ def free_bits(beta: Schedule, nats: float, per: str = "dimension") -> Price:
 
 
 def capacity(gamma: float, nats: float, steps: int) -> Price:
-    """gamma |KL - C|, C rising linearly from 0 to ``nats`` over ``steps`` (Burgess et al. 2018)."""
+    """gamma |KL - C|; C rises linearly from 0 to ``nats`` over ``steps`` (Burgess et al. 2018)."""
     target = linear(nats, steps)
     return lambda kl, step: gamma * jnp.abs(kl.sum() - target(step))
 
@@ -104,7 +104,7 @@ def capacity(gamma: float, nats: float, steps: int) -> Price:
 def _draw(
     model: Model, variables: Variables, key: Array, batch: Batch, samples: int, corrupt
 ) -> tuple[Terms, Any]:
-    """Terms for each of L draws, [L, B, ...], and the updates of the first."""
+    """Terms for each of L draws, [L, B, ...], and the updates from the first."""
     inputs = None
     if corrupt is not None:
         key, noise = jax.random.split(key)
@@ -121,18 +121,18 @@ def negative_elbo(
     samples: int = 1,
     corrupt: Corruption | None = None,
 ) -> Loss:
-    """-E[log p(x|z)] + price(KL) (+ penalty), the negative ELBO by default.
+    """-E[log p(x|z)] + price(KL) (+ penalty), by default the negative ELBO.
 
     Args:
-        model: whose bound.
+        model: the model whose bound it is.
         price: what the KL costs; ``weighted(constant(1.0))`` if None.
-        closed_form: the KL in closed form where there is one (usually the lower variance), or by
-            Monte Carlo as log q(z|x) - log p(z) of the draws (Kingma & Welling 2013, estimators
-            B and A). Only where z is a differentiable function of its noise does the
-            latter have the KL's gradient: with discrete z it is zero on average.
-        samples: L, draws of z for each image.
-        corrupt: what the encoder sees of an image; the likelihood is that of the clean one
-            (denoising VAE, Im et al. 2017). None: the image.
+        closed_form: use the KL in closed form where there is one, which usually has the lower
+            variance; or log q(z|x) - log p(z) of the draws (estimators B and A of Kingma & Welling
+            2013). The latter has the KL's gradient only if z is a differentiable function of its
+            noise: for discrete z its gradient is zero on average.
+        samples: L, draws of z per image.
+        corrupt: encode a corrupted image; the likelihood is that of the clean one (denoising VAE,
+            Im et al. 2017). None: the image itself.
     """
     price = price or weighted(constant(1.0))
 
@@ -165,15 +165,15 @@ def importance_weighted(
     """-E[log 1/k sum_i w_i], w_i = p(x, z_i) / q(z_i|x) (Burda et al. 2015).
 
     Args:
-        model: whose bound; for the doubly reparameterized gradient, its latents must have
+        model: the model whose bound it is; for the doubly reparameterized gradient its latents need
             ``path_gradient``.
-        k: draws of z for each image; 1 is the VAE with its KL by Monte Carlo.
+        k: draws of z per image; 1 is the VAE with its KL by Monte Carlo.
         doubly_reparameterized: the encoder's gradient is sum_i v_i^2 d log w_i / dz_i dz_i/dphi
             with v_i = w_i / sum_j w_j, whose signal-to-noise ratio does not fall with k (Tucker
-            et al. 2018); tempered, v_i (1 - beta + beta v_i) in the place of v_i^2. The decoder's
-            is unchanged. With k = 1 it is the path gradient of the VAE (Roeder et al. 2017).
-        temper: beta(step) in w_i = p(x|z_i) (p(z_i) / q(z_i|x))^beta, the KL annealing of this
-            bound; None is 1, the bound itself.
+            et al. 2018); if tempered, with v_i (1 - beta + beta v_i) instead of v_i^2. The
+            decoder's gradient is unchanged. k = 1 is the VAE's path gradient (Roeder et al. 2017).
+        temper: beta(step) in w_i = p(x|z_i) (p(z_i) / q(z_i|x))^beta, this bound's KL annealing;
+            None is 1, the bound itself.
     """
 
     def loss(variables, key, batch, step):
@@ -185,7 +185,7 @@ def importance_weighted(
             weight = jax.lax.stop_gradient(jax.nn.softmax(log_w, axis=0))
             scale = 1 - beta * (1 - weight)
             surrogate = (weight * _rescaled(model, variables, key, batch, scale, beta)).sum(0)
-            # The value of the bound with the gradient of the surrogate.
+            # The value of the bound, with the gradient of the surrogate.
             bound = surrogate + jax.lax.stop_gradient(bound - surrogate)
         penalty = average(terms.penalty.mean(0), batch.mask)
         objective = penalty - average(bound, batch.mask)
@@ -204,7 +204,7 @@ def importance_weighted(
 
 @jax.custom_vjp
 def _scale_gradient(values: Array, scale: Array) -> Array:
-    """The values [B, ...]; their gradient is multiplied by ``scale`` [B]."""
+    """Returns the values [B, ...], and multiplies their gradient by ``scale`` [B]."""
     return values
 
 
@@ -219,13 +219,13 @@ def _tempered(terms: Terms, beta) -> Array:
 
 
 def _rescaled(model, variables, key, batch, scale, beta) -> Array:
-    """The log-weights [k, B] again, the gradient of each by the features scaled by [k, B].
+    """The log-weights [k, B] again, their gradients by the features times ``scale`` [k, B].
 
-    XLA finds their values computed before: the cost is that of the gradient alone.
+    XLA reuses their values, so this costs only the gradient.
     """
     k = len(scale)
     features = model.encode(variables, batch.x, batch.y)
-    # One copy for each draw: vmap would sum the gradients of a shared one before they are scaled.
+    # One copy per draw: for a shared one, vmap would sum the gradients before they are scaled.
     features = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (k, *leaf.shape)), features)
 
     def draw(model_key, features, scale):
@@ -239,7 +239,7 @@ def _rescaled(model, variables, key, batch, scale, beta) -> Array:
 def reconstruction(model: Model, *, corrupt: Corruption | None = None) -> Loss:
     """-log p(x|z) at z = f(x) (+ penalty): a plain autoencoder.
 
-    With ``corrupt``, z = f(corrupt(x)): a denoising one (Vincent et al. 2008).
+    With ``corrupt``, z = f(corrupt(x)): a denoising autoencoder (Vincent et al. 2008).
     """
 
     def loss(variables, key, batch, step):

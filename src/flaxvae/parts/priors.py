@@ -1,7 +1,7 @@
-"""Learned priors p(z): what a decoder's codes are distributed as, instead of N(0, I).
+"""Learned priors p(z), instead of N(0, I).
 
-The best prior for an encoder is its aggregate posterior, 1/N sum_n q(z | x_n) over the data
-(Hoffman & Johnson 2016). Three families that can come nearer to it than N(0, I) can:
+The best prior for an encoder is its aggregate posterior over the data, 1/N sum_n q(z | x_n)
+(Hoffman & Johnson 2016). Three families can approximate it better than N(0, I):
 
 | prior    | p(z)                                        | paper                      |
 |----------|---------------------------------------------|----------------------------|
@@ -9,8 +9,8 @@ The best prior for an encoder is its aggregate posterior, 1/N sum_n q(z | x_n) o
 | vamp     | 1/K sum_k q(z | u_k), u_k learned           | Tomczak & Welling 2018     |
 | flow     | N(f^-1(z); 0, I) |det df^-1/dz|, f learned | Chen et al. 2017           |
 
-None has a KL in closed form: ``learned`` puts one of them into a model, with
-log q(z|x) - log p(z) of the draw at hand in its place.
+``learned`` gives a model one of them. None has a KL in closed form: log q(z|x) - log p(z) of the
+draw takes its place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Posterior = Callable[[Array], Normal]  # inputs [K, *shape] -> q(z|inputs), a No
 
 
 class Prior(NamedTuple):
-    """A density of z with parameters of its own; it may look at the encoder, q."""
+    """A density of z with its own parameters; it may use the encoder, q."""
 
     init: Callable[[Array], Any]  # key -> params
     log_prob: Callable[[Any, Posterior, Array], Array]  # (params, q, z [B, D]) -> [B] nats
@@ -39,7 +39,7 @@ class Prior(NamedTuple):
 
 
 def component_log_prob(components: Normal, z: Array) -> Array:
-    """log N(z_b; mean_k, exp(log_var_k)) of every point under every component.
+    """log N(z_b; mean_k, exp(log_var_k)) for every point and every component.
 
     Args:
         components: K Gaussians, mean and log_var [K, D].
@@ -49,9 +49,9 @@ def component_log_prob(components: Normal, z: Array) -> Array:
         [B, K] nats.
     """
 
-    # The expanded square, two products of matrices, cancels: with log_var = -8 and D = 40 it is
-    # wrong by tenths of a nat in float32. Summing a [B, K, D] array is not, but in reverse mode it
-    # keeps three of them. One dimension at a time is as good, keeps [B, K], and is four times
+    # Expanding the square into two matrix products cancels digits: for log_var = -8 and D = 40 the
+    # error in float32 is tenths of a nat. Summing a [B, K, D] array is accurate, but reverse mode
+    # stores three of them. One dimension at a time is as accurate, stores [B, K], and is four times
     # faster.
     @jax.checkpoint
     def add_dimension(total, dimension):
@@ -73,7 +73,7 @@ def _mixture_log_prob(log_weights: Array, components: Normal, z: Array) -> Array
 def _mixture_sample(
     log_weights: Array, components: Normal, key: Array, n: int, temperature: float
 ) -> Array:
-    """Temperature scales the components' standard deviations, not their weights or distances."""
+    """Temperature scales the components' standard deviations, not their weights or means."""
     component_key, noise_key = jax.random.split(key)
     k = jax.random.categorical(component_key, log_weights, shape=(n,))
     mean, log_var = components.mean[k], components.log_var[k]
@@ -81,19 +81,19 @@ def _mixture_sample(
 
 
 def mixture(dim: int, components: int = 10) -> Prior:
-    """p(z) = sum_k w_k N(z; mean_k, diag exp(log_var_k)), all of it learned.
+    """p(z) = sum_k w_k N(z; mean_k, diag exp(log_var_k)), all learned.
 
-    The prior of VaDE (Jiang et al. 2017), near kin to that of GMVAE (Dilokthanakul et al. 2016),
-    and the baseline "MoG" of Tomczak & Welling 2018. Means start as draws of N(0, I), since
-    components that start equal stay equal; variances at 1, weights at 1/K.
+    The prior of VaDE (Jiang et al. 2017), similar to that of GMVAE (Dilokthanakul et al. 2016), and
+    the baseline "MoG" of Tomczak & Welling 2018. Means start as draws from N(0, I), because
+    components that start equal stay equal; variances start at 1, weights at 1/K.
 
     Args:
         dim: latent dimensions D.
         components: number of Gaussians K.
 
     Returns:
-        A Prior with params ``logits`` [K] (w = softmax), ``mean`` and ``log_var`` [K, D].
-        Sampling at temperature 0 gives means of components, picked by their weights.
+        A Prior with params ``logits`` [K] (w = softmax), ``mean`` and ``log_var`` [K, D]. At
+        temperature 0, samples are the means of components, drawn by their weights.
     """
 
     def init(key):
@@ -120,25 +120,25 @@ def mixture(dim: int, components: int = 10) -> Prior:
 def vamp(shape: tuple[int, ...], components: int = 500) -> Prior:
     """p(z) = 1/K sum_k q(z | u_k) with learned pseudo-inputs u_k (Tomczak & Welling 2018).
 
-    The variational mixture of posteriors: K points stand for the data in the aggregate posterior.
-    u_k = sigmoid(10 raw_k) lies in [0, 1]; it starts nearly dark, each with noise of its own.
+    The variational mixture of posteriors: in the aggregate posterior, K pseudo-inputs replace the
+    data. u_k = sigmoid(10 raw_k) lies in [0, 1], and starts almost black with some noise.
 
     Args:
-        shape: shape of one example, as the encoder takes it.
+        shape: shape of one example.
         components: number of pseudo-inputs K.
 
     Returns:
-        A Prior with params ``raw`` [K, *shape]. Each call encodes the pseudo-inputs once. Sampling
-        at temperature 0 gives means of q(z | u_k), k uniform.
+        A Prior with params ``raw`` [K, *shape]. Each call encodes the pseudo-inputs once. At
+        temperature 0, samples are means of q(z | u_k) for uniform k.
     """
 
     def init(key):
-        # Around 0.05: much darker, and the sigmoid would hardly let a gradient through.
+        # u is around 0.05; if it were much darker, the sigmoid's gradient would vanish.
         return {"raw": -0.3 + 0.05 * jax.random.normal(key, (components, *shape))}
 
     def parts(params, q):
         uniform = jnp.full(components, -math.log(components))
-        # Adam moves raw by the learning rate a step: not tenfold, a digit would take many epochs.
+        # Adam moves raw by the learning rate per step: without the 10 it would take many epochs.
         return uniform, q(jax.nn.sigmoid(10 * params["raw"]))
 
     def log_prob(params, q, z):
@@ -157,13 +157,13 @@ def flow(dim: int, flow: Flow) -> Prior:
 
     Args:
         dim: latent dimensions D.
-        flow: f, from noise to z; its inverse gives log p(z), its forward map the samples.
+        flow: f, from noise to z. Its inverse gives log p(z), its forward map gives samples.
 
     Returns:
         A Prior whose params are the flow's. Samples are f(temperature * eps), eps ~ N(0, I).
 
     Raises:
-        ValueError: the flow has no inverse, or expects a context.
+        ValueError: the flow has no inverse, or takes a context.
     """
     inverse = flow.inverse
     if inverse is None:
@@ -187,10 +187,10 @@ def flow(dim: int, flow: Flow) -> Prior:
 
 
 def with_bounded_posterior(model: Model, low: float, high: float) -> Model:
-    """``model`` whose encoder's log-variances lie in (low, high).
+    """``model`` with its encoder's log-variances in (low, high).
 
-    Nothing but this holds the scale of z under a VampPrior: it shrinks and grows with the
-    posterior, and N(0, I) is not there to keep both in place.
+    Under a VampPrior nothing else fixes the scale of z: the prior shrinks and grows with the
+    posterior, and there is no N(0, I) to hold both in place.
     """
 
     def encode(variables, x, y=None):
@@ -201,15 +201,15 @@ def with_bounded_posterior(model: Model, low: float, high: float) -> Model:
 
 
 def learned(model: Model, prior: Prior) -> Model:
-    """``model`` with its prior replaced by ``prior``, trained along with it.
+    """``model`` with its prior replaced by ``prior``, which is trained with it.
 
     Args:
-        model: any model with a density q(z|x), be it a Gaussian or a flow. For ``vamp`` its
-            features must have "mean" and "log_var", which are q(z|u), and it must not need labels.
-        prior: the prior.
+        model: any model with a density q(z|x), such as a Gaussian or a flow. For ``vamp`` its
+            features must include "mean" and "log_var" of q(z|u), and it must not need labels.
+        prior: the new prior.
 
     Returns:
-        A Model with ``variables["params"]["prior"]``, and ``kl`` [B, 1] of the draw at hand. With a
+        A Model with ``variables["params"]["prior"]``, and ``kl`` [B, 1] of the draw. With a
         VampPrior the encoder gets gradients from both q(z|x) and p(z).
     """
 
