@@ -7,6 +7,7 @@ import pathlib
 import types
 from typing import Annotated, Literal, Union, get_args, get_origin
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from flaxvae import api, cli, commands, declared, settings, sweeps, zoo
 from flaxvae import plan as planning
 from flaxvae.errors import UsageError
 from flaxvae.fit_prior import fit_prior
-from flaxvae.settings import Hosts, TrainSettings
+from flaxvae.settings import Bound, Hosts, TrainSettings
 
 MODELS = ["vae", *(name for name in zoo.RECIPES if name != "vae")]
 # Every setting that there is, with a model that takes it.
@@ -328,3 +329,25 @@ def test_a_prior_without_a_temperature(tmp_path, no_figures):
     with pytest.raises(UsageError, match=r"temperature=0.5 has no effect on the uniform prior"):
         run.sample(2, temperature=0.5)
     assert run.sample(2).shape == (2, 8, 8, 1)
+
+
+# ---- numbers that are inputs of a program
+
+
+def test_a_traced_number_passes_and_shows_no_value():
+    def program(x, y):
+        assert declared.traced(x) and not declared.traced(2.0)
+        assert declared.conform("beta", declared.NotNegative, x) is x
+        assert declared.passes(x < 0) and not declared.passes(-1.0 > 0)
+        with declared.not_zero([y]):
+            assert declared.is_on(y)
+            bound = Bound(beta=x, free_bits=y, anneal_steps=x)
+            assert bound.beta is x and bound.anneal_steps is x
+            with pytest.raises(jax.errors.TracerBoolConversionError):
+                declared.is_on(x)
+        with pytest.raises(jax.errors.TracerBoolConversionError):
+            declared.is_on(y)
+        return x
+
+    jax.eval_shape(program, -1.0, 0.5)
+    assert declared.is_on(0.1) and not declared.is_on(0)

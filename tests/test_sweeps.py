@@ -1,5 +1,6 @@
 """Sweeps: a member is what its training alone would be, whatever trains beside it."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -14,15 +15,18 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import cli, flags, sweeps
+from disturbed import loss_times, spoiled
+from flaxvae import cli, declared, flags, sweeps, zoo
 from flaxvae.analysis import evaluation
 from flaxvae.data import pipeline
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DivergedError, Stopped, UsageError
+from flaxvae.plan import Plan
 from flaxvae.report import sweeps as report
+from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.folder import RunFolder
-from flaxvae.settings import DataSettings
-from flaxvae.training import loop, members, template
+from flaxvae.settings import Body, DataSettings, TrainSettings
+from flaxvae.training import loop, members
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures", "quick_compilation")
@@ -44,7 +48,7 @@ def assert_same_training(found, expected):
     for ours, theirs in zip(parameters(found), parameters(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     rows = [runs.history() for runs in map(RunFolder, (found, expected))]
-    assert [len(row) for row in rows] == [CHOICES["epochs"]] * 2
+    assert rows[0]
     for ours, theirs in zip(*rows, strict=True):
         assert list(ours) == list(theirs)
         for name in ours.keys() - {"images_per_second"}:
@@ -216,6 +220,14 @@ def test_all_diverged(tmp_path):
 
 # ---- groups and devices
 
+DATA = pipeline.prepare(DataSettings())
+
+
+def grouped(model, seeds, **choices):
+    plans = sweeps.make_grid(model, seeds, **choices).plans()
+    each = [members.Member(name, plan, plan.recipe(DATA.spec)) for name, plan in plans.items()]
+    return members.groups(each, DATA, evaluation.measurement)
+
 
 @pytest.mark.parametrize(
     ("varied", "sizes"),
@@ -225,12 +237,10 @@ def test_all_diverged(tmp_path):
     ],
 )
 def test_other_shapes_and_programs_are_other_compilations(varied, sizes):
-    plans = sweeps.make_grid("vae", 2, **(CHOICES | varied)).plans()
-    data = pipeline.prepare(DataSettings())
-    groups = members.groups(list(plans.values()), data, evaluation.measurement)
-    assert [len(group) for group in groups] == sizes
+    groups = grouped("vae", 2, **(CHOICES | varied))
+    assert [len(group.members) for group in groups] == sizes
     name = next(iter(varied))
-    seen = [{member.plan.arguments[name] for member in group} for group in groups]
+    seen = [{member.plan.arguments[name] for member in group.members} for group in groups]
     assert not seen[0] & seen[1]
 
 
@@ -306,6 +316,9 @@ def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
         ("--seeds 2 3", ["--seeds", "expected one"]),
         ("--seed 4294967295 --seeds 2", ["--seed 4294967296"]),
         ("--patience 3", ["--patience 3", "leave it out"]),
+        ("--on-nan skip rollback", ["--on-nan rollback", "stop or skip"]),
+        ("--shard-params", ["--shard-params", "leave it out"]),
+        ("--checkpoint-every 1s 2s", ["--checkpoint-every 1s 2s", "one value"]),
         ("--batch-size 128 4000", ["--batch-size 4000", "1317"]),
         ("--devices 9", ["--devices 9", "at most 8"]),
         ("--model mmd_vae --batch-size 32 1", ["--batch-size 1", "2 or more"]),
@@ -369,109 +382,180 @@ def test_flags_with_several_words_for_one_value():
     ]
 
 
-# ---- programs that differ in numbers
+# ---- programs whose numbers are inputs
 
-
-def outlines(make, *values, shape=(3,)):
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return [template.outline(make(value), x) for value in values]
-
-
-def test_numbers_are_lifted():
-    table = np.arange(3, dtype=np.float32)
-    found = outlines(
-        lambda a: lambda x: jnp.exp(a * x + 1) + a**2 * table + jnp.float32(7), 0.5, 2.0
-    )
-    apply, numbers = template.shared(found)
-    assert [len(n) for n in numbers] == [2, 2]  # a and its square; 1, 7 and the table stay
-    x = jnp.array([0.1, 0.2, 0.3])
-    for a, n in zip((0.5, 2.0), numbers, strict=True):
-        np.testing.assert_allclose(apply(n, x), jnp.exp(a * x + 1) + a**2 * table + 7, rtol=1e-6)
+SMALL = {"net": "mlp", "widths": (8,), "epochs": 1, "devices": 1}
+DESCENT = {"learning_rate": (1e-2, 1e-3), "warmup_steps": (2, 5), "clip_norm": (0.5, 50.0)}
+ANNEALED = {"beta": (1.0, 4.0), "anneal_steps": (9, 2), "cycles": (1, 2), "free_bits": (0.5, 2.0)}
+GUMBEL = {
+    "temperature": (1.0, 2.0),
+    "min_temperature": (0.99, 0.3),
+    "temperature_rate": (0.1, 1.0),
+}
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("model", "fixed", "varied"),
     [
-        lambda a: lambda x: x**a,  # a parameter of the equation
-        lambda a: lambda x: jnp.concatenate([x] * a),
-        lambda a: lambda x: x if a == 2 else -x,
-        lambda a: lambda x: jax.lax.scan(lambda c, y: (c + a * y, y), 0.0, x),
-        lambda a: jax.jit(lambda x: x * (a / 7)),
-        lambda a: lambda x: jax.pure_callback(lambda y: a * y, x, x),  # of which nobody can read a
+        ("vae", {"anneal": "cyclical"}, {**DESCENT, **ANNEALED, "ema": (0.9, 0.5)}),
+        ("ae", {"likelihood": "gaussian", "precision": "bf16"}, {"sigma": (0.5, 2.0)}),
+        ("denoising_vae", {}, {"level": (0.1, 0.6)}),
+        ("denoising_ae", {"noise": "salt_and_pepper"}, {"level": (0.1, 0.6)}),
+        ("beta_vae", {}, {"beta": (1.0, 8.0), "capacity": (3.0, 9.0), "capacity_steps": (2, 9)}),
+        ("tc_vae", {}, {"alpha": (1.0, 0.0), "beta": (0.0, 6.0), "gamma": (1.0, 2.0)}),
+        ("mmd_vae", {}, {"alpha": (0.0, 0.5), "mmd_weight": (10.0, 100.0)}),
+        ("iwae", {"anneal": "linear"}, {"anneal_steps": (2, 9)}),
+        ("gumbel_vae", {}, GUMBEL),
+        ("vq_vae", {"codes": 8, "code_dim": 2}, {"commitment": (0.25, 2.0), "decay": (0.99, 0.5)}),
+        ("flow_vae", {"free_bits_per": "total"}, {"free_bits": (0.5, 50.0)}),
     ],
 )
-def test_what_is_not_a_number_of_the_outermost_program_is_another_one(make):
-    two, three = outlines(make, 2, 3)
-    assert two.structure != three.structure
-    assert not template.alike([two, three]) and template.alike([two, two])
-    with pytest.raises(ValueError, match="several structures"):
-        template.shared([two, three])
-
-
-def test_a_program_is_written_down_in_the_same_words_again():
-    def make(a):
-        table = np.arange(3, dtype=np.float32)
-
-        @jax.jit
-        def inner(x):
-            return jax.lax.fori_loop(0, 3, lambda i, y: jax.nn.relu(y) * table, x)
-
-        return lambda x: inner(x) + a
-
-    one, other = outlines(make, 1.0, 2.0)
-    assert one.structure == other.structure and template.alike([one, other])
-    assert one.constants != other.constants
-
-
-def broken(*_):
-    raise TypeError("another JAX")
-
-
-@pytest.mark.parametrize("name", ["_lift", "_lines", "jaxpr_as_fun"])
-def test_where_jax_has_changed_inside_each_setting_is_compiled_alone(name, monkeypatch):
-    monkeypatch.setattr(template, name, broken)
-    choices = {"net": "mlp", "widths": (8,), "epochs": 1}
-    plans = sweeps.make_grid("vae", 2, beta=[1.0, 4.0], **choices).plans()
-    data = pipeline.prepare(DataSettings())
-    groups = members.groups(list(plans.values()), data, evaluation.measurement)
-    assert [member.plan for group in groups for member in group] == list(plans.values())
-    assert [len(group) for group in groups] == [2, 2]
-    if name != "_lines":
-        return
+def test_members_of_other_numbers_share_a_program(model, fixed, varied):
+    """Which computes for each what its own would; the settings differ all at once."""
+    pairs = [
+        dict(zip(varied, values, strict=True)) for values in zip(*varied.values(), strict=True)
+    ]
+    plans = [flaxvae.make_plan(model, **SMALL, **fixed, **settings) for settings in pairs]
+    each = [members.Member(str(i), p, p.recipe(DATA.spec)) for i, p in enumerate(plans)]
+    (group,) = members.groups(each, DATA, evaluation.measurement)
+    assert set(group.varied) == set(varied)
+    assert all(x.weak_type for x in group.numbers().values())  # as the numbers of Python are
     mesh = meshes.make(1)
-    together = members.trainer(groups[1], data, mesh)
-    state = together.segment(together.init(), together.order(0), 2)
-    member = groups[1][1]
-    alone = steps.trainer(member.recipe, data, member.plan.training, mesh, 1)
-    expected = alone.segment(alone.init(), alone.order(0), 2)
-    for a, b in zip(*map(jax.tree.leaves, (members.alone(state, 1), expected)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("model", "name", "values"),
-    [
-        ("vae", "free_bits", (0.5, 2.0)),
-        ("ae", "sigma", (0.5, 2.0)),
-        pytest.param("denoising_vae", "level", (0.1, 0.6), marks=pytest.mark.slow),
-        pytest.param("gumbel_vae", "min_temperature", (0.99, 0.3), marks=pytest.mark.slow),
-    ],
-)
-def test_a_step_of_shared_programs_is_that_of_each(model, name, values):
-    choices = {"net": "mlp", "widths": (8,), "epochs": 1, "binarization": "dynamic"}
-    choices |= {"likelihood": "gaussian"} if name == "sigma" else {}
-    choices |= {"temperature_rate": 1.0} if name == "min_temperature" else {}
-    plans = sweeps.make_grid(model, 1, **{name: list(values)}, **choices).plans()
-    data = pipeline.prepare(DataSettings(binarization="dynamic"))
-    (group,) = members.groups(list(plans.values()), data, evaluation.measurement)
-    mesh = meshes.make(1)
-    together = members.trainer(group, data, mesh)
+    together = members.trainer(group, DATA, mesh)
     state = together.segment(together.init(), together.order(0), 3)
-    for i, plan in enumerate(plans.values()):
-        alone = steps.trainer(plan.recipe(data.spec), data, plan.training, mesh, 1)
+    close = {"rtol": 1e-4, "atol": 1e-5} if "precision" not in fixed else {"atol": 2e-3}
+    for i, (_, plan, recipe) in enumerate(each):
+        alone = steps.trainer(recipe, DATA, plan.training, mesh, 1)
         expected = alone.segment(alone.init(), alone.order(0), 3)
         ours, theirs = (jax.tree.leaves(s) for s in (members.alone(state, i), expected))
         for a, b in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    totals = np.asarray(state.totals["loss"])
-    assert totals[0] != pytest.approx(totals[1], rel=1e-5)  # the number is heard
+            np.testing.assert_allclose(a, b, **close)
+    losses = np.asarray(state.totals["loss"])
+    assert losses[0] != pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("use", "sizes"),
+    [
+        (lambda x: jnp.float32(x) * x, [5]),
+        (lambda x: jnp.float32(x) if declared.is_on(x) else 7.0, [2, 3]),  # is it there at all?
+        (lambda x: jnp.ones(int(x) + 1).sum(), [2, 1, 1, 1]),
+        (lambda x: jnp.float32(x) if x > 2 else 7.0, [2, 1, 1, 1]),
+        (lambda x: np.float32(x), [2, 1, 1, 1]),
+        (lambda x: jax.lax.fori_loop(0, 2, lambda i, y: y * x, 1.0), [5]),
+    ],
+)
+def test_what_a_recipe_does_with_a_number_decides_which_members_share_it(use, sizes):
+    """A recipe from outside, of which nobody has said what its numbers are."""
+
+    def mine(data, body=Body(), *, latent_dim: int = 2, size: float = 1.0):
+        plain = zoo.ae(data, body, latent_dim=latent_dim)
+
+        def objective(model):
+            loss, by = plain.objective(model), use(size)
+
+            def scaled(variables, key, batch, step):
+                value, found = loss(variables, key, batch, step)
+                return value * by, found
+
+            return scaled
+
+        return plain._replace(objective=objective)
+
+    rows = [(0.0, 0), (0.0, 1), (2.0, 0), (3.0, 0), (4.0, 0)]
+    plans = [flaxvae.make_plan(mine, **SMALL, size=size, seed=seed) for size, seed in rows]
+    each = [members.Member(str(i), p, p.recipe(DATA.spec)) for i, p in enumerate(plans)]
+    found = members.groups(each, DATA, evaluation.measurement)
+    assert [len(group.members) for group in found] == sizes
+    assert [member for group in found for member in group.members] == each
+
+
+# ---- every setting of a training
+
+OTHER = {
+    "epochs": 1,
+    "batch_size": 64,
+    "accumulate": 2,
+    "optimizer": "muon",
+    "learning_rate": 3e-2,
+    "schedule": "cosine",
+    "warmup_steps": 7,
+    "clip_norm": 0.1,
+    "ema": 0.5,
+    "patience": 1,
+    "seed": 3,
+    "devices": 2,
+    "shard_params": True,
+    "on_nan": "skip",
+    "checkpoint_every": "3steps",
+}
+REFUSED = ("patience", "shard_params")
+SAME = ("accumulate", "devices")  # numbers that these settings leave as they are
+
+
+def spoilt(plan, spec, recipe=Plan.recipe):
+    """A recipe whose loss is not finite at two steps, and with a large beta from the first on."""
+    beta = plan.arguments["beta"]
+
+    def factor(step):
+        return jnp.where((step >= 5) & ((step < 7) | (beta > 2)), jnp.nan, 1.0)
+
+    return spoiled(loss_times(factor), recipe)(plan, spec)
+
+
+@pytest.fixture
+def saves(monkeypatch):
+    """Steps at which checkpoints were saved, by the folder that they are of."""
+    found, save = {}, Checkpoints.save
+
+    def saving(self, state, *rest):
+        found.setdefault(self.folder, []).append(int(state.step))
+        save(self, state, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", saving)
+    return found
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainSettings)])
+def test_a_sweep_of_one_obeys_every_setting(swept, tmp_path, monkeypatch, saves, name):
+    """As a training does, or it refuses it."""
+    setting = {name: OTHER[name]}
+    choices = {**CHOICES, "beta": 1.0, "learning_rate": 1e-3, "checkpoint_every": "1h", **setting}
+    path = tmp_path / "sweep"
+    if name in REFUSED:
+        with pytest.raises(UsageError, match=name) as refused:
+            flaxvae.sweep(model="beta_vae", seeds=1, run=str(path), **choices)
+        assert "\n" not in str(refused.value) and not path.exists()
+        return
+    if name == "on_nan":
+        monkeypatch.setattr(Plan, "recipe", spoilt)
+    alone = flaxvae.train(model="beta_vae", run=str(tmp_path / "alone"), **choices).path
+    (member,) = flaxvae.sweep(model="beta_vae", seeds=1, run=str(path), **choices).runs
+    assert_same_training(member.path, alone)
+    assert saves[path / "state" / "0" / "checkpoints"] == saves[alone / "checkpoints"]
+    if name == "checkpoint_every":
+        assert {*saves[alone / "checkpoints"]} == {*range(0, 20, 3), 20}
+        return
+    folders = alone, swept.path / MEMBER.format(1, 1e-3, 0)
+    found, usual = (RunFolder(run).history()[-1]["validation_elbo"] for run in folders)
+    assert (found == pytest.approx(usual, rel=1e-5)) == (name in SAME)  # it is heard
+
+
+def test_each_member_skips_its_own_steps(tmp_path, monkeypatch, capsys):
+    """And where they are too many it stays at its last good step; the others go on."""
+    monkeypatch.setattr(Plan, "recipe", spoilt)
+    choices = {**CHOICES, "on_nan": "skip", "run": str(tmp_path / "sweep")}
+    found = flaxvae.sweep(model="beta_vae", seeds=1, beta=[1.0, 4.0], **choices)
+    (one,) = found.runs
+    assert [row.get("skipped_steps", 0) for row in one.folder.history()] == [2, 0]
+    assert [member["diverged"] for member in read(found.path / "sweep.json")["members"]] == [
+        None,
+        2,
+    ]
+    with pytest.raises(DivergedError, match=r"at step 16 \(epoch 2\), nor at the 10 skipped"):
+        flaxvae.train(model="beta_vae", beta=4.0, **choices | {"run": str(tmp_path / "alone")})
+
+
+def test_every_setting_has_another_value():
+    usual = dataclasses.asdict(TrainSettings())
+    assert OTHER.keys() == usual.keys() and all(OTHER[name] != usual[name] for name in usual)

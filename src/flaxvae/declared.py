@@ -8,6 +8,9 @@ type here and nowhere else: a NumPy scalar or a 0-d array becomes a number, 2.0 
 string, a list a tuple. What does not fit is refused, so that a plan is the same, and can be
 written down, whoever made it. A setting that would have no effect beside the others is refused,
 too. Nothing here imports JAX or NumPy.
+
+A number may also be an input of a program that JAX is tracing, and stand for those of many members
+of a sweep. Their own values have been checked before: a traced one passes every check.
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ import inspect
 import math
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import UnionType
 from typing import (
     Annotated,
@@ -80,7 +86,7 @@ def flag(name: str) -> str:
 
 
 def conform(name: str, kind: Any, value: Any) -> Any:
-    """``value`` as a plain Python value of type ``kind``.
+    """``value`` as a plain Python value of type ``kind``; a traced number as it is.
 
     ``kind`` is built from int, float, bool, str, Literal, tuple[..., ...], None and Annotated;
     values of other types pass as they are.
@@ -90,9 +96,41 @@ def conform(name: str, kind: Any, value: Any) -> Any:
             expected.
     """
     try:
-        return _fit(kind, value)
+        return value if traced(value) else _fit(kind, value)
     except _Unfit as unfit:
         raise UsageError(f"{flag(name)} {seen(value)}: expected {unfit}") from None
+
+
+def traced(value: Any) -> bool:
+    """Whether a number is an input of a program that is being traced, and has no value yet."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.core.Tracer)
+
+
+def passes(ok: Any) -> bool:
+    """Whether a check holds, or is of a traced number."""
+    return traced(ok) or bool(ok)
+
+
+_NOT_ZERO: ContextVar[tuple[Any, ...]] = ContextVar("not_zero", default=())
+
+
+@contextmanager
+def not_zero(numbers: Iterable[Any]) -> Iterator[None]:
+    """Inside, these traced numbers stand for none that is 0."""
+    token = _NOT_ZERO.set(tuple(numbers))
+    try:
+        yield
+    finally:
+        _NOT_ZERO.reset(token)
+
+
+def is_on(number: Any) -> bool:
+    """Whether a number is not 0: whether what it is the size of is there at all.
+
+    Of a traced number, JAX's error unless it is known to be ``not_zero``.
+    """
+    return any(number is known for known in _NOT_ZERO.get()) or bool(number)
 
 
 def seen(value: Any) -> str:

@@ -43,7 +43,7 @@ Rate = Annotated[float, Within(lambda x: 0 < x <= 1e30, "above 0, at most 1e30")
 
 def check(settings: Any, name: str, ok: bool, expected: str) -> None:
     """Raises UsageError, with the flag and the value seen, unless ``ok``."""
-    if not ok:
+    if not declared.passes(ok):
         value = declared.seen(getattr(settings, name))
         raise UsageError(f"{declared.flag(name)} {value}: expected {expected}")
 
@@ -281,7 +281,7 @@ class Bound:
 
     def __post_init__(self):
         declared.conform_fields(self)
-        each = self.free_bits > 0 and self.free_bits_per == "dimension"
+        each = declared.is_on(self.free_bits) and self.free_bits_per == "dimension"
         expected = "closed_form with --free-bits for every dimension, or --free-bits-per total"
         check(self, "kl", self.kl == "closed_form" or not each, expected)
         last = self.anneal_steps * self.cycles

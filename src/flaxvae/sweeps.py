@@ -18,7 +18,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_origin
@@ -52,7 +52,13 @@ from flaxvae.training import step as steps
 FORMAT = 1
 SEEDS = 5
 _GOES_ON = "flaxvae sweep --resume"
-_SINGLE = {"seed", "epochs", "patience", "devices"}  # what all members of a sweep share
+_SINGLE = {
+    "seed",
+    "epochs",
+    "patience",
+    "devices",
+    "checkpoint_every",
+}  # what all members of a sweep share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +172,19 @@ def make_grid(model: str | zoo.Variant = "vae", seeds: Positive = SEEDS, **choic
     plans = list(grid.plans().values())
     check_effects(plans)
     for plan in plans:
-        if plan.training.patience is not None:
-            raise UsageError(
-                f"--patience {plan.training.patience} in a sweep: expected none, for its members "
-                "train side by side, all for --epochs; leave it out"
-            )
+        for name, ok, expected in _TOGETHER:
+            value = getattr(plan.training, name)
+            if not ok(value):
+                seen = declared.flag(name) + f" {value}" * (value is not True)
+                raise UsageError(f"{seen} in a sweep, whose members train together: {expected}")
     return grid
+
+
+_TOGETHER: list[tuple[str, Callable[[Any], bool], str]] = [  # what a member cannot do alone
+    ("patience", lambda x: x is None, "expected all to train for --epochs; leave it out"),
+    ("on_nan", lambda x: x != "rollback", "expected stop or skip, of each member"),
+    ("shard_params", lambda x: not x, "expected a device to hold a member whole; leave it out"),
+]
 
 
 def _row(kind: Any, given: Any) -> list[Any] | None:
@@ -271,21 +284,20 @@ def _value(stored: Any) -> Any:
     return tuple(stored) if isinstance(stored, list) else stored
 
 
-def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[dict[str, members.Member]]:
-    """Members by name, those of one compilation together."""
+def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[members.Group]:
+    """Members of one compilation, together."""
     if jax.process_count() > 1:
         raise UsageError(f"a sweep in {jax.process_count()} processes: expected one")
-    for plan in plans.values():
+    each = [members.Member(name, plan, plan.recipe(data.spec)) for name, plan in plans.items()]
+    for _, plan, recipe in each:
         meshes.make(plan.training.devices)
-        steps.check(plan.recipe(data.spec), data, plan.training, meshes.make(1))
-    names = {id(plan): name for name, plan in plans.items()}
-    found = members.groups(list(plans.values()), data, measurement)
-    return [{names[id(member.plan)]: member for member in group} for group in found]
+        steps.check(recipe, data, plan.training, meshes.make(1))
+    return members.groups(each, data, measurement)
 
 
 def _train(
     grid: Grid,
-    groups: list[dict[str, members.Member]],
+    groups: list[members.Group],
     data: pipeline.Data,
     held: lock.Held,
     record: dict[str, Any],
@@ -299,24 +311,23 @@ def _train(
         held.keep(path / "sweep.json")
 
     note()
-    started, plan = time.monotonic(), next(iter(groups[0].values())).plan
-    sizes = [members.mesh_of(len(group), plan.training.devices) for group in groups]
+    started, plan = time.monotonic(), groups[0].members[0].plan
+    sizes = [members.mesh_of(len(group.members), plan.training.devices) for group in groups]
     devices = "; ".join(dict.fromkeys(meshes.describe(mesh) for mesh in sizes))
-    facts = report.header(
-        plan, grid.varied, grid.seeds, [list(g.values()) for g in groups], data, devices, path
-    )
+    facts = report.header(plan, grid.varied, grid.seeds, groups, data, devices, path)
     watch = terminal or loop.Quiet()
     watch.header(facts)
     with signals.caught() as heard:
         for number, (group, mesh) in enumerate(zip(groups, sizes, strict=True)):
-            if group.keys() <= {member["name"] for member in record["members"]}:
+            done = {member["name"] for member in record["members"]}
+            if done >= {member.name for member in group.members}:
                 continue
             if len(groups) > 1:
                 which = f"compilation {number + 1} of {len(groups)}"
-                watch.note(f"{which}: {counted(len(group), 'member')}")
+                watch.note(f"{which}: {counted(len(group.members), 'member')}")
             state = path / "state" / str(number)
-            for name, epoch in _train_group(group, data, mesh, held, state, watch, heard):
-                record["members"].append(_member(name, group[name].plan, grid, epoch))
+            for member, epoch in _train_group(group, data, mesh, held, state, watch, heard):
+                record["members"].append(_listed(member, grid, epoch))
             note()
             shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(path / "state", ignore_errors=True)
@@ -357,33 +368,33 @@ def _compare(
 
 
 def _train_group(
-    named: Mapping[str, members.Member],
+    group: members.Group,
     data: pipeline.Data,
     mesh: Any,
     held: lock.Held,
     state_folder: Path,
     watch: Any,
     heard: list[int],
-) -> Iterator[tuple[str, int | None]]:
-    """Train members and write their run folders: names, and the epoch in which one diverged."""
-    group = list(named.values())
-    file = outside.flag({"": zoo.recipe(group[0].plan.function)})
+) -> Iterator[tuple[members.Member, int | None]]:
+    """Train members and write their run folders; with each, the epoch in which it diverged."""
+    count = len(group.members)
+    file = outside.flag({"": zoo.recipe(group.members[0].plan.function)})
     goes_on = command(*_GOES_ON.split(), held.folder, *file)
     trainer = members.trainer(group, data, mesh)
-    with GroupKeeper(state_folder, len(group), held, goes_on, watch.note) as keeper:
+    with GroupKeeper(state_folder, count, held, goes_on, watch.note) as keeper:
         state, histories = members.fit(group, trainer, data, mesh, keeper, watch)
-    watch.stage(f"evaluating {counted(len(group), 'member')}")
-    keys = jnp.stack([evaluation_keys(0)[0]] * len(group))
-    measure = members.over_split([member.measure for member in group], mesh)
+    watch.stage(f"evaluating {counted(count, 'member')}")
+    keys = jnp.stack([evaluation_keys(0)[0]] * count)
+    measure = members.over_split(group, measurement, data, mesh)
     found = measure(data.test, state.final(), meshes.put(keys, meshes.split(mesh)))
     state = jax.device_get(state)
-    for i, (name, member) in enumerate(named.items()):
+    for i, member in enumerate(group.members):
         if heard:
-            written = f"{i} of {len(group)} runs written"
+            written = f"{i} of {count} runs written"
             raise Stopped(f"stopped after training, {written}; `{goes_on}` goes on", heard[0])
         one = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
         evaluation = numbers(member.recipe, data.test, one)
-        watch.stage("writing runs", i, len(group))
+        watch.stage("writing runs", i, count)
         epoch = None
         if state.guard.fault[i]:
             epoch = len(histories[i]) + 1
@@ -391,8 +402,10 @@ def _train_group(
             epoch = len(histories[i])
         if epoch is None:
             alone = members.alone(state, i)
-            _write(held.folder / name, member.plan, data, mesh, alone, histories[i], evaluation)
-        yield name, epoch
+            _write(
+                held.folder / member.name, member.plan, data, mesh, alone, histories[i], evaluation
+            )
+        yield member, epoch
 
 
 def _write(
@@ -426,11 +439,12 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _member(name: str, plan: Plan, grid: Grid, epoch: int | None) -> dict[str, Any]:
+def _listed(member: members.Member, grid: Grid, epoch: int | None) -> dict[str, Any]:
     """A member as sweep.json lists it."""
-    settings = vars(plan.training) | dict(plan.arguments)
+    training = member.plan.training
+    settings = vars(training) | dict(member.plan.arguments)
     varied = {name: settings[name] for name in grid.varied}
-    return {"name": name, "settings": varied, "seed": plan.training.seed, "diverged": epoch}
+    return {"name": member.name, "settings": varied, "seed": training.seed, "diverged": epoch}
 
 
 def _table(grid: Grid, listed: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:

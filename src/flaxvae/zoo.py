@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _check(ok: bool, seen: str, expected: str) -> None:
-    if not ok:
+    if not declared.passes(ok):
         raise UsageError(f"{seen}: expected {expected}")
 
 
@@ -46,7 +46,9 @@ def _positive(**arguments: int) -> None:
 
 def _not_negative(**arguments: float) -> None:
     for name, value in arguments.items():
-        _check(0 <= value < math.inf, f"--{name.replace('_', '-')} {value}", "0 or more")
+        _check(
+            (value >= 0) & (value < math.inf), f"--{name.replace('_', '-')} {value}", "0 or more"
+        )
 
 
 def _likelihood(data: DataSpec, body: Body):
@@ -129,7 +131,7 @@ def _beta(bound: Bound) -> Schedule:
 
 def _price(bound: Bound) -> Price:
     kinds, beta = parts.objectives, _beta(bound)
-    if bound.free_bits:
+    if declared.is_on(bound.free_bits):
         return kinds.free_bits(beta, bound.free_bits, bound.free_bits_per)
     return kinds.weighted(beta)
 
@@ -137,8 +139,8 @@ def _price(bound: Bound) -> Price:
 def _kl_of_a_draw(bound: Bound) -> None:
     """Refuse free bits per unit if the KL is one number, log q(z|x) - log p(z)."""
     _check(
-        not bound.free_bits or bound.free_bits_per == "total",
-        f"--free-bits {bound.free_bits:g} for every dimension of a KL without closed form",
+        not declared.is_on(bound.free_bits) or bound.free_bits_per == "total",
+        f"--free-bits {bound.free_bits} for every dimension of a KL without closed form",
         "--free-bits-per total",
     )
 
@@ -187,7 +189,7 @@ Noise = Literal["gaussian", "mask", "salt_and_pepper"]
 
 def _corruption(noise: Noise, level: float) -> Corruption:
     top = math.inf if noise == "gaussian" else 1.0
-    _check(0 <= level <= top and level < math.inf, f"--level {level}", f"0 to {top:g}")
+    _check((level >= 0) & (level <= top) & (level < math.inf), f"--level {level}", f"0 to {top:g}")
     kinds = parts.corruption
     return {
         "gaussian": kinds.gaussian,
@@ -259,7 +261,7 @@ def beta_vae(
     if capacity is None:
         return plain
     _not_negative(capacity=capacity)
-    other = bound.anneal != "none" or bound.free_bits > 0
+    other = bound.anneal != "none" or declared.is_on(bound.free_bits)
     _check(not other, f"--capacity {capacity} with --anneal or --free-bits", "one of them")
     price = parts.objectives.capacity(bound.beta, capacity, capacity_steps)
     target = parts.objectives.linear(capacity, capacity_steps)
@@ -389,7 +391,11 @@ def mmd_vae(
     """
     _positive(latent_dim=latent_dim)
     _check(alpha <= 1, f"--alpha {alpha}", "at most 1")
-    _check(1 - alpha <= mmd_weight < math.inf, f"--mmd-weight {mmd_weight}", "1 - alpha or more")
+    _check(
+        (1 - alpha <= mmd_weight) & (mmd_weight < math.inf),
+        f"--mmd-weight {mmd_weight}",
+        "1 - alpha or more",
+    )
     model = _assemble(data, body, parts.latents.gaussian(latent_dim))
     objective = partial(
         parts.aggregate.mmd_objective, alpha=alpha, mmd_weight=mmd_weight, kernel=kernel
@@ -579,9 +585,13 @@ def gumbel_vae(
     """
     _positive(variables=variables)
     _check(categories >= 2, f"--categories {categories}", "2 or more")
-    _check(0 < temperature < math.inf, f"--temperature {temperature}", "a number above 0")
     _check(
-        0 < min_temperature <= temperature,
+        (temperature > 0) & (temperature < math.inf),
+        f"--temperature {temperature}",
+        "a number above 0",
+    )
+    _check(
+        (min_temperature > 0) & (min_temperature <= temperature),
         f"--min-temperature {min_temperature}",
         f"above 0 and at most --temperature {temperature}",
     )
@@ -645,7 +655,7 @@ def vq_vae(
     _check(codes >= 2, f"--codes {codes}", "2 or more")
     _positive(code_dim=code_dim, prior_width=prior_width, prior_layers=prior_layers)
     _not_negative(commitment=commitment)
-    _check(0 <= decay < 1, f"--decay {decay}", "at least 0 and below 1")
+    _check((decay >= 0) & (decay < 1), f"--decay {decay}", "at least 0 and below 1")
     _check(prior_width % 4 == 0, f"--prior-width {prior_width}", "a multiple of 4, its heads")
     likelihood = _likelihood(data, body)
     if body.net == "mlp":

@@ -19,6 +19,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from flaxvae.declared import passes
+
 Array = jax.Array
 Corruption = Callable[[Array, Array], Array]  # (key, x [B, *data]) -> x~ of the same shape
 
@@ -30,7 +32,7 @@ def _uniform_per_pixel(key: Array, x: Array) -> Array:
 
 
 def _check_fraction(fraction: float) -> None:
-    if not 0 <= fraction <= 1:
+    if not passes((fraction >= 0) & (fraction <= 1)):
         raise ValueError(f"fraction {fraction}: expected a probability, 0 to 1")
 
 
@@ -43,7 +45,7 @@ def gaussian(sigma: float) -> Corruption:
     Raises:
         ValueError: a negative ``sigma``.
     """
-    if not sigma >= 0:
+    if not passes(sigma >= 0):
         raise ValueError(f"sigma {sigma}: expected a standard deviation, at least 0")
     return lambda key, x: x + sigma * jax.random.normal(key, x.shape, x.dtype)
 

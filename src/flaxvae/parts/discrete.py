@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxvae.core import Latent
+from flaxvae.declared import traced
 from flaxvae.parts.latents import Latents
 
 Array = jax.Array
@@ -85,7 +86,8 @@ def categorical(
             perturbed = logits + jax.random.gumbel(key, logits.shape)
             hard = one_hot(jnp.argmax(perturbed, axis=-1))
             z = relax(perturbed, hard, t) if train else hard
-        annealed = jnp.maximum(jnp.float32(minimum), t * math.exp(-rate))
+        fall = (jnp if traced(rate) else math).exp(-rate)
+        annealed = jnp.maximum(jnp.float32(minimum), t * fall)
         return Latent(
             z=flat(z),
             code=flat(mode),

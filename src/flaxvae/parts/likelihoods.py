@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from flaxvae.declared import traced
 from flaxvae.distributions import Bernoulli, ContinuousBernoulli, Distribution, Normal
 from flaxvae.errors import UsageError
 from flaxvae.logistic import DiscretizedLogistic, LogisticMixture
@@ -73,7 +74,7 @@ def continuous_bernoulli(channels: int) -> Likelihood:
 
 def gaussian(channels: int, sigma: float = 1.0) -> Likelihood:
     """N(mean, sigma^2 I) with fixed sigma: the squared error, as a density."""
-    log_var = 2 * math.log(sigma)
+    log_var = 2 * (jnp if traced(sigma) else math).log(sigma)
     return Likelihood(channels, dict, lambda params, raw: Normal(raw, jnp.float32(log_var)))
 
 

@@ -40,7 +40,7 @@ def header(
     path: Path,
 ) -> dict[str, str]:
     """What is about to be trained: ``plan`` is any member's."""
-    sizes = [len(group) for group in groups]
+    sizes = [len(group.members) for group in groups]
     settings = counted(sum(sizes) // len(seeds), "setting")
     together = "one compilation for all"
     if len(groups) > 1:
@@ -60,7 +60,7 @@ def header(
         "data": words.data_line(data),
         "training": words.training_line(plan.training, varied),
         "devices": devices,
-        "units": words.units(member.recipe for group in groups for member in group),
+        "units": words.units(member.recipe for group in groups for member in group.members),
         "folder": words.relative(path),
     }
 

@@ -1,10 +1,14 @@
 """Many trainings of one shape side by side: the whole of each, vmapped, in one compiled program.
 
-Members of a group differ in their seed and in numbers (``template``); what has another shape or
-another program is another group. A member draws the order and the noise that it would draw alone,
-and computes what it would compute alone but for rounding: a product of many matrices may add in
-another order than one of them. With several devices each trains members of its own, and nothing
-passes between them. Arrays of a group have an axis of its M members in front.
+Members of a group differ in their seed and in numbers, such as beta or the learning rate, which
+are inputs of the program: the recipe is built anew while that is traced, with traced numbers in the
+place of the settings. No list says which settings can be: one that decides the program itself (a
+layer's width, the number of draws) fails to be traced, and its values make groups of their own.
+
+A member draws the order and the noise that it would draw alone, and computes what it would compute
+alone but for rounding: a product of many matrices may add in another order than one of them. With
+several devices each trains members of its own, and nothing passes between them. Arrays of a group
+have an axis of its M members in front.
 """
 
 from __future__ import annotations
@@ -17,104 +21,129 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from flaxvae import declared
 from flaxvae.core import Batch, Variables
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.plan import Plan
 from flaxvae.recipe import Recipe
-from flaxvae.training import guard, loop, template
+from flaxvae.training import guard, loop
 from flaxvae.training import step as steps
 from flaxvae.training.step import TrainState
 
 Array = jax.Array
-Measure = Callable[[Recipe], Callable[[Variables, Array, Batch], dict[str, Array]]]
+Numbers = dict[str, Any]  # values of settings, by name
+OfBatch = Callable[[Variables, Array, Batch], Any]
+Measure = Callable[[Recipe], OfBatch]
 
 
 class Member(NamedTuple):
-    """One training of a group, written down and not compiled."""
+    """One training of a group."""
 
+    name: str
     plan: Plan
     recipe: Recipe
-    program: steps.Program
-    init: template.Outline
-    step: template.Outline
-    terms: template.Outline | None  # of the validation images
-    measure: template.Outline  # of the test images
-
-    def outlines(self) -> list[template.Outline]:
-        return [x for x in (self.init, self.step, self.terms, self.measure) if x is not None]
 
 
-Group = list[Member]
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Members that share a compiled program."""
+
+    members: Sequence[Member]
+    varied: Sequence[str] = ()  # the settings that are inputs of it
+
+    def numbers(self) -> Numbers:
+        """The values of these settings, [M] each, of Python's numbers' weak types."""
+        flat = [_settings(member.plan) for member in self.members]
+        return {
+            name: jnp.stack([jnp.asarray(settings[name]) for settings in flat])
+            for name in self.varied
+        }
+
+    def given(self, numbers: Numbers, function: Callable[[Plan], Any]) -> Any:
+        """``function(plan)`` of a member with these numbers, which may be traced."""
+        flat, plan = [_settings(member.plan) for member in self.members], self.members[0].plan
+        own = {name: x for name, x in numbers.items() if name in plan.arguments}
+        trained = {name: x for name, x in numbers.items() if name not in plan.arguments}
+        on = [x for name, x in numbers.items() if all(settings[name] for settings in flat)]
+        with declared.not_zero(on):
+            training = dataclasses.replace(plan.training, **trained)
+            arguments = {**plan.arguments, **own}
+            return function(dataclasses.replace(plan, arguments=arguments, training=training))
 
 
-def groups(plans: Sequence[Plan], data: Data, measure: Measure) -> list[Group]:
-    """Members that can share a compilation, together; groups and members in the order of plans.
+def _settings(plan: Plan) -> dict[str, Any]:
+    """What decides a member's program, by name; its seed does not."""
+    return {**vars(plan.training), **plan.arguments, "seed": 0}
+
+
+def groups(members: Sequence[Member], data: Data, measure: Measure) -> list[Group]:
+    """Members that can share a compilation, together; groups and members in the order given.
 
     Args:
-        plans: of one dataset and number of epochs.
+        members: of one model, dataset and number of epochs.
         data: what they train on.
         measure: what will be measured of a trained model's test images.
-
-    Raises:
-        UsageError: a value that a recipe cannot have.
     """
-    outlined: dict[str, Member] = {}
-    found: dict[tuple[str, ...], Group] = {}
-    for plan in plans:
-        anyone = dataclasses.replace(plan.training, seed=0)
-        settings = repr((plan.model, plan.arguments, plan.data, anyone))
-        if settings not in outlined:
-            outlined[settings] = _outline(plan, data, measure)
-        member = outlined[settings]._replace(plan=plan)
-        structure = tuple(outline.structure for outline in member.outlines())
-        found.setdefault(structure, []).append(member)
-    return [part for group in found.values() for part in _parts(group)]
+    found: dict[str, list[Member]] = {}
+    for member in members:
+        settings = _settings(member.plan)
+        alike = {name: type(x) if _is_number(x) else x for name, x in settings.items()}
+        found.setdefault(repr(alike), []).append(member)
+    return [part for alike in found.values() for part in _parts(alike, data, measure)]
 
 
-def _parts(group: Group) -> list[Group]:
-    """A group of one structure, or one for each of its settings if they cannot share."""
-    if all(map(template.alike, zip(*map(Member.outlines, group)))):
-        return [group]
-    found: dict[int, Group] = {}
-    for member in group:
-        found.setdefault(id(member.step), []).append(member)
-    return list(found.values())
+def _is_number(x: Any) -> bool:
+    return type(x) in (int, float)
 
 
-def _outline(plan: Plan, data: Data, measure: Measure) -> Member:
-    recipe, shape = plan.recipe(data.spec), jax.ShapeDtypeStruct
-    # A loop over members all at once would choose anyway, and hide numbers from the outline.
-    program = steps.program(
-        recipe, data, plan.training, plan.training.epochs or 0, only_if=guard.choose
-    )
-    x, y = jax.tree.map(lambda a: shape(a.shape, a.dtype), steps.images_and_labels(recipe, data))
-    stream = jax.eval_shape(lambda: steps.keys(0))
-    order = jax.eval_shape(program.order, stream, 0)
-    noise = jax.tree.map(
-        lambda keys: shape(keys.shape[1:], keys.dtype), jax.eval_shape(program.noise, stream, 0)
-    )
-    init = template.outline(program.init, stream, x, y)
-    state = jax.eval_shape(program.init, stream, x, y)
-    variables = jax.eval_shape(TrainState.evaluated, state)
+def _parts(members: Sequence[Member], data: Data, measure: Measure) -> list[Group]:
+    """Members that differ in numbers alone, by those that their program cannot take as inputs."""
+    flat = [_settings(member.plan) for member in members]
+    differ = [name for name, x in flat[0].items() if any(other[name] != x for other in flat)]
+    whole = Group(members, differ)
+    if _traces(whole, data, measure):
+        return [whole]
+    fixed = [name for name in differ if not _traces(Group(members, [name]), data, measure)]
+    name = (fixed or differ)[0]
+    values = [settings[name] for settings in flat]
+    zeros = any(values) and not all(values)  # which often leave out what the others are a size of
+    found: dict[Any, list[Member]] = {}
+    for member, x in zip(members, values, strict=True):
+        found.setdefault(bool(x) if zeros else x, []).append(member)
+    return [part for alike in found.values() for part in _parts(alike, data, measure)]
 
-    def of_split(function: Any, split: Split) -> template.Outline:
-        rows = batches.rows_at_once(len(split.x), split.x.shape[1:])
-        images: Any = shape((rows, *split.x.shape[1:]), jnp.float32)
-        classes: Any = None if split.y is None else shape((rows,), jnp.int32)
-        return template.outline(function, variables, stream.init, Batch(images, classes))
 
-    terms = batches.bound_terms(recipe.model)
-    return Member(
-        plan,
-        recipe,
-        program,
-        init,
-        template.outline(program.step, state, noise, order, x, y, shape((), jnp.int32)),
-        of_split(terms, data.validation) if data.validation else None,
-        of_split(measure(recipe), data.test),
-    )
+def _traces(group: Group, data: Data, measure: Measure) -> bool:
+    """Whether a group's program can take its numbers as inputs. Nothing is compiled."""
+    if not group.varied:
+        return True
+
+    def everything(plan, x, y):
+        program, recipe = _program(plan, data), plan.recipe(data.spec)
+        stream = steps.keys(0)
+        state, order = program.init(stream, x, y), program.order(stream, 0)
+        noise = jax.tree.map(lambda keys: keys[0], program.noise(stream, 0))
+        state = program.step(state, noise, order, x, y)
+        batch = Batch(jnp.zeros((2, *data.spec.shape)), None if y is None else y[:2])
+        return state, measure(recipe)(state.evaluated(), stream.evaluation, batch)
+
+    def of_numbers(numbers, x, y):
+        return group.given(numbers, lambda plan: everything(plan, x, y))
+
+    try:  # whatever a recipe does with what is no number after all
+        given = steps.images_and_labels(group.members[0].recipe, data)
+        jax.eval_shape(jax.vmap(of_numbers, (0, None, None)), group.numbers(), *given)
+    except Exception:
+        return False
+    return True
+
+
+def _program(plan: Plan, data: Data) -> steps.Program:
+    recipe, settings = plan.recipe(data.spec), plan.training
+    # A loop over members all at once would choose anyway.
+    return steps.program(recipe, data, settings, settings.epochs or 0, only_if=guard.choose)
 
 
 def mesh_of(count: int, devices: int | None = None) -> Mesh:
@@ -132,12 +161,10 @@ def _each(member: Any, step: Any) -> Any:
     return TrainState(**{name: step if name in SHARED else member for name in names})
 
 
-def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
 def _streams(group: Group) -> steps.Keys:
-    return _stack([steps.keys(member.plan.training.seed) for member in group])
+    """The keys of each member's seed, [M]."""
+    seeds = [steps.keys(member.plan.training.seed) for member in group.members]
+    return jax.tree.map(lambda *keys: jnp.stack(keys), *seeds)
 
 
 def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
@@ -147,14 +174,12 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
         As ``step.trainer``, all with an axis of members but for the number of steps done;
         ``learning_rate`` gives a list.
     """
-    programs = [member.program for member in group]
-    first, each, whole = programs[0], meshes.split(mesh), meshes.replicated(mesh)
-    x_all, y_all = meshes.put(steps.images_and_labels(group[0].recipe, data), whole)
-    apply_init, of_init = template.shared([member.init for member in group])
-    apply_step, of_step = template.shared([member.step for member in group])
-    streams, of_init, of_step = meshes.put(
-        (_streams(group), _stack(of_init), _stack(of_step)), each
-    )
+    first = group.members[0]
+    program = _program(first.plan, data)
+    rates = [steps.learning_rate(m.plan.training, program.total_steps) for m in group.members]
+    each, whole = meshes.split(mesh), meshes.replicated(mesh)
+    x_all, y_all = meshes.put(steps.images_and_labels(first.recipe, data), whole)
+    streams, numbers = meshes.put((_streams(group), group.numbers()), each)
     shared, own = PartitionSpec(), each.spec
     state_axes, state_specs = _each(0, None), _each(own, shared)
 
@@ -162,10 +187,10 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
 
     def init_one(numbers, stream, x, y):
-        return apply_init(numbers, stream, x, y)
+        return group.given(numbers, lambda plan: _program(plan, data).init(stream, x, y))
 
-    def step_one(numbers, state, noise, order, tolerance, x, y):
-        done = apply_step(numbers, state, noise, order, x, y, tolerance)
+    def step_one(numbers, state, *inputs):
+        done = group.given(numbers, lambda plan: _program(plan, data).step(state, *inputs))
         frozen = state.guard.fault != 0  # for good, at its last good step
         done = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), state, done)
         return dataclasses.replace(done, step=state.step + 1, offset=state.offset)
@@ -174,34 +199,33 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     step_all = jax.vmap(step_one, (0, state_axes, 0, 0, None, None, None), state_axes)
 
     def segment(state, numbers, streams, order, steps, tolerance, x, y):
-        noise = jax.vmap(first.noise, (0, None))(streams, state.step)
+        noise = jax.vmap(program.noise, (0, None))(streams, state.step)
 
         def step(i, state):
             now = jax.tree.map(lambda keys: keys[:, i], noise)
-            return step_all(numbers, state, now, order, tolerance, x, y)
+            return step_all(numbers, state, now, order, x, y, tolerance)
 
         return jax.lax.fori_loop(0, steps, step, state)
 
-    init = on_each_device(init_all, own, own, shared, shared, out=state_specs)
-    run = on_each_device(segment, state_specs, own, own, own, *[shared] * 4, out=state_specs)
-    order = jax.vmap(first.order, (0, None))
-    init, order = jax.jit(init), jax.jit(order, out_shardings=each)
-    compiled = jax.jit(run, donate_argnums=0)
-    tolerance = guard.tolerance(group[0].plan.training.on_nan)
-    shapes = jax.eval_shape(init, of_init, streams, x_all, y_all)
+    init = jax.jit(on_each_device(init_all, own, own, shared, shared, out=state_specs))
+    specs = (state_specs, own, own, own, *[shared] * 4)
+    compiled = jax.jit(on_each_device(segment, *specs, out=state_specs), donate_argnums=0)
+    order = jax.jit(jax.vmap(program.order, (0, None)), out_shardings=each)
+    tolerance = guard.tolerance(first.plan.training.on_nan)
+    shapes = jax.eval_shape(init, numbers, streams, x_all, y_all)
     return steps.Trainer(
-        steps_per_epoch=first.steps_per_epoch,
-        total_steps=first.total_steps,
-        learning_rate=lambda step: [float(p.learning_rate(step)) for p in programs],
+        steps_per_epoch=program.steps_per_epoch,
+        total_steps=program.total_steps,
+        learning_rate=lambda step: [float(rate(step)) for rate in rates],
         sharding=jax.tree.map(
             lambda sharding, field: jax.tree.map(lambda _: sharding, field),
             _each(each, whole),
             shapes,
         ),
-        init=lambda: init(of_init, streams, x_all, y_all),
+        init=lambda: init(numbers, streams, x_all, y_all),
         order=lambda epoch: order(streams, epoch),
         segment=lambda state, order, steps: compiled(
-            state, of_step, streams, order, steps, tolerance, x_all, y_all
+            state, numbers, streams, order, steps, tolerance, x_all, y_all
         ),
         together=True,
     )
@@ -218,21 +242,26 @@ def alone(state: TrainState, i: int) -> TrainState:
 
 
 def over_split(
-    outlines: Sequence[template.Outline], mesh: Mesh
+    group: Group, of_batch: Callable[[Recipe], OfBatch], data: Data, mesh: Mesh
 ) -> Callable[[Split, Variables, Array], Any]:
-    """``batches.over_split`` for the functions of a group, of its variables and of M keys.
+    """``batches.over_split`` for a function of a batch that each member's recipe gives.
 
     Returns:
-        ``run(split, variables, keys)``: NumPy arrays [N, M, ...].
+        ``run(split, variables, keys)``, of M variables and keys: NumPy arrays [N, M, ...].
     """
-    apply, numbers = template.shared(outlines)
-    stacked = meshes.put(_stack(numbers), meshes.split(mesh))
+    numbers = meshes.put(group.numbers(), meshes.split(mesh))
+
+    def one(numbers, variables, key, batch):
+        return group.given(
+            numbers, lambda plan: of_batch(plan.recipe(data.spec))(variables, key, batch)
+        )
 
     def function(given, keys, batch):
-        return jax.vmap(apply, (0, 0, 0, None), out_axes=1)(*given, keys, batch)
+        numbers, variables = given
+        return jax.vmap(one, (0, 0, 0, None), out_axes=1)(numbers, variables, keys, batch)
 
     run = batches.over_split(function, mesh, whole=True)
-    return lambda split, variables, keys: run(split, (stacked, variables), keys)
+    return lambda split, variables, keys: run(split, (numbers, variables), keys)
 
 
 def fit(
@@ -258,14 +287,13 @@ def fit(
     Raises:
         Stopped, DataError: as ``loop.fit``.
     """
-    validate = None
-    held = data.validation
+    validate, held = None, data.validation
     if held is not None:
-        terms = over_split([member.terms for member in group if member.terms], mesh)
+        terms = over_split(group, lambda recipe: batches.bound_terms(recipe.model), data, mesh)
         keys = meshes.put(_streams(group).evaluation, meshes.split(mesh))
 
         def validate(variables):
             return terms(held, variables, keys)
 
-    of_each = [(member.recipe, member.plan.training) for member in group]
+    of_each = [(member.recipe, member.plan.training) for member in group.members]
     return loop.Training(of_each, run, validate, keeper, watch).run()

@@ -104,14 +104,17 @@ class Trainer(NamedTuple):
 def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
     """Linear warm-up from zero, then constant or a cosine to zero at the last step."""
     peak, warmup = settings.learning_rate, settings.warmup_steps
-    after = max(total_steps - warmup, 1)
     if settings.schedule == "cosine":
-        main = optax.cosine_decay_schedule(peak, after)
+        main = optax.cosine_decay_schedule(peak, max(total_steps - warmup, 1))
     else:
         main = optax.constant_schedule(peak)
-    if not warmup:
+    if not declared.is_on(warmup):
         return main
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+
+    def rise(step):
+        return peak - peak * (1 - jnp.clip(step, 0, warmup) / warmup)
+
+    return optax.join_schedules([rise, main], [warmup])
 
 
 def _layer_matrices(params: Any) -> Any:
@@ -253,7 +256,9 @@ def program(
                 state, ema, totals = old
                 state = move(state, gradient)
                 params = state.variables["params"]
-                ema = ema and optax.incremental_update(params, ema, 1 - (settings.ema or 0))
+                ema = ema and optax.incremental_update(
+                    params, ema, 1 - (0 if settings.ema is None else settings.ema)
+                )
                 return state, ema, jax.tree.map(jnp.add, totals, found.metrics)
 
             fault = guards.fault(found.metrics["loss"], whole, found.updates)
