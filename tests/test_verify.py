@@ -153,7 +153,7 @@ def test_run_json(run):
         json.dumps(json.loads(whole) | {"parameters": 3}): "3 parameters: its model has 4,420",
         whole[:-9]: "damaged",
         whole.replace('"latent_dim": 2', '"latent_dim": "2"'): "",
-        whole.replace('"vae"', '"vea"'): "did you mean 'vae'?",
+        whole.replace('"vae"', '"vea"'): "model 'vea', which is not flaxvae's",
     }
     for text, words in faults.items():
         (run / "run.json").write_text(text)
@@ -229,7 +229,9 @@ def test_an_interrupted_run_is_well(tmp_path, no_figures, monkeypatch, capsys):
 
     monkeypatch.setattr(loop, "Quiet", Stop)
     with pytest.raises(KeyboardInterrupt):
-        flaxvae.train(epochs=4, ema=0.9, patience=2, run=str(tmp_path / "run"), **TINY)
+        flaxvae.train(
+            epochs=4, ema=0.9, patience=2, run=str(tmp_path / "run"), progress=False, **TINY
+        )
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"epo')
     cli.main(["verify", str(tmp_path / "run")])

@@ -12,6 +12,7 @@ from flaxvae.settings import (
     Activation,
     Annealing,
     Binarization,
+    Convolutions,
     FreeBitsPer,
     Kl,
     Likelihood,
@@ -52,6 +53,7 @@ class Choices(TypedDict, total=False):
     activation: Activation
     channels: Sequence[int]
     blocks: int
+    convolutions: Convolutions
     likelihood: Likelihood
     sigma: float
     components: int
