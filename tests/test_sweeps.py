@@ -280,7 +280,7 @@ def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
         patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
         patch.setattr(loop, "Quiet", Stop)
         grid = {"beta": [1.0, 4.0], "learning_rate": [*RATES, TOO_HIGH]}
-        flaxvae.sweep(model="beta_vae", seeds=2, run=str(path), **grid, **CHOICES)
+        flaxvae.sweep(model="beta_vae", seeds=2, run=str(path), progress=False, **grid, **CHOICES)
     assert caught.value.exit_code == 128 + signal.SIGTERM
     assert "step 15 of 20" in str(caught.value)
     assert f"flaxvae sweep --resume {path}" in str(caught.value)
