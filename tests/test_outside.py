@@ -197,6 +197,6 @@ def test_a_run_folder_has_no_code_executed(capsys, no_figures, mine):
     outside._read.cache_clear()
     (mine / "one" / "my_vae.py").write_text("raise RuntimeError")
     (mine / "my_vae.py").write_text("raise RuntimeError")
-    with pytest.raises(UsageError, match="recipes FILE, or recipes="):
+    with pytest.raises(UsageError, match="`--recipes FILE`, or recipes="):
         flaxvae.load("one")
     assert "my_vae" not in sys.modules

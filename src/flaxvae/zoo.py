@@ -739,7 +739,7 @@ def recorded(name: str, recipes: Mapping[str, Variant], path: Path) -> Variant:
     if name not in RECIPES and name not in recipes:
         raise UsageError(
             f"{path} is of model {name!r}, which is not flaxvae's: expected its recipe; "
-            f"give the file that defines it, --recipes FILE, or recipes={{{name!r}: …}}"
+            f"give the file that defines it, `--recipes FILE`, or recipes={{{name!r}: …}}"
         )
     return recipe(recipes.get(name, name))
 
