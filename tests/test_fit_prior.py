@@ -57,19 +57,19 @@ def test_no_samples_before_the_prior(unfitted, capsys):
 def test_the_bound_has_the_prior_in_it(unfitted, fitted):
     test = unfitted.data().test
     before, after = (run.evaluate(test) for run in (unfitted, fitted))
-    np.testing.assert_allclose(before["kl"], POSITIONS * math.log(CODES), rtol=1e-6)
-    assert after["reconstruction"] == before["reconstruction"]
-    assert after["kl"] < before["kl"] - 0.5  # codes are far from independent and uniform
+    np.testing.assert_allclose(before.kl, POSITIONS * math.log(CODES), rtol=1e-6)
+    assert after.reconstruction == before.reconstruction
+    assert after.kl < before.kl - 0.5  # codes are far from independent and uniform
     summary = json.loads((fitted.path / "prior" / "summary.json").read_text())
-    np.testing.assert_allclose(after["kl"], summary["test"]["code_nats"], rtol=1e-5)
+    np.testing.assert_allclose(after.kl, summary["test"]["code_nats"], rtol=1e-5)
     # The posterior is a point: one importance weight says all.
     estimate = fitted.evaluate(test, k=2).importance_weighted_elbo.nats
-    np.testing.assert_allclose(estimate, after["elbo"], rtol=1e-5)
+    np.testing.assert_allclose(estimate, after.elbo, rtol=1e-5)
     indices = np.asarray(unfitted.recipe.codes.indices(unfitted.variables, test.x / 16.0, None))
     used = np.bincount(indices.ravel(), minlength=CODES) / indices.size
-    assert before["codes_used"] == (used > 0).sum()
+    assert before.codes_used == (used > 0).sum()
     entropy = -sum(p * math.log(p) for p in used if p)
-    np.testing.assert_allclose(before["perplexity"], math.exp(entropy), rtol=1e-5)
+    np.testing.assert_allclose(before.perplexity, math.exp(entropy), rtol=1e-5)
 
 
 def test_a_stopped_fit_says_how_to_go_on(unfitted, tmp_path, monkeypatch):
