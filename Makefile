@@ -16,7 +16,7 @@ PYTHON     ?= python3
 comma  := ,
 extras := tfds,tensorboard,dev$(if $(filter-out cpu,$(ACCEL)),$(comma)$(ACCEL))
 stamp  := $(VENV)/.installed-$(ACCEL)
-# NO_INSTALL=1 takes the environment as it is: that of VENV, or with VENV= the one on the PATH.
+# NO_INSTALL=1 uses the environment as it is: that of VENV, or with an empty VENV the PATH's.
 bin     := $(if $(VENV),$(VENV)/bin/)
 python  := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 ready   := $(if $(NO_INSTALL),,$(stamp))
@@ -24,7 +24,7 @@ flaxvae := PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(python) -m flaxvae
 # Tests run in several processes where pytest-xdist is installed.
 parallel := -n auto --maxprocesses 4 --dist loadfile
 run     := $(or $(RUN),runs/latest)
-# What is not given is left to flaxvae: digits, vae, as many epochs as suit the dataset.
+# flaxvae chooses what is not given: digits, vae, and epochs that suit the dataset.
 settings := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)) \
             $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SEED),--seed $(SEED)) \
             $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(RUN),--run $(RUN))
@@ -42,10 +42,10 @@ help: ## list the targets
 
 setup: $(ready) ## make .venv and install
 
-train: $(ready) ## train, evaluate, draw figures (digits need no download, DATASET=mnist one)
+train: $(ready) ## train, evaluate, draw figures (digits need no download, DATASET=mnist does)
 	@$(flaxvae) train $(settings) $(ARGS)
 
-sweep: $(ready) ## a grid side by side: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
+sweep: $(ready) ## train a grid together: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
 	@$(flaxvae) sweep $(settings) $(ARGS)
 
 eval sample reconstruct interpolate traverse fit-prior encode figures verify: $(ready)
@@ -53,13 +53,13 @@ eval sample reconstruct interpolate traverse fit-prior encode figures verify: $(
 
 eval: ## ELBO, KL, MSE and, with ARGS="--k 500", log p(x) of RUN (default runs/latest)
 sample: ## draw images from the prior of RUN
-reconstruct: ## test images of RUN over their reconstructions
-interpolate: ## walks between images in the latent space of RUN
-traverse: ## walks along single latent dimensions of RUN
+reconstruct: ## test images of RUN above their reconstructions
+interpolate: ## interpolations between images in the latent space of RUN
+traverse: ## images along single latent dimensions of RUN
 fit-prior: ## a prior over the codes of RUN, a vq_vae
 encode: ## latents and scores of images, .npz
 figures: ## draw all figures of RUN again
-verify: ## read every file of RUN and say whether it is whole
+verify: ## check every file of RUN
 
 doctor: $(ready) ## versions, devices, data, disk, and a self-test
 	@$(flaxvae) $@ $(ARGS)
@@ -67,15 +67,15 @@ doctor: $(ready) ## versions, devices, data, disk, and a self-test
 test: $(ready) ## the tests (minutes)
 	@$(python) -m pytest $(if $(shell $(python) -c 'import xdist' 2>&1),,$(parallel)) $(ARGS)
 
-test-faults: $(ready) ## kills, damage, full disks, NaNs: what a run must survive, at length
+test-faults: $(ready) ## what a run must survive: kills, damage, full disks, NaNs (long)
 	@$(python) -m pytest -m "slow or not slow" tests/test_faults.py tests/test_lock.py \
 	  tests/test_resume.py $(ARGS)
 
 test-slow: $(ready) ## the tests that train for minutes or need MNIST
 	@$(python) -m pytest -m slow $(ARGS)
 
-# An empty JAX_PLATFORMS is JAX's own choice: the GPU, if it can use one. pytest's 5: all skipped.
-test-gpu: $(ready) ## what a GPU computes against the CPU (skipped where jax sees no GPU)
+# An empty JAX_PLATFORMS lets JAX choose: the GPU, if it can use one. pytest exits 5 if all skip.
+test-gpu: $(ready) ## compare a GPU with the CPU (skipped if jax sees no GPU)
 	@JAX_PLATFORMS= $(python) -m pytest -m gpu -rs tests/test_gpu.py $(ARGS) || test $$? -eq 5
 
 lint: $(ready) ## ruff and mypy
@@ -90,7 +90,7 @@ experiments: $(ready) ## run every study in experiments/ and rewrite experiments
 bench: $(ready) ## time it against PyTorch and plain flax (ARGS=start: one group; half an hour)
 	@PYTHONPATH=src $(python) -m benchmarks $(ARGS)
 
-oldest: $(ready) ## the oldest JAX, flax, optax and Orbax of pyproject.toml, in .venv
+oldest: $(ready) ## install the oldest JAX, flax, optax and Orbax of pyproject.toml into .venv
 	@$(python) -m pip install -q --disable-pip-version-check $(shell sed -nE \
 	  's/^  "(jax|jaxlib|flax|optax|orbax-checkpoint)>=([0-9.]+)",$$/\1==\2/p' pyproject.toml)
 

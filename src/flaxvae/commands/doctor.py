@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def doctor() -> None:
-    """Say what is well and what is wrong: versions, devices, data, disk; with a self-test."""
+    """Check versions, devices, data and disk, and run a self-test."""
     from flaxvae import doctor as examination
     from flaxvae.commands import shared
 

@@ -20,14 +20,14 @@ def encode(
     out: str | None = None,
     place: Place = Place(),
 ) -> str:
-    """Write latents (the code of each image) and scores (-ELBO, nats) to an .npz file.
+    """Write latents (the code of each image) and scores (-ELBO in nats) to an .npz file.
 
     Args:
         run: Run folder.
         images: An .npz or .npy file; by default the test images, with their labels.
-        scores: Compute scores, which take many times as long as the latents.
-        out: File to write, with z [N, D], score [N], labels [N] and what else the .npz of the
-            images holds for each of them, such as names; by default latents.npz in the run, or
+        scores: Also compute scores, which take many times as long as the latents.
+        out: File to write, with z [N, D], score [N], labels [N] and the other arrays that the
+            images' .npz has for each image, such as names; by default latents.npz in the run, or
             latents-images-NAME.npz.
     """
     import numpy as np

@@ -24,19 +24,19 @@ def evaluate(
     recipes: Recipes = NO_RECIPES,
     place: Place = Place(),
 ) -> None:
-    """ELBO, its terms, reconstruction error and, with --k, a tighter bound, on held-out images.
+    """Evaluate held-out images: ELBO and its terms, squared error, and with --k a tighter bound.
 
-    They are also written to evaluation.json in the run, with other options than the usual ones
-    under a name that says them: evaluation-k-500.json.
+    The numbers are also written to evaluation.json in the run, or with options to a file named
+    after them: evaluation-k-500.json.
 
     Args:
         run: Run folder.
-        k: Importance samples an image for a bound that tends to log p(x) as they grow in number
-            (5000 in the papers), or on grey pixels under a Bernoulli to no density; 0: none.
-        samples: Draws of z an image for the ELBO.
-        split: Which images.
-        images: Only the first so many of them.
-        seed: Decides the draws.
+        k: Importance samples per image, for a bound that approaches log p(x) as their number grows
+            (5000 in the papers; for grey pixels under a Bernoulli it is no density); 0: none.
+        samples: Draws of z per image for the ELBO.
+        split: Which images to use.
+        images: Use only this many, from the first.
+        seed: Determines the draws.
     """
     from flaxvae.analysis.evaluation import UNITS
     from flaxvae.commands import shared

@@ -17,15 +17,15 @@ def fit_prior(
     recipes: Recipes = NO_RECIPES,
     place: Place = Place(),
 ) -> None:
-    """Fit the prior over a VQ-VAE's codes, with which it draws new images.
+    """Fit the prior over a VQ-VAE's codes, so that it can sample new images.
 
     Args:
         run: Run folder.
         epochs: Passes over the training images' codes.
-        batch_size: Images a step.
-        learning_rate: Adam's, at first; it decays to zero by a cosine.
-        seed: Decides initial weights and order.
-        devices: Devices to use; by default all.
+        batch_size: Images per step.
+        learning_rate: Initial learning rate of Adam, which decays to zero by a cosine.
+        seed: Determines the initial weights and the order of images.
+        devices: Number of devices to use; by default all.
     """
     settings = TrainSettings(
         epochs=epochs,

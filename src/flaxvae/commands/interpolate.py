@@ -17,14 +17,14 @@ def interpolate(
     out: str | None = None,
     place: Place = Place(),
 ) -> str:
-    """Walk along straight lines between the codes of pairs of test images.
+    """Draw interpolations: straight lines between the codes of pairs of test images, decoded.
 
     Args:
         run: Run folder.
-        rows: Pairs of images; by default 8, or as many as there are.
-        steps: Images a row, both ends included.
-        out: PNG to write; by default in the run, figures/interpolations.png, or with other
-            options a name that says them.
+        rows: Number of pairs; by default 8, or all if there are fewer.
+        steps: Images per row, including both ends.
+        out: PNG to write; by default figures/interpolations.png in the run, or with options a
+            file named after them.
     """
     from flaxvae.commands import shared
     from flaxvae.report import figures, shown

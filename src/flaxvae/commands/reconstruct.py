@@ -19,14 +19,14 @@ def reconstruct(
     out: str | None = None,
     place: Place = Place(),
 ) -> str:
-    """Show images over their reconstructions.
+    """Draw images above their reconstructions.
 
     Args:
         run: Run folder.
         images: An .npz or .npy file; by default the test images.
-        n: How many, from the first; by default 20, or all there are.
-        out: PNG to write; by default in the run, figures/reconstructions.png, or with other
-            options a name that says them.
+        n: Number of images, from the first; by default 20, or all if there are fewer.
+        out: PNG to write; by default figures/reconstructions.png in the run, or with options a
+            file named after them.
     """
     from pathlib import Path
 

@@ -23,12 +23,12 @@ def sample(
 
     Args:
         run: Run folder.
-        n: How many.
-        seed: Decides the draws.
-        temperature: Scale of the prior's standard deviation; below 1 is less varied.
-        label: Class to draw, of a conditional model; by default all in order.
-        out: PNG to write; by default in the run, figures/samples.png, or with other options a
-            name that says them: samples-n-64-seed-1.png.
+        n: Number of images.
+        seed: Determines the draws.
+        temperature: Factor on the prior's standard deviation; below 1, samples vary less.
+        label: Class to draw, for a conditional model; by default all, in order.
+        out: PNG to write; by default figures/samples.png in the run, or with options a file named
+            after them: samples-n-64-seed-1.png.
     """
     from flaxvae.commands import shared
     from flaxvae.report import figures, shown

@@ -1,6 +1,6 @@
-"""What commands share: the images they are of, the file they write, and what they refuse.
+"""What commands share: which images they use, which file they write, and what they refuse.
 
-Imported by a command once its arguments are understood.
+A command imports this module after it has parsed its arguments.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def tell(findings: Iterable[Finding], of: str = "") -> None:
 def images(
     run: Run, file: str | None, place: Place, terminal: Terminal
 ) -> tuple[Split, dict[str, np.ndarray]]:
-    """The images of a file, as the run's own were prepared, and what else it has for each of them;
-    or the run's test images."""
+    """The images of a file, prepared like the run's own, and its other arrays of one entry per
+    image; or the run's test images."""
     if file is None:
         return run.data(place).test, {}
     unused(place, f"with --images {file}")
@@ -55,12 +55,12 @@ def images(
 
 
 def step(run: Run) -> dict[str, Any]:
-    """What is written beside numbers: the step they are of, and what is unusual about it."""
+    """The step that numbers belong to, and what is unusual about it, to write beside them."""
     return {"step": run.step} | ({"remarks": list(run.remarks)} if run.remarks else {})
 
 
 def unused(place: Place, why: str) -> None:
-    """Raises UsageError if it was said where data are that are not needed."""
+    """Raises UsageError if the place of data was given that are not needed."""
     for name, where in vars(place).items():
         if where is not None:
             flag = declared.flag(name)
@@ -68,7 +68,7 @@ def unused(place: Place, why: str) -> None:
 
 
 def upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:
-    """How many to show: as asked, or as usual if there are that many."""
+    """How many to show: ``asked``, or by default ``usual``, or all if there are fewer."""
     if not most:
         raise UsageError(f"no {what} to show: expected 1 or more")
     if asked is not None and asked > most:

@@ -16,16 +16,16 @@ def sweep(
     recipes: Recipes = NO_RECIPES,
     **choices: Several,
 ) -> None:
-    """Train a grid of settings and seeds side by side, and compare them.
+    """Train a grid of settings and seeds together, and compare them.
 
-    Those that differ in numbers alone train in one compiled program. Flags are those of train;
-    settings of the model and of the optimizer take several values, as in --beta 1 2 4. A member is
-    a run folder like any other.
+    Settings that differ only in numbers train in one compiled program. The flags are those of
+    train; settings of the model and of the optimizer take several values, as in --beta 1 2 4. Each
+    member is an ordinary run folder.
 
     Args:
-        seeds: How many seeds for each setting, from --seed on.
-        run: Folder to write; by default runs/sweep-<dataset>-<model>-<time>.
-        resume: Go on with this interrupted sweep; beside it only where its data are is taken.
+        seeds: Number of seeds for each setting, starting at --seed.
+        run: Folder to create; by default runs/sweep-<dataset>-<model>-<time>.
+        resume: Interrupted sweep to continue; only the place of its data may be given with it.
     """
     from flaxvae import sweeps
     from flaxvae.report.terminal import Terminal

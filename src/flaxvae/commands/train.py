@@ -17,13 +17,13 @@ def train(
     hosts: Hosts = Hosts(),
     **choices: One,
 ) -> None:
-    """Train a model, evaluate it on held-out images, draw its figures.
+    """Train a model, evaluate it on held-out images, and draw its figures.
 
     Args:
-        run: Folder to write; by default runs/<dataset>-<model>-s<seed>-<time>.
-        resume: Go on with this run folder, from its last checkpoint.
-        allow_changes: Resume with other settings than the run's: any but the model, the data and
-            what shapes the parameters.
+        run: Folder to create; by default runs/<dataset>-<model>-s<seed>-<time>.
+        resume: Run folder to continue from its last checkpoint.
+        allow_changes: Resume with other settings, except the model, the data and settings that
+            change the shapes of the parameters.
     """
     from flaxvae import api
     from flaxvae.devices.hosts import joined

@@ -23,18 +23,17 @@ def traverse(
     out: str | None = None,
     place: Place = Place(),
 ) -> str:
-    """Walk along single latent dimensions, the others held.
+    """Draw traversals: one latent dimension varies, and the others stay fixed.
 
     Args:
         run: Run folder.
-        image: Test image to walk through, by its number; by default the prior's mean.
-        label: Class, of a conditional model; by default that of the image, or the one
-            in the middle.
-        units: How many dimensions, from the most used; by default those in use, 2 to 10.
-        steps: Images a row.
-        span: How far to either side, in standard deviations.
-        out: PNG to write; by default in the run, figures/traversals.png, or with other options
-            a name that says them.
+        image: Number of the test image to start from; by default the prior's mean.
+        label: Class, for a conditional model; by default that of the image, or the middle one.
+        units: Number of dimensions, from the most used; by default those in use, 2 to 10.
+        steps: Images per row.
+        span: How far to go to either side, in standard deviations.
+        out: PNG to write; by default figures/traversals.png in the run, or with options a file
+            named after them.
     """
     from flaxvae.commands import shared
     from flaxvae.report import figures, shown

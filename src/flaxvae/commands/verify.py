@@ -6,10 +6,10 @@ from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
 
 
 def verify(run: RunArgument = LATEST, *, recipes: Recipes = NO_RECIPES) -> None:
-    """Read every file of a run folder and say whether it is whole; nothing is changed.
+    """Check every file of a run folder; change nothing.
 
     Args:
-        run: Run folder; it may be in training, or have been interrupted.
+        run: Run folder; it may be training or interrupted.
     """
     from flaxvae.commands import shared
     from flaxvae.runs import verify as verification
