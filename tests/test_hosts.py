@@ -483,11 +483,11 @@ EVALUATES = """
 import pathlib, time
 from flaxvae.analysis import evaluation
 evaluate = evaluation.evaluate
-def slowly(*arguments, watch):
+def slowly(*arguments, watch, **options):
     pathlib.Path({mark!r}).touch()
     time.sleep(3)
     watch(1, 2)
-    return evaluate(*arguments, watch=watch)
+    return evaluate(*arguments, watch=watch, **options)
 evaluation.evaluate = slowly
 """
 

@@ -334,7 +334,7 @@ def test_a_run_without_anything_yet(run):
 
 @pytest.mark.slow
 def test_a_prior(tmp_path, no_figures, monkeypatch):
-    monkeypatch.setattr(api.figures, "samples", lambda *arguments: None)
+    monkeypatch.setattr(api.figures, "draw", lambda *arguments: None)
     own = {"codes": 8, "code_dim": 4, "prior_width": 8, "prior_layers": 1}
     choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
     path = tmp_path / "vq"
