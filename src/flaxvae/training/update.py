@@ -77,7 +77,7 @@ def init(
     """
     check_examples(recipe, x, y)
     batch = Batch(jnp.asarray(x, jnp.float32), None if y is None else jnp.asarray(y))
-    variables = recipe.model.init(key, batch.x, batch.y)
+    variables = jax.jit(recipe.model.init)(key, batch.x, batch.y)
     check_state(recipe, variables, batch)
     return State(jnp.int32(0), variables, optimizer.init(variables["params"]))
 
