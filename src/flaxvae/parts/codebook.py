@@ -141,7 +141,7 @@ def vector_quantized(
         embedding = SPREAD * jax.random.normal(key, (codes, dim))
         if decay is None:
             return {"params": {"embedding": embedding}}
-        count = jnp.full(codes, revive or 1.0)
+        count = jnp.full(codes, revive or 1.0, jnp.float32)
         state = {"embedding": embedding, "count": count, "sum": count[:, None] * embedding}
         return {"params": {}, "codebook": state}
 
