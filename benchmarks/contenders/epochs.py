@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.case import Case
 from benchmarks.contenders import ours
 from flaxvae.devices import mesh as meshes
+from flaxvae.plan import make_plan
 from flaxvae.runs import keeper
 from flaxvae.runs.folder import RunFolder
 from flaxvae.settings import TrainSettings
@@ -42,7 +43,7 @@ def saved_every_other(case: Case):
 
     def train():
         try:
-            run_folder = RunFolder(Path(folder.name))
+            run_folder = RunFolder.create(Path(folder.name), make_plan(), {})
             keeper.fit(recipe, trainer, data, settings, mesh, run_folder, pace)
         except BaseException:
             traceback.print_exc()
