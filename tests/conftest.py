@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
     import flaxvae
 
     path = tmp_path_factory.mktemp("runs") / "trained"
-    flaxvae.train(model="vae", epochs=2, run=str(path), **TINY)
+    flaxvae.train(progress=False, model="vae", epochs=2, run=str(path), **TINY)
     return path
 
 
@@ -74,7 +74,7 @@ def straight(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "straight"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
-        flaxvae.train(epochs=EPOCHS, run=str(path), **TINY)
+        flaxvae.train(progress=False, epochs=EPOCHS, run=str(path), **TINY)
     return path
 
 
@@ -95,7 +95,9 @@ def stopped(tmp_path_factory):
         patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
         patch.setattr(loop, "Quiet", Stop)
         with pytest.raises(loop.Stopped) as caught:
-            flaxvae.train(epochs=EPOCHS, run=str(path), checkpoint_every="1step", **TINY)
+            flaxvae.train(
+                progress=False, epochs=EPOCHS, run=str(path), checkpoint_every="1step", **TINY
+            )
     assert caught.value.exit_code == 128 + signal.SIGTERM
     assert "step 15 of 40" in str(caught.value)
     assert f"flaxvae train --resume {path}" in str(caught.value)

@@ -42,7 +42,7 @@ def autoencoder(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "ae"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
-        flaxvae.train(model="ae", epochs=0, validation=0, run=str(path), **TINY)
+        flaxvae.train(progress=False, model="ae", epochs=0, validation=0, run=str(path), **TINY)
     return path
 
 

@@ -19,7 +19,7 @@ from flaxvae.errors import UsageError
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "cvae"
-    return flaxvae.train(model="cvae", epochs=3, run=str(path), **TINY)
+    return flaxvae.train(progress=False, model="cvae", epochs=3, run=str(path), **TINY)
 
 
 @pytest.fixture(scope="module")

@@ -131,18 +131,21 @@ def test_a_model_is_a_name():
 @pytest.mark.parametrize("wrong", [{"seed": True}, {"epochs": "2"}, {"seed": np.array([[1]])}])
 def test_nothing_is_written_for_a_setting_that_cannot_be(tmp_path, monkeypatch, wrong):
     monkeypatch.chdir(tmp_path)
-    for train in (flaxvae.train, lambda **choices: flaxvae.sweep(seeds=1, **choices)):
+    for train in (
+        flaxvae.train,
+        lambda **choices: flaxvae.sweep(progress=False, seeds=1, **choices),
+    ):
         with pytest.raises(UsageError):
             train(**{**TINY, "epochs": 1, **wrong})
     with pytest.raises(UsageError, match=r"run=5: expected text"):
-        flaxvae.train(run=5, **TINY, epochs=1)
+        flaxvae.train(progress=False, run=5, **TINY, epochs=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_of_numpy_settings_is_that_of_plain_ones(tmp_path, no_figures):
-    plain = flaxvae.train(run=str(tmp_path / "a"), **TINY, epochs=1, seed=3)
+    plain = flaxvae.train(progress=False, run=str(tmp_path / "a"), **TINY, epochs=1, seed=3)
     settings = {**TINY, "widths": [32], "epochs": np.int64(1), "seed": np.array(3)}
-    other = flaxvae.train(run=tmp_path / "b", **settings)
+    other = flaxvae.train(progress=False, run=tmp_path / "b", **settings)
     again = flaxvae.load(other.path).plan
     assert again == flaxvae.load(plain.path).plan == plain.plan == other.plan
     sums = [json.loads((run.path / "summary.json").read_text()) for run in (plain, other)]
@@ -163,7 +166,9 @@ def test_a_run_of_numpy_settings_is_that_of_plain_ones(tmp_path, no_figures):
 )
 def test_steps_that_cannot_be_counted_are_refused(tmp_path, model, wrong):
     with pytest.raises(UsageError, match=r"^.*=.*: expected at most 2147483647"):
-        flaxvae.train(model=model, run=str(tmp_path / "run"), **{**TINY, "epochs": 1, **wrong})
+        flaxvae.train(
+            progress=False, model=model, run=str(tmp_path / "run"), **{**TINY, "epochs": 1, **wrong}
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -318,6 +323,7 @@ def test_a_grid_may_vary_what_a_setting_depends_on():
 
 def test_a_prior_without_a_temperature(tmp_path, no_figures):
     run = flaxvae.train(
+        progress=False,
         model="gumbel_vae",
         run=str(tmp_path / "run"),
         dataset="digits",

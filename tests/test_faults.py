@@ -52,7 +52,7 @@ FLAGS = "--net mlp --widths 32 --latent-dim 2 --devices 1"  # TINY's
 
 
 def train(path, **choices):
-    return flaxvae.train(run=str(path), **{**TINY, "epochs": EPOCHS, **choices})
+    return flaxvae.train(progress=False, run=str(path), **{**TINY, "epochs": EPOCHS, **choices})
 
 
 def start(code, *arguments, **environment):
@@ -555,7 +555,7 @@ def test_state_without_a_gradient_that_is_not_finite(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Plan, "recipe", spoiled(change))
     with pytest.raises(DivergedError, match="the model's state is not finite at step 18"):
-        flaxvae.train(model="vq_vae", run=str(tmp_path / "run"), **VQ)
+        flaxvae.train(progress=False, model="vq_vae", run=str(tmp_path / "run"), **VQ)
     assert steps_saved(tmp_path / "run")[-1] == 17
     leaves = jax.tree.leaves(flaxvae.load(tmp_path / "run").variables)
     assert all(np.isfinite(leaf).all() for leaf in leaves)

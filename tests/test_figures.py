@@ -36,7 +36,9 @@ def subjects(tmp_path_factory):
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
         for model in APPLY:
             choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
-            run = flaxvae.train(model=model, epochs=1, run=str(path / model), **choices)
+            run = flaxvae.train(
+                progress=False, model=model, epochs=1, run=str(path / model), **choices
+            )
             found[model] = figures.Subject(run)
     return found
 

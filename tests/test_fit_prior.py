@@ -28,7 +28,7 @@ def unfitted(tmp_path_factory):
     own = {"codes": CODES, "code_dim": 4, "prior_width": 16, "prior_layers": 1}
     path = tmp_path_factory.mktemp("runs") / "vq"
     choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
-    return flaxvae.train(model="vq_vae", epochs=20, run=str(path), **choices, **own)
+    return flaxvae.train(progress=False, model="vq_vae", epochs=20, run=str(path), **choices, **own)
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_processes_that_cannot_meet():
     assert lifelines.Lifelines in kinds and kinds & {HostsError, UsageError}
     zero, other = meet_all([(2, 0), (3, 1)], seconds=1.0)
     assert isinstance(zero, HostsError) and isinstance(other, UsageError)
-    assert "--num-processes 3, expected its own 2" in str(other)
+    assert "num_processes=3, expected its own 2" in str(other)
 
 
 def knock(host, port):
@@ -432,7 +432,7 @@ def test_two_processes_learn_what_one_does(straight, tmp_path):
 @pytest.mark.slow
 def test_two_devices_learn_what_two_processes_do(straight, tmp_path):
     path, pair = tmp_path / "devices", tmp_path / "pair"
-    flaxvae.train(epochs=EPOCHS, run=str(path), **{**TINY, "devices": 2})
+    flaxvae.train(progress=False, epochs=EPOCHS, run=str(path), **{**TINY, "devices": 2})
     found = ends(start(2, *CHOICES, "--epochs", str(EPOCHS), "--run", str(pair)))
     assert [end[0] for end in found] == [0, 0], found
     assert same(path, straight) and same(path, pair)
@@ -558,8 +558,8 @@ Checkpoints._write = save
 def test_what_one_process_left_goes_on_in_several_and_back(tmp_path, capsys, count, flags):
     path, straight = tmp_path / "run", tmp_path / "straight"
     choices = {**TINY, "batch_size": 126}
-    flaxvae.train(epochs=1, run=str(path), **choices)
-    flaxvae.train(epochs=3, run=str(straight), **choices)
+    flaxvae.train(progress=False, epochs=1, run=str(path), **choices)
+    flaxvae.train(progress=False, epochs=3, run=str(straight), **choices)
     more = ["--resume", str(path), "--devices", str(count), "--epochs", "2", *flags]
     found = ends(start(count, *more))
     assert [end[0] for end in found] == [0] * count, found
@@ -667,7 +667,9 @@ def test_shared_out_state_learns_the_same_in_less_memory(shared, tmp_path):
 @pytest.mark.slow
 def test_runs_with_shared_out_state(shared, straight, tmp_path, capsys):
     path = tmp_path / "run"
-    flaxvae.train(epochs=1, run=str(path), **{**TINY, "devices": 8}, shard_params=True)
+    flaxvae.train(
+        progress=False, epochs=1, run=str(path), **{**TINY, "devices": 8}, shard_params=True
+    )
     flags = f"--epochs {EPOCHS} --devices 1 --no-shard-params"
     cli.main(["train", "--resume", str(path), *flags.split()])
     assert json.loads((path / "run.json").read_text())["training"]["shard_params"] is False
@@ -676,7 +678,7 @@ def test_runs_with_shared_out_state(shared, straight, tmp_path, capsys):
     cli.main(["train", "--resume", str(path), *flags.split()])
     capsys.readouterr()
     assert json.loads((path / "run.json").read_text())["training"]["shard_params"] is True
-    flaxvae.train(epochs=EPOCHS + 1, run=str(tmp_path / "longer"), **TINY)
+    flaxvae.train(progress=False, epochs=EPOCHS + 1, run=str(tmp_path / "longer"), **TINY)
     assert same(path, tmp_path / "longer")
 
 

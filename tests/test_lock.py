@@ -115,7 +115,7 @@ def test_only_one_of_many_gets_a_stale_lock(tmp_path):
 
 def test_two_trainings_into_one_folder(tmp_path, capsys, no_figures):
     path = tmp_path / "run"
-    flaxvae.train(epochs=1, run=str(path), **TINY)
+    flaxvae.train(progress=False, epochs=1, run=str(path), **TINY)
     before = sha256(path)
     with lock.hold(path), pytest.raises(SystemExit) as stop:
         resume(path, capsys, "--epochs", "2")

@@ -52,7 +52,9 @@ def train(path, what, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "SEGMENT_SECONDS", 0)
         patch.setattr(loop, "Quiet", lambda: watch)
-        flaxvae.train(epochs=EPOCHS, run=str(path), checkpoint_every="5steps", **TINY)
+        flaxvae.train(
+            progress=False, epochs=EPOCHS, run=str(path), checkpoint_every="5steps", **TINY
+        )
     return watch.notes
 
 

@@ -30,7 +30,7 @@ def project(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
-        flaxvae.train("data/mine.npz", epochs=2, run="run", **SMALL)
+        flaxvae.train("data/mine.npz", progress=False, epochs=2, run="run", **SMALL)
     return path
 
 
@@ -107,7 +107,7 @@ def test_what_needs_no_data_has_none(here, monkeypatch, capsys, line):
 
 def test_a_training_goes_on_with_data_that_moved(here, project, capsys):
     straight = flaxvae.train(
-        model="vae", dataset="data/mine.npz", epochs=3, run="straight", **SMALL
+        progress=False, model="vae", dataset="data/mine.npz", epochs=3, run="straight", **SMALL
     )
     before = (here / "run" / "run.json").read_text()
     np.savez("other.npz", images=images(1))
@@ -131,7 +131,7 @@ def test_a_sweep_goes_on_with_data_that_moved(here, monkeypatch, capsys):
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(sweeps.members, "mesh_of", stop)  # after sweep.json is written
-        sweeps.sweep("vae", dataset="data/mine.npz", seeds=2, epochs=1, run="sweep", **SMALL)
+        sweeps.sweep("data/mine.npz", progress=False, seeds=2, epochs=1, run="sweep", **SMALL)
     shutil.move("data/mine.npz", "moved.npz")
     fails(capsys, "sweep --resume sweep", 3, "--dataset")
     fails(capsys, "sweep --resume sweep --epochs 3", 2, "with other flags")
@@ -152,7 +152,9 @@ def test_a_folder_of_idx_files(tmp_path, monkeypatch, capsys):
     labels = np.arange(120, dtype=np.uint8) % 10
     for name, array in zip(idx.FILES, (images(), labels, images(3), labels)):
         write(tmp_path / "old", name, array)
-    flaxvae.train(model="vae", dataset="mnist", data_dir="old", epochs=1, run="run", **SMALL)
+    flaxvae.train(
+        progress=False, model="vae", dataset="mnist", data_dir="old", epochs=1, run="run", **SMALL
+    )
     (tmp_path / "old").rename(tmp_path / "new")
     fails(capsys, "eval run", 3, "say with --data-dir where it is now")
     assert run(capsys, "eval run --data-dir new")[0] == 0

@@ -44,7 +44,9 @@ def with_older(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
         patch.setattr(checkpoints.Checkpoints, "keep_newest", lambda self: None)
-        flaxvae.train(epochs=EPOCHS, run=str(path), checkpoint_every="1epoch", **TINY)
+        flaxvae.train(
+            progress=False, epochs=EPOCHS, run=str(path), checkpoint_every="1epoch", **TINY
+        )
     assert 30 in steps_saved(path)
     return path
 
@@ -106,12 +108,12 @@ def test_a_training_that_goes_on_has_its_optimizer_and_one_that_is_over_has_not(
 ):
     assert "kept" not in resume(finished, capsys) and same(finished, straight)
     longer = tmp_path / "longer"
-    flaxvae.train(epochs=EPOCHS + 1, run=str(longer), **TINY)
+    flaxvae.train(progress=False, epochs=EPOCHS + 1, run=str(longer), **TINY)
     resume(finished, capsys, "--epochs", str(EPOCHS + 1))
     assert same(finished, longer)
 
     over = tmp_path / "over"
-    flaxvae.train(epochs=2, schedule="cosine", run=str(over), **TINY)
+    flaxvae.train(progress=False, epochs=2, schedule="cosine", run=str(over), **TINY)
     assert steps_saved(over) == [20]
     size = {p: sum(f.stat().st_size for f in p.rglob("*")) for p in (over, longer)}
     assert size[over] < 0.6 * size[longer]  # Adam's two moments are gone

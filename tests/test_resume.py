@@ -25,7 +25,7 @@ QUICK = ("--checkpoint-every", "1epoch")
 
 def test_more_epochs_later(straight, tmp_path, capsys):
     path = tmp_path / "run"
-    flaxvae.train(epochs=1, run=str(path), **TINY)
+    flaxvae.train(progress=False, epochs=1, run=str(path), **TINY)
     first = sha256(path)
     assert first != sha256(straight) and rows(path) == rows(straight)[:1]
     for _ in range(2):  # the second time, nothing is left to do
@@ -82,7 +82,7 @@ def test_steps_and_epochs_between_checkpoints(straight, tmp_path, monkeypatch, e
     monkeypatch.setattr(checkpoints.Checkpoints, "save", watched)
     monkeypatch.setattr(checkpoints.Checkpoints, "keep_newest", finish)
     path = tmp_path / "run"
-    flaxvae.train(epochs=EPOCHS, run=str(path), checkpoint_every=every, **TINY)
+    flaxvae.train(progress=False, epochs=EPOCHS, run=str(path), checkpoint_every=every, **TINY)
     assert seen == steps and before == kept and steps_saved(path) == [40]
     assert same(path, straight)
 

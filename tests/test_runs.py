@@ -49,7 +49,9 @@ def read(path):
 
 
 def train(folder, epochs=1, model="vae", **choices):
-    return flaxvae.train(model=model, epochs=epochs, run=str(folder / "run"), **{**TINY, **choices})
+    return flaxvae.train(
+        progress=False, model=model, epochs=epochs, run=str(folder / "run"), **{**TINY, **choices}
+    )
 
 
 # ---- the folder
@@ -277,7 +279,9 @@ def test_images_that_cannot_be(run, raw, name):
 
 
 def test_images_with_channels_first(run):
-    colour = dataclasses.replace(run, spec=run.spec._replace(shape=(8, 8, 3)))
+    colour = dataclasses.replace(
+        run, recipe=run.recipe._replace(data=run.spec._replace(shape=(8, 8, 3)))
+    )
     x = np.zeros((2, 3, 8, 8), np.uint8)
     with pytest.raises(UsageError, match=r"expected \[N, 8, 8, 3\] .*; np.moveaxis\(x, 1, -1\)"):
         colour.split(x)
@@ -473,8 +477,10 @@ def test_singular_values_of_muons_steps():
 
 def test_a_run_by_muon_resumes_to_the_same_bits(tmp_path):
     choices = TINY | {"optimizer": "muon", "shard_params": True, "devices": 2}
-    whole = flaxvae.train(model="vae", run=str(tmp_path / "whole"), **choices | {"epochs": 2})
-    flaxvae.train(model="vae", run=str(tmp_path / "cut"), **choices | {"epochs": 1})
+    whole = flaxvae.train(
+        progress=False, model="vae", run=str(tmp_path / "whole"), **choices | {"epochs": 2}
+    )
+    flaxvae.train(progress=False, model="vae", run=str(tmp_path / "cut"), **choices | {"epochs": 1})
     more = planning.make_plan("vae", **choices | {"epochs": 2})
     cut = api.execute(more, resume=str(tmp_path / "cut"))
     assert jax.tree.all(jax.tree.map(np.array_equal, whole.variables, cut.variables))
@@ -492,7 +498,9 @@ def test_a_training_in_parts_is_the_training(tmp_path, model, devices, own):
     choices = {**TINY, "epochs": 1, "batch_size": 64, "devices": devices}
     choices = {name: x for name, x in choices.items() if name != "latent_dim"} | own
     runs = [
-        flaxvae.train(model=model, run=str(tmp_path / str(count)), accumulate=count, **choices)
+        flaxvae.train(
+            progress=False, model=model, run=str(tmp_path / str(count)), accumulate=count, **choices
+        )
         for count in (1, 4)
     ]
     whole, parts = (run.variables for run in runs)
@@ -504,7 +512,11 @@ def test_a_training_in_parts_is_the_training(tmp_path, model, devices, own):
 def test_parts_of_a_batch_that_do_not_divide_it(tmp_path):
     with pytest.raises(UsageError, match="accumulate=3: expected a divisor of 64"):
         flaxvae.train(
-            model="ae", run=str(tmp_path / "run"), accumulate=3, **TINY | {"batch_size": 64}
+            progress=False,
+            model="ae",
+            run=str(tmp_path / "run"),
+            accumulate=3,
+            **TINY | {"batch_size": 64},
         )
     assert not (tmp_path / "run").exists()
 

@@ -40,7 +40,7 @@ def home(tmp_path_factory):
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
         patch.chdir(path)
         for model in ("cvae", "vae"):
-            flaxvae.train(model=model, run=model, **SHORT)
+            flaxvae.train(progress=False, model=model, run=model, **SHORT)
     return path
 
 
@@ -119,7 +119,7 @@ def test_a_sweep_goes_on_with_its_own_labels_only(here, capsys, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(sweeps.members, "mesh_of", stop)  # after sweep.json is written
-        sweeps.sweep("cvae", seeds=2, run="sweep", **SHORT)
+        sweeps.sweep(model="cvae", progress=False, seeds=2, run="sweep", **SHORT)
     relabel(lambda y: np.random.default_rng(0).permutation(y))
     assert "the labels of years.npz" in fails(capsys, "sweep --resume sweep")
 
@@ -158,7 +158,7 @@ def test_figures_of_named_classes(tmp_path, monkeypatch):
     names = np.array(["nought", *"abcdefghi"])
     np.savez(FILE, x=found.x_test / 16, y=names[found.y_test])
     for model in ("cvae", "denoising_ae"):
-        run = flaxvae.train(model=model, run=model, **{**SHORT, "epochs": 1})
+        run = flaxvae.train(progress=False, model=model, run=model, **{**SHORT, "epochs": 1})
         assert len(list(run.folder.figures.iterdir())) >= 5
     run = flaxvae.load("cvae")
     assert run.spec.names == tuple(sorted(names.tolist()))

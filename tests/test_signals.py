@@ -195,7 +195,7 @@ def test_in_a_sweep(tmp_path, capsys, monkeypatch):
 def test_in_the_fit_of_a_prior(tmp_path, capsys, monkeypatch):
     path = tmp_path / "run"
     vq = {"net": "mlp", "widths": (32,), "codes": 8, "code_dim": 2, "devices": 1}
-    flaxvae.train(model="vq_vae", epochs=1, run=str(path), **vq)
+    flaxvae.train(progress=False, model="vq_vae", epochs=1, run=str(path), **vq)
     line = f"fit-prior {path} --epochs 2 --devices 1"
     for patched, said in (
         (("progress", lambda *arguments: send(TERM)), "stopped at step"),

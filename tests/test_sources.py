@@ -492,7 +492,7 @@ def test_case_does_not_hide_a_name(said, name):
 # ---- tensorflow-datasets
 
 
-REMEDIES = ("--data-dir", "FLAXVAE_DATA_DIR", "pip install 'flaxvae[tfds]'", "--dataset digits")
+REMEDIES = ("data_dir", "FLAXVAE_DATA_DIR", "pip install 'flaxvae[tfds]'", "dataset='digits'")
 
 
 def test_without_tensorflow_datasets(monkeypatch):

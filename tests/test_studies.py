@@ -181,6 +181,7 @@ def expected_of(study, quantity, budget=""):
 def test_flax_example_is_reproduced(tmp_path):
     """784-500-20, 10 epochs of 50,000 images binarized once, as in flax's log."""
     run = flaxvae.train(
+        progress=False,
         run=str(tmp_path / "run"),
         dataset="mnist",
         binarization="fixed",
@@ -197,7 +198,9 @@ def test_flax_example_is_reproduced(tmp_path):
 @needs_mnist
 @pytest.mark.slow
 def test_tutorial_conv_net_reconstructs(tmp_path):
-    run = flaxvae.train(run=str(tmp_path / "run"), dataset="mnist", epochs=5, devices=1)
+    run = flaxvae.train(
+        progress=False, run=str(tmp_path / "run"), dataset="mnist", epochs=5, devices=1
+    )
     low, high = expected_of("tutorial_conv", "MSE per pixel", "20 latents")
     assert low < run.evaluate(run.data().test).mse < high
 
@@ -206,6 +209,7 @@ def test_tutorial_conv_net_reconstructs(tmp_path):
 def test_bounds_of_a_trained_linear_vae_rise_to_the_exact_likelihood(tmp_path):
     sigma = 0.2
     run = flaxvae.train(
+        progress=False,
         run=str(tmp_path / "run"),
         net="mlp",
         widths=(),

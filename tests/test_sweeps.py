@@ -74,6 +74,7 @@ def swept(tmp_path_factory, compiled):
     try:
         with jax.log_compiles():
             return flaxvae.sweep(
+                progress=False,
                 model="beta_vae",
                 seeds=2,
                 beta=[1.0, 4.0],
@@ -93,7 +94,9 @@ def swept(tmp_path_factory, compiled):
 )
 def test_a_member_equals_its_training_alone(swept, tmp_path, beta, rate, seed):
     settings = {"beta": float(beta), "learning_rate": rate, "seed": seed}
-    alone = flaxvae.train(model="beta_vae", run=str(tmp_path / "alone"), **CHOICES, **settings)
+    alone = flaxvae.train(
+        progress=False, model="beta_vae", run=str(tmp_path / "alone"), **CHOICES, **settings
+    )
     member = swept.path / MEMBER.format(beta, rate, seed)
     assert_same_training(member, alone.path)
     ours, theirs = read(member / "summary.json"), read(alone.path / "summary.json")
@@ -214,7 +217,9 @@ def test_a_table_is_narrow():
 @pytest.mark.slow
 def test_all_diverged(tmp_path):
     with pytest.raises(DivergedError, match="all of 1 diverged"):
-        flaxvae.sweep(seeds=1, learning_rate=TOO_HIGH, run=str(tmp_path / "run"), **CHOICES)
+        flaxvae.sweep(
+            progress=False, seeds=1, learning_rate=TOO_HIGH, run=str(tmp_path / "run"), **CHOICES
+        )
     assert read(tmp_path / "run" / "sweep.json")["members"][0]["diverged"] == 1
 
 
@@ -247,6 +252,7 @@ def test_other_shapes_and_programs_are_other_compilations(varied, sizes):
 def test_many_devices_equal_one(swept, tmp_path):
     choices = {**CHOICES, "devices": 8}
     wide = flaxvae.sweep(
+        progress=False,
         model="beta_vae",
         seeds=2,
         beta=[1.0, 4.0],
@@ -280,7 +286,14 @@ def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
         patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
         patch.setattr(loop, "Quiet", Stop)
         grid = {"beta": [1.0, 4.0], "learning_rate": [*RATES, TOO_HIGH]}
-        flaxvae.sweep(model="beta_vae", seeds=2, run=str(path), progress=False, **grid, **CHOICES)
+        flaxvae.sweep(
+            model="beta_vae",
+            seeds=2,
+            run=str(path),
+            progress=False,
+            **grid,
+            **CHOICES,
+        )
     assert caught.value.exit_code == 128 + signal.SIGTERM
     assert "step 15 of 20" in str(caught.value)
     assert f"flaxvae sweep --resume {path}" in str(caught.value)
@@ -345,7 +358,7 @@ def test_refused(line, words, capsys, tmp_path, monkeypatch):
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "mine").write_text("")
     with pytest.raises(UsageError, match=r"not empty.*--resume"):
-        flaxvae.sweep(run=str(tmp_path), **CHOICES)
+        flaxvae.sweep(progress=False, run=str(tmp_path), **CHOICES)
 
 
 def test_no_values_are_refused():
@@ -524,13 +537,17 @@ def test_a_sweep_of_one_obeys_every_setting(swept, tmp_path, monkeypatch, saves,
     path = tmp_path / "sweep"
     if name in REFUSED:
         with pytest.raises(UsageError, match=name) as refused:
-            flaxvae.sweep(model="beta_vae", seeds=1, run=str(path), **choices)
+            flaxvae.sweep(progress=False, model="beta_vae", seeds=1, run=str(path), **choices)
         assert "\n" not in str(refused.value) and not path.exists()
         return
     if name == "on_nan":
         monkeypatch.setattr(Plan, "recipe", spoilt)
-    alone = flaxvae.train(model="beta_vae", run=str(tmp_path / "alone"), **choices).path
-    (member,) = flaxvae.sweep(model="beta_vae", seeds=1, run=str(path), **choices).runs
+    alone = flaxvae.train(
+        progress=False, model="beta_vae", run=str(tmp_path / "alone"), **choices
+    ).path
+    (member,) = flaxvae.sweep(
+        progress=False, model="beta_vae", seeds=1, run=str(path), **choices
+    ).runs
     assert_same_training(member.path, alone)
     assert saves[path / "state" / "0" / "checkpoints"] == saves[alone / "checkpoints"]
     if name == "checkpoint_every":
@@ -545,7 +562,7 @@ def test_each_member_skips_its_own_steps(tmp_path, monkeypatch, capsys):
     """And where they are too many it stays at its last good step; the others go on."""
     monkeypatch.setattr(Plan, "recipe", spoilt)
     choices = {**CHOICES, "on_nan": "skip", "run": str(tmp_path / "sweep")}
-    found = flaxvae.sweep(model="beta_vae", seeds=1, beta=[1.0, 4.0], **choices)
+    found = flaxvae.sweep(progress=False, model="beta_vae", seeds=1, beta=[1.0, 4.0], **choices)
     (one,) = found.runs
     assert [row.get("skipped_steps", 0) for row in one.folder.history()] == [2, 0]
     assert [member["diverged"] for member in read(found.path / "sweep.json")["members"]] == [
@@ -553,7 +570,9 @@ def test_each_member_skips_its_own_steps(tmp_path, monkeypatch, capsys):
         2,
     ]
     with pytest.raises(DivergedError, match=r"at step 16 \(epoch 2\), nor at the 10 skipped"):
-        flaxvae.train(model="beta_vae", beta=4.0, **choices | {"run": str(tmp_path / "alone")})
+        flaxvae.train(
+            progress=False, model="beta_vae", beta=4.0, **choices | {"run": str(tmp_path / "alone")}
+        )
 
 
 def test_every_setting_has_another_value():

@@ -230,7 +230,12 @@ def test_an_interrupted_run_is_well(tmp_path, no_figures, monkeypatch, capsys):
     monkeypatch.setattr(loop, "Quiet", Stop)
     with pytest.raises(KeyboardInterrupt):
         flaxvae.train(
-            epochs=4, ema=0.9, patience=2, run=str(tmp_path / "run"), progress=False, **TINY
+            epochs=4,
+            ema=0.9,
+            patience=2,
+            run=str(tmp_path / "run"),
+            progress=False,
+            **TINY,
         )
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"epo')
@@ -338,7 +343,7 @@ def test_a_prior(tmp_path, no_figures, monkeypatch):
     own = {"codes": 8, "code_dim": 4, "prior_width": 8, "prior_layers": 1}
     choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
     path = tmp_path / "vq"
-    flaxvae.train(model="vq_vae", epochs=1, run=str(path), **choices, **own)
+    flaxvae.train(progress=False, model="vq_vae", epochs=1, run=str(path), **choices, **own)
     fit_prior(path, TrainSettings(epochs=1, devices=1))
     names = [f.what for f in verify(RunFolder(path)) if f.ok]
     assert "prior/run.json" in names and "prior/checkpoint 10" in names and wrong(path) == {}

@@ -156,20 +156,20 @@ def test_what_a_start_that_was_killed_leaves_counts_as_nothing(tmp_path, name):
     path.mkdir()
     (path / name).write_text("")
     os.utime(path / name, (0, 0))
-    flaxvae.train(epochs=0, run=str(path), **TINY)
+    flaxvae.train(progress=False, epochs=0, run=str(path), **TINY)
     assert name not in listing(path) and flaxvae.load(path)
 
 
 def test_a_folder_with_anything_else_in_it_is_not_empty(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(flaxvae.errors.UsageError, match="not empty"):
-        flaxvae.train(epochs=0, run=str(tmp_path), **TINY)
+        flaxvae.train(progress=False, epochs=0, run=str(tmp_path), **TINY)
     (tmp_path / "notes.txt").unlink()
     with (
         lock.hold(tmp_path),
         pytest.raises(flaxvae.errors.UsageError, match="in use by process"),
     ):
-        flaxvae.train(epochs=0, run=str(tmp_path), **TINY)
+        flaxvae.train(progress=False, epochs=0, run=str(tmp_path), **TINY)
     assert listing(tmp_path) == []
 
 

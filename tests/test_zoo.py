@@ -18,6 +18,7 @@ import pytest
 from scipy import special, stats
 
 from flaxvae import zoo
+from flaxvae.analysis.evaluation import Estimate, Evaluation
 from flaxvae.core import Batch, elbo_samples
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import mesh as meshes
@@ -493,7 +494,7 @@ def test_free_bits_are_paid_for_every_unit_that_there_is(name, per):
     try:
         made = zoo.build(name, SPEC, **arguments, free_bits=nats, free_bits_per=per)
     except UsageError as error:
-        assert "free_bits=100000 for every dimension of a KL without closed form" in str(error)
+        assert "free_bits=100000.0 for every dimension of a KL without closed form" in str(error)
         assert "expected free_bits_per='total'" in str(error)
         assert per == "dimension" and one.shape == (B, 1) and (one != other).any()
         return
@@ -943,9 +944,9 @@ def test_what_is_decoded_can_be_encoded_again(likelihood):
 
 def test_nats_are_called_what_they_are():
     """-log p(x) only where there is one; a code by its own name."""
-    numbers = {"images": 9, "reconstruction": 20.0, "kl": 3.0, "mse": 0.1}
-    numbers |= {"elbo": -23.0, "elbo_standard_error": 0.5, "kl_per_unit": [1.0] * D}
-    numbers |= {"importance_weighted_elbo": {"k": 7, "nats": -22.0, "standard_error": 0.25}}
+    bound = {"elbo": -23.0, "elbo_standard_error": 0.5, "kl": 3.0, "kl_per_unit": (1.0,) * D}
+    estimate = Estimate(7, -22.0, 0.25)
+    numbers = Evaluation(9, "density", 0.1, 20.0, **bound, importance_weighted_elbo=estimate)
     for name in zoo.RECIPES:
         run = run_of(f"{name}-mlp")
         for likelihood, spec in [("bernoulli", SPEC._replace(binary=False)), ("gaussian", SPEC)]:

@@ -129,7 +129,7 @@ def execute(
     lists: any but the model, the data, and what shapes the parameters. ``terminal`` is a Terminal,
     or another watcher of the loop.
     """
-    watch = terminal or loop.Quiet()
+    watch = (terminal if hosts.first() else None) or loop.Quiet()  # the others are silent
     started = time.monotonic()
     task = _asked(plan, run, resume, allow_changes)
     data = task.load(arrays)

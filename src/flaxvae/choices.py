@@ -54,6 +54,7 @@ class Choices(TypedDict, total=False):
     channels: Sequence[int]
     blocks: int
     convolutions: Convolutions
+    convolutions: Convolutions
     likelihood: Likelihood
     sigma: float
     components: int
