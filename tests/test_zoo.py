@@ -427,7 +427,8 @@ def test_a_score_is_an_images_own(case):
         np.testing.assert_allclose(alone, scores[i : i + 1], **close)
     np.testing.assert_array_equal(run.split(x[order], y[order]).x, run.split(x, y).x[order])
     drawn = run.recipe.has_bound and case != "vq_vae-mlp"  # others have no noise
-    assert (run.score(x, y, samples=2, seed=1) != scores).all() == drawn
+    other = run.score(x, y, samples=2, seed=1) != scores  # of few codes, one may be drawn twice
+    assert (other.mean() > 0.9) == drawn and other.any() == drawn
 
 
 # --- estimators of the KL ------------------------------------------------------------------------
@@ -493,7 +494,7 @@ def test_free_bits_are_paid_for_every_unit_that_there_is(name, per):
     try:
         made = zoo.build(name, SPEC, **arguments, free_bits=nats, free_bits_per=per)
     except UsageError as error:
-        assert "free_bits=100000 for every dimension of a KL without closed form" in str(error)
+        assert "free_bits=100000.0 for every dimension of a KL without closed form" in str(error)
         assert "expected free_bits_per='total'" in str(error)
         assert per == "dimension" and one.shape == (B, 1) and (one != other).any()
         return
