@@ -54,7 +54,6 @@ class Choices(TypedDict, total=False):
     channels: Sequence[int]
     blocks: int
     convolutions: Convolutions
-    convolutions: Convolutions
     likelihood: Likelihood
     sigma: float
     components: int
