@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from experiments import runs
 from experiments.table import Beside, Row
-from flaxvae.fit_prior import fit_prior
+from flaxvae.code_prior import fit_prior
 from flaxvae.report.terminal import Terminal
 from flaxvae.settings import TrainSettings
 

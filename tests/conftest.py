@@ -82,18 +82,18 @@ def straight(tmp_path_factory):
 def stopped(tmp_path_factory):
     """One that SIGTERM stopped within an epoch, with checkpoints of two steps and of an epoch."""
     import flaxvae
-    from flaxvae.training import loop
+    from flaxvae.training import loop, observers
 
     path = tmp_path_factory.mktemp("runs") / "stopped"
 
-    class Stop(loop.Quiet):
+    class Stop(observers.Quiet):
         def progress(self, step, metrics, images_per_second):
             if step == 15:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
-        patch.setattr(loop, "Quiet", Stop)
+        patch.setattr(observers, "Quiet", Stop)
         with pytest.raises(loop.Stopped) as caught:
             flaxvae.train(
                 progress=False, epochs=EPOCHS, run=str(path), checkpoint_every="1step", **TINY

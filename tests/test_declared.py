@@ -16,8 +16,8 @@ import flaxvae
 from conftest import TINY
 from flaxvae import api, cli, commands, declared, settings, sweeps, zoo
 from flaxvae import plan as planning
+from flaxvae.code_prior import fit_prior
 from flaxvae.errors import UsageError
-from flaxvae.fit_prior import fit_prior
 from flaxvae.settings import Bound, Hosts, TrainSettings
 
 MODELS = ["vae", *(name for name in zoo.RECIPES if name != "vae")]

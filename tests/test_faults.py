@@ -39,7 +39,7 @@ from flaxvae.errors import DataError, DivergedError
 from flaxvae.plan import Plan
 from flaxvae.runs import checkpoints, contents
 from flaxvae.runs import folder as runs
-from flaxvae.training import guard, loop
+from flaxvae.training import guard, loop, observers
 from flaxvae.training import step as steps
 
 pytestmark = [
@@ -396,7 +396,7 @@ def test_a_folder_that_cannot_be_written(
     path, away = tmp_path / "run", tmp_path / "away"
     notes = []
 
-    class Watch(loop.Quiet):
+    class Watch(observers.Quiet):
         def progress(self, step, metrics, images_per_second):
             if step == 12:
                 path.rename(away)
@@ -410,7 +410,7 @@ def test_a_folder_that_cannot_be_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "SEGMENT_SECONDS", 0)
-        patch.setattr(loop, "Quiet", Watch)
+        patch.setattr(observers, "Quiet", Watch)
         if not to_the_end:
             train(path, checkpoint_every="5steps")
         else:

@@ -158,3 +158,10 @@ def test_help_names_all_of_them():
 def test_what_draws_is_in_plots():
     for figure in figures.FIGURES.values():
         assert getattr(plots, figure.draw.__name__) is figure.draw
+
+
+def test_the_help_lists_every_figure():
+    from flaxvae.commands.figures import figures as command
+
+    said = " ".join((command.__doc__ or "").split())
+    assert f"Some of {', '.join(figures.FIGURES)}, as in" in said

@@ -12,12 +12,12 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import cli
+from flaxvae.code_prior import fit_prior
 from flaxvae.errors import Stopped, UsageError
-from flaxvae.fit_prior import fit_prior
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import write_json
 from flaxvae.settings import TrainSettings
-from flaxvae.training import loop
+from flaxvae.training import observers
 
 CODES, POSITIONS = 8, 16
 SETTINGS = TrainSettings(epochs=4, learning_rate=3e-3, devices=1)
@@ -73,12 +73,12 @@ def test_the_bound_has_the_prior_in_it(unfitted, fitted):
 
 
 def test_a_stopped_fit_says_how_to_go_on(unfitted, tmp_path, monkeypatch):
-    class Stop(loop.Quiet):
+    class Stop(observers.Quiet):
         def progress(self, step, metrics, images_per_second):
             os.kill(os.getpid(), signal.SIGTERM)
 
     path = shutil.copytree(unfitted.path, tmp_path / "run")
-    monkeypatch.setattr(loop, "Quiet", Stop)
+    monkeypatch.setattr(observers, "Quiet", Stop)
     with pytest.raises(Stopped, match=rf"saved; `flaxvae fit-prior {path}` goes on"):
         fit_prior(path, SETTINGS)
 

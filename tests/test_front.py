@@ -204,6 +204,25 @@ def test_bytes_and_floats_are_the_same_images():
     np.testing.assert_allclose(model.encode(x), model.encode(x / np.float32(255)), atol=1e-6)
 
 
+def test_a_model_of_binary_images_refuses_grey_ones():
+    """Under it they would have no probability, and get one all the same."""
+    model, x = trained(spec=SPEC._replace(binary=True)), squares(4)
+    for ask in (model.encode, model.score, model.evaluate):
+        with pytest.raises(UsageError, match="are grey, and this model is of binary ones"):
+            ask(x)
+    assert model.evaluate((x > 0.5).astype(np.float32)).log_px == "probability"
+    thresholded = fv.Trained(model.recipe, model.variables, binarization="threshold")
+    np.testing.assert_allclose(thresholded.score(x), model.score(x >= 0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("options, said", [({"k": -1}, "k=-1"), ({"samples": 0}, "samples=0")])
+def test_an_evaluation_checks_what_it_is_asked(options, said):
+    with pytest.raises(UsageError, match=f"^{said}: expected"):
+        trained().evaluate(squares(2), **options)
+    with pytest.raises(UsageError, match=r"^k=2: expected 0, for a plain autoencoder has no bound"):
+        trained("ae").evaluate(squares(2), k=2)
+
+
 def test_other_numbers_of_images_do_not_compile_again():
     model, x = trained(), squares(64)
     calls = {

@@ -37,7 +37,7 @@ FLOORS = [
     "trained",
     "runs",
 ]
-FLOORS += ["report", "api", "fit_prior", "doctor", "sweeps", "flags", "commands", "cli"]
+FLOORS += ["report", "grid", "api", "code_prior", "doctor", "sweeps", "flags", "commands", "cli"]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("runs/checkpoints.py",),

@@ -14,7 +14,7 @@ from flaxvae import cli
 from flaxvae.errors import DataError
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs import checkpoints
-from flaxvae.training import loop
+from flaxvae.training import loop, observers
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 FLAGS = "--net mlp --widths 32 --latent-dim 2 --devices 1"
@@ -32,7 +32,7 @@ def saves_at_once(monkeypatch):
     monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_wait)
 
 
-class At(loop.Quiet):
+class At(observers.Quiet):
     """Does something to the folder after step 12, and notes what is said."""
 
     def __init__(self, what):
@@ -51,7 +51,7 @@ def train(path, what, monkeypatch):
     watch = At(what)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "SEGMENT_SECONDS", 0)
-        patch.setattr(loop, "Quiet", lambda: watch)
+        patch.setattr(observers, "Quiet", lambda: watch)
         flaxvae.train(
             progress=False, epochs=EPOCHS, run=str(path), checkpoint_every="5steps", **TINY
         )

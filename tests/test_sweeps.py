@@ -20,13 +20,14 @@ from flaxvae import cli, declared, flags, sweeps, zoo
 from flaxvae.analysis import evaluation
 from flaxvae.data import pipeline
 from flaxvae.devices import mesh as meshes
-from flaxvae.errors import DivergedError, Stopped, UsageError
+from flaxvae.errors import DataError, DivergedError, Stopped, UsageError
 from flaxvae.plan import Plan
 from flaxvae.report import sweeps as report
 from flaxvae.runs.checkpoints import Checkpoints
-from flaxvae.runs.folder import RunFolder
+from flaxvae.runs.folder import RunFolder, write_json
+from flaxvae.runs.keeper import GroupKeeper
 from flaxvae.settings import Body, DataSettings, TrainSettings
-from flaxvae.training import loop, members
+from flaxvae.training import loop, members, observers
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures", "quick_compilation")
@@ -277,14 +278,14 @@ def test_members_are_shared_out_evenly(count, devices):
 def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
     path = tmp_path / "stopped"
 
-    class Stop(loop.Quiet):
+    class Stop(observers.Quiet):
         def progress(self, step, metrics, images_per_second):
             if step == 15:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped) as caught:
         patch.setattr(loop, "SEGMENT_SECONDS", 0)  # cut after every step
-        patch.setattr(loop, "Quiet", Stop)
+        patch.setattr(observers, "Quiet", Stop)
         grid = {"beta": [1.0, 4.0], "learning_rate": [*RATES, TOO_HIGH]}
         flaxvae.sweep(
             model="beta_vae",
@@ -306,6 +307,32 @@ def test_stopped_and_resumed(swept, tmp_path, capsys, monkeypatch):
         assert shas[0] == shas[1]
     cli.main(["sweep", "--no-cache", "--resume", str(path)])  # nothing is left to do
     assert read(path / "sweep.json")["table"] == swept.table
+
+
+ROW, NEXT = {"epoch": 1, "x": 0.5}, {"epoch": 2, "x": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("rows", "ok"),
+    [
+        ([[ROW, NEXT], [ROW]], True),  # the second is finite no longer
+        ([[ROW, NEXT], []], True),
+        ([[ROW, NEXT]], False),
+        ([[ROW, ROW], [NEXT, NEXT]], False),  # by epoch instead of by member
+        ([[ROW], [NEXT]], False),
+        ([[{}], [ROW]], False),
+        ({"0": [ROW]}, False),
+    ],
+)
+def test_rows_of_an_interrupted_sweep_are_those_of_its_members(rows, ok, tmp_path):
+    write_json(tmp_path / "history.json", rows)
+    with GroupKeeper(tmp_path, 2, None, "flaxvae sweep --resume x", print) as keeper:
+        assert keeper.rewind(0) == [[], []]
+        if ok:
+            assert keeper.rewind(1) == [found[:1] for found in rows]
+        else:
+            with pytest.raises(DataError, match=r"history.json is damaged"):
+                keeper.rewind(2)
 
 
 # ---- misuse

@@ -15,12 +15,12 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import api, cli
-from flaxvae.fit_prior import fit_prior
+from flaxvae.code_prior import fit_prior
 from flaxvae.runs import checkpoints, events
 from flaxvae.runs.folder import RunFolder, write_json
 from flaxvae.runs.verify import verify
 from flaxvae.settings import TrainSettings
-from flaxvae.training import loop
+from flaxvae.training import observers
 
 # Orbax leaves coroutines behind when it fails to read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -222,12 +222,12 @@ def test_leftovers_are_named(run):
 
 
 def test_an_interrupted_run_is_well(tmp_path, no_figures, monkeypatch, capsys):
-    class Stop(loop.Quiet):
+    class Stop(observers.Quiet):
         def progress(self, step, metrics, images_per_second):
             if step >= 12:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "Quiet", Stop)
+    monkeypatch.setattr(observers, "Quiet", Stop)
     with pytest.raises(KeyboardInterrupt):
         flaxvae.train(
             epochs=4,

@@ -19,10 +19,10 @@ from flaxvae.plan import make_plan
 from flaxvae.runs import keeper
 from flaxvae.runs.folder import RunFolder
 from flaxvae.settings import TrainSettings
-from flaxvae.training import loop, step
+from flaxvae.training import observers, step
 
 
-class _Paced(loop.Quiet):
+class _Paced(observers.Quiet):
     """Holds a training at the end of each epoch until it may go on."""
 
     def __init__(self):

@@ -39,7 +39,7 @@ from flaxvae.runs.folder import RunFolder, check_new, make_new, point_latest
 from flaxvae.runs.resume import check_changes, check_resume, listed
 from flaxvae.runs.run import Run, check_same_data, is_closed, load
 from flaxvae.settings import DataSettings, asdict
-from flaxvae.training import loop
+from flaxvae.training import observers
 from flaxvae.training import step as steps
 
 
@@ -82,7 +82,7 @@ def with_data(choices: Mapping[str, Any], data: Any) -> tuple[dict[str, Any], An
     named = isinstance(data, str | os.PathLike)
     dataset = os.fspath(data) if named else sources.ARRAYS
     if "dataset" in choices:
-        raise UsageError(f"data and --dataset {choices['dataset']}: expected one of them")
+        raise UsageError(f"data beside --dataset {choices['dataset']}: expected one of them")
     if dataset in zoo.RECIPES:
         raise UsageError(f"data {dataset!r}, which is a model: expected model={dataset!r}")
     return {**choices, "dataset": dataset}, None if named else data
@@ -91,7 +91,7 @@ def with_data(choices: Mapping[str, Any], data: Any) -> tuple[dict[str, Any], An
 Progress = Callable[[Mapping[str, Any]], None]  # of an epoch's row of metrics.jsonl
 
 
-class _Heard(loop.Quiet):
+class _Heard(observers.Quiet):
     """A watcher that hands a function each epoch's row."""
 
     def __init__(self, hear: Progress):
@@ -110,7 +110,7 @@ def watching(progress: bool | Progress) -> Iterator[Any]:
         with Terminal() as terminal:
             yield terminal
     else:
-        yield None
+        yield observers.Quiet()
 
 
 @typed
@@ -129,7 +129,7 @@ def execute(
     lists: any but the model, the data, and what shapes the parameters. ``terminal`` is a Terminal,
     or another watcher of the loop.
     """
-    watch = (terminal if hosts.first() else None) or loop.Quiet()  # the others are silent
+    watch = (terminal if hosts.first() else None) or observers.Quiet()  # the others are silent
     started = time.monotonic()
     task = _asked(plan, run, resume, allow_changes)
     data = task.load(arrays)
@@ -137,13 +137,13 @@ def execute(
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
     # All that a user can get wrong has been checked: from here on files are written.
     with task.folder(data, trainer, mesh, watch) as (folder, heard):
-        fitted = keeper.fit(recipe, trainer, data, plan.training, mesh, folder, watch)
-        trained = task.run(recipe, data, mesh, *fitted)
+        variables, history = keeper.fit(recipe, trainer, data, plan.training, mesh, folder, watch)
+        trained = task.run(recipe, data, mesh, variables, history)
         if folder is None:  # the first process does the rest, on its own devices
             return trained
         stage = stages(folder, watch, heard)
         evaluation = _measure(trained, data.test, stage)
-        finish(folder, run_summary(folder, data, trained.variables, fitted[1], evaluation))
+        finish(folder, run_summary(folder, data, trained.variables, history, evaluation))
         of = figures.Subject(trained, data.test, evaluation)
         drawing = functools.partial(stage, "drawing figures")
         written = figures.write(of, folder.figures, (), drawing)
@@ -173,10 +173,8 @@ class _Task:
     def load(self, arrays: Any) -> Data:
         """The data, the same at every process."""
         plan, old = self.plan, self.resumed
-        if arrays is not None:
-            data = pipeline.prepare(plan.data, sources.from_arrays(arrays))
-        elif old is None:
-            data = pipeline.prepare(plan.data)
+        if old is None:
+            data = pipeline.prepare(plan.data, arrays)
         else:
             check = functools.partial(check_same_data, old)
             data, self.found = places.find(plan.data, old.record(), check)

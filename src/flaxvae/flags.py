@@ -13,7 +13,6 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, get_origin, get_type_hints
 
 import tyro
@@ -24,6 +23,7 @@ from flaxvae.settings import DataSettings, Place, TrainSettings
 from flaxvae.synonyms import hint
 
 LATEST = "runs/latest"
+NO_RECIPES = zoo.NO_RECIPES
 
 # ---- what parameters of commands are annotated with
 
@@ -49,7 +49,6 @@ Recipes = Annotated[
         help_behavior_hint="",
     ),
 ]
-NO_RECIPES: Mapping[str, zoo.Variant] = MappingProxyType({})
 # Of a parameter **choices, which stands for all settings of data, training and model:
 One = Annotated[Any, "a value of each"]
 Several = Annotated[Any, "a value of each, or a list of several"]

@@ -13,30 +13,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, get_origin
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import declared, outside, signals, writing, zoo
+from flaxvae import outside, signals, writing, zoo
 from flaxvae.analysis.evaluation import UNITS, Evaluation, evaluation_keys, measurement, numbers
 from flaxvae.api import Progress, watching, with_data
-from flaxvae.data import pipeline, sources
-from flaxvae.declared import Positive, Seed, typed
+from flaxvae.data import pipeline
+from flaxvae.declared import Positive
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, command, counted
+from flaxvae.grid import SEEDS, Grid, make_grid
 from flaxvae.machine import versions
-from flaxvae.plan import Plan, check_effects, plan_of
-from flaxvae.plan import kinds as kinds_of
+from flaxvae.plan import Plan
 from flaxvae.report import sweeps as report
 from flaxvae.report import words
 from flaxvae.runs import lock, places
@@ -45,44 +43,12 @@ from flaxvae.runs.closing import run_facts, run_summary
 from flaxvae.runs.folder import RunFolder, check_new, make_new, write_json
 from flaxvae.runs.keeper import GroupKeeper
 from flaxvae.runs.run import Run, load, same_data
-from flaxvae.settings import Place, TrainSettings, asdict
-from flaxvae.training import loop, members
+from flaxvae.settings import Place, asdict
+from flaxvae.training import members, observers
 from flaxvae.training import step as steps
 
 FORMAT = 1
-SEEDS = 5
 _GOES_ON = "flaxvae sweep --resume"
-_SINGLE = {
-    "seed",
-    "epochs",
-    "patience",
-    "devices",
-    "checkpoint_every",
-}  # what all members of a sweep share
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """What a sweep is asked to be: the product of all values, the first setting slowest."""
-
-    model: str | zoo.Variant
-    choices: Mapping[str, Any]  # what all members share, as ``make_plan`` takes it
-    varied: Mapping[str, list[Any]]
-    seeds: list[int]
-
-    def settings(self) -> list[dict[str, Any]]:
-        """Every combination of the varied settings."""
-        combined = itertools.product(*self.varied.values())
-        return [dict(zip(self.varied, values, strict=True)) for values in combined]
-
-    def plans(self) -> dict[str, Plan]:
-        """Every member's plan, by the name of its folder, seeds quickest."""
-        found = {}
-        for settings, seed in itertools.product(self.settings(), self.seeds):
-            named = [f"{name}={words.value(x)}" for name, x in settings.items()]
-            plan = plan_of(self.model, **self.choices, **settings, seed=seed)
-            found[",".join([*named, f"seed={seed}"])] = plan
-        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,75 +101,13 @@ def sweep(
         return execute(grid, run=run, arrays=arrays, terminal=watch)
 
 
-@typed
-def make_grid(model: str | zoo.Variant = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
-    """A grid from keyword arguments, lists being several values.
-
-    Of a setting that is one number or word, any row of them is: a tuple, a range, a 1-D array.
-
-    Raises:
-        UsageError: as ``make_plan`` of any member; no value or the same twice; several values of
-            what all members share.
-    """
-    kinds = kinds_of(model)
-    varied = {
-        name: [declared.conform(name, kinds[name], x) for x in values]
-        for name, values in ((name, _row(kinds.get(name), x)) for name, x in choices.items())
-        if values is not None
-    }
-    can_vary = (zoo.arguments(model).keys() | vars(TrainSettings()).keys()) - _SINGLE
-    for name, values in varied.items():
-        seen = f"{declared.flag(name)} {' '.join(map(words.value, values))}".rstrip()
-        if not values:
-            raise UsageError(f"{seen}: expected at least one value")
-        if any(values.index(x) != i for i, x in enumerate(values)):
-            raise UsageError(f"{seen}: expected each value once")
-        if name not in can_vary and len(values) > 1:
-            hint = (
-                "use --seed for the first and --seeds for how many"
-                if name == "seed"
-                else ("it is the same for all members of a sweep")
-            )
-            raise UsageError(f"{seen}: expected one value; {hint}")
-    fixed = {name: x for name, x in choices.items() if name not in varied}
-    fixed |= {name: varied.pop(name)[0] for name in [*varied] if name not in can_vary}
-    first = declared.conform("seed", Seed, fixed.pop("seed", 0))
-    grid = Grid(model, fixed, varied, list(range(first, first + seeds)))
-    plans = list(grid.plans().values())
-    check_effects(plans)
-    for plan in plans:
-        for name, ok, expected in _TOGETHER:
-            value = getattr(plan.training, name)
-            if not ok(value):
-                seen = declared.flag(name) + f" {value}" * (value is not True)
-                raise UsageError(f"{seen} in a sweep, whose members train together: {expected}")
-    return grid
-
-
-_TOGETHER: list[tuple[str, Callable[[Any], bool], str]] = [  # what a member cannot do alone
-    ("patience", lambda x: x is None, "expected all to train for --epochs; leave it out"),
-    ("on_nan", lambda x: x != "rollback", "expected stop or skip, of each member"),
-    ("shard_params", lambda x: not x, "expected a device to hold a member whole; leave it out"),
-]
-
-
-def _row(kind: Any, given: Any) -> list[Any] | None:
-    """The several values that ``given`` is for a setting; None if it is one value, or unknown."""
-    several = get_origin(declared.plain(kind)) is tuple
-    if kind is None:
-        return None
-    row = isinstance(given, tuple | range) or getattr(given, "ndim", 0) == 1
-    return list(given) if isinstance(given, list) or (row and not several) else None
-
-
 def execute(
     grid: Grid, *, run: str | None = None, arrays: Any = None, terminal: Any = None
 ) -> Sweep:
     """``sweep`` for a grid."""
     plans = grid.plans()
     plan = next(iter(plans.values()))
-    given = None if arrays is None else sources.from_arrays(arrays)
-    data = pipeline.prepare(plan.data, given)
+    data = pipeline.prepare(plan.data, arrays)
     stem = f"sweep-{Path(plan.data.dataset).stem}-{plan.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     if run is not None:
         check_new(Path(run), _GOES_ON)
@@ -235,7 +139,7 @@ def resume(
     folder: str,
     *,
     place: Place = Place(),
-    recipes: Mapping[str, zoo.Variant] = MappingProxyType({}),
+    recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES,
     terminal: Any = None,
 ) -> Sweep:
     """Go on with an interrupted sweep, where its last checkpoint is.
@@ -315,7 +219,7 @@ def _train(
     sizes = [members.mesh_of(len(group.members), plan.training.devices) for group in groups]
     devices = "; ".join(dict.fromkeys(meshes.describe(mesh) for mesh in sizes))
     facts = report.header(plan, grid.varied, grid.seeds, groups, data, devices, path)
-    watch = terminal or loop.Quiet()
+    watch = terminal or observers.Quiet()
     watch.header(facts)
     with signals.caught() as heard:
         for number, (group, mesh) in enumerate(zip(groups, sizes, strict=True)):
@@ -414,7 +318,7 @@ def _write(
     data: pipeline.Data,
     mesh: Any,
     state: steps.TrainState,
-    history: list[loop.Row],
+    history: list[observers.Row],
     evaluation: Evaluation,
 ) -> None:
     """The run folder of a member, whole or not at all."""

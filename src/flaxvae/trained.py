@@ -158,7 +158,6 @@ class Trained:
         inputs = (self.variables, np.int32(samples))
         return -self._bound(split, inputs, key, watch, pipeline.fingerprints(split))
 
-    @typed
     def evaluate(
         self,
         x: Any,
@@ -175,8 +174,6 @@ class Trained:
         """
         split = x if isinstance(x, Split) else self.split(x, y)
         options: dict[str, Any] = {"k": k, "samples": samples, "seed": seed, "watch": watch}
-        if k and not self.recipe.has_bound:
-            raise UsageError(f"{self._called} has no bound: expected --k 0, or one with a prior")
         return evaluation.evaluate(self.recipe, self.variables, split, mesh=self.mesh, **options)
 
     @typed
@@ -274,6 +271,11 @@ class Trained:
         x, peak = pixels.stored(pixels.array(x, what), self._peak(x), what)
         split = Split(x, self.labels(y, len(x)), peak)
         if self.binarization == "none":
+            if self.spec.binary and not np.isin(x, (0, peak)).all():
+                raise UsageError(
+                    f"{what} are grey, and {self._called} is of binary ones: expected 0 and 1; "
+                    "binarize them, or give Trained the binarization of its training"
+                )
             return split
         key, own = pipeline.binarization_key(fold=3), pipeline.fingerprints(split)
         return split._replace(x=self._binarize(split, {}, key, None, own), peak=1.0)

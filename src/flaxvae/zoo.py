@@ -718,9 +718,10 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 
 
 Variant = Callable[..., Recipe]  # a recipe's function
+NO_RECIPES: Mapping[str, Variant] = MappingProxyType({})  # from outside
 
 
-def recipe(model: str | Variant, recipes: Mapping[str, Variant] = MappingProxyType({})) -> Variant:
+def recipe(model: str | Variant, recipes: Mapping[str, Variant] = NO_RECIPES) -> Variant:
     """The recipe with this name, in the zoo or in ``recipes``; a function is returned as it is.
 
     Raises UsageError if there is none, with the nearest name, or if the function cannot be one.

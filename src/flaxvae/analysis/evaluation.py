@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from flaxvae.core import Batch, Model, Variables, log_weights
 from flaxvae.data.pipeline import Split
+from flaxvae.declared import Count, Positive, Seed, typed
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError
@@ -135,14 +136,15 @@ def evaluation_keys(seed: int) -> Array:
     return jax.random.split(jax.random.key(seed))
 
 
+@typed
 def evaluate(
     recipe: Recipe,
     variables: Variables,
     split: Split,
     *,
-    k: int = 0,
-    samples: int = 1,
-    seed: int = 0,
+    k: Count = 0,
+    samples: Positive = 1,
+    seed: Seed = 0,
     mesh: Mesh | None = None,
     watch: batches.Watch | None = None,
 ) -> Evaluation:
@@ -163,10 +165,8 @@ def evaluate(
     Raises:
         UsageError: k or samples out of range, or a bound asked of a plain autoencoder.
     """
-    if k < 0 or samples < 1:
-        raise UsageError(f"k = {k}, samples = {samples}: expected k >= 0 and samples >= 1")
     if k and not recipe.has_bound:
-        raise UsageError("--k of a plain autoencoder, which has no bound: expected 0")
+        raise UsageError(f"--k {k}: expected 0, for a plain autoencoder has no bound")
     mesh = mesh or meshes.local()
     bound_key, weight_key = evaluation_keys(seed)
     measure = batches.over_split(measurement(recipe, samples), mesh)

@@ -35,8 +35,8 @@ def fit_prior(
         seed=seed,
         devices=devices,
     )
-    from flaxvae import fit_prior as fitting
+    from flaxvae import code_prior
     from flaxvae.report.terminal import Terminal
 
     with Terminal() as terminal:
-        fitting.fit_prior(run, settings, place=place, recipes=recipes, terminal=terminal)
+        code_prior.fit_prior(run, settings, place=place, recipes=recipes, terminal=terminal)

@@ -99,14 +99,17 @@ def _digest(*arrays: Any) -> str:
     return digest.hexdigest()
 
 
-def prepare(settings: DataSettings, dataset: sources.Dataset | None = None) -> Data:
+def prepare(settings: DataSettings, arrays: Any = None) -> Data:
     """Load the dataset, or take one; hold out validation images, binarize what is binarized once.
 
     Raises:
         UsageError: the dataset is unknown.
         DataError: the files are missing, damaged, or not images.
     """
-    dataset = dataset or sources.load(settings.dataset, settings.data_dir)
+    if arrays is None:
+        dataset = sources.load(settings.dataset, settings.data_dir)
+    else:
+        dataset = sources.from_arrays(arrays)
     how, notes = settings.binarization, list(dataset.notes)
     y = dataset.y_train
 

@@ -15,7 +15,7 @@ from flaxvae.errors import Stopped
 from flaxvae.runs import restored
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.folder import RunFolder, write_json
-from flaxvae.training import loop
+from flaxvae.training.observers import Watcher
 
 
 def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def finish(folder: RunFolder, summary: dict[str, Any]) -> None:
         checkpoints.keep_newest()
 
 
-def stages(folder: RunFolder, watch: loop.Watcher, heard: Sequence[int]) -> Callable[..., None]:
+def stages(folder: RunFolder, watch: Watcher, heard: Sequence[int]) -> Callable[..., None]:
     """The watcher's ``stage`` for what follows a training; where a signal came, it ends there."""
 
     def stage(what: str, done: int = 0, total: int = 0) -> None:

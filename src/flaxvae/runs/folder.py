@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from flaxvae import outside, writing, zoo
@@ -105,7 +104,7 @@ class RunFolder:
     ``recipes`` are those from outside, by name: no code is imported because run.json names it.
     """
 
-    def __init__(self, path: Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType({})):
+    def __init__(self, path: Path, recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES):
         self.path = path
         self.recipes = recipes
         self.checkpoints = path / "checkpoints"
@@ -137,7 +136,7 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, path: str | Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType({})
+        cls, path: str | Path, recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES
     ) -> RunFolder:
         """An existing run folder.
 

@@ -23,8 +23,9 @@ from flaxvae.runs.checkpoints import Checkpoints, Unsaved
 from flaxvae.runs.folder import RunFolder, write_json
 from flaxvae.runs.lock import Held
 from flaxvae.settings import TrainSettings
-from flaxvae.training import loop
-from flaxvae.training.loop import Histories, Kept, Row, value
+from flaxvae.training import loop, observers
+from flaxvae.training.loop import value
+from flaxvae.training.observers import Histories, Kept, Row
 from flaxvae.training.step import Trainer, TrainState
 
 
@@ -35,13 +36,13 @@ def fit(
     settings: TrainSettings,
     mesh: Mesh,
     folder: RunFolder | None = None,
-    watch: loop.Watcher | None = None,
+    watch: observers.Watcher | None = None,
 ) -> tuple[Variables, list[Row]]:
     """``loop.fit`` from the newest checkpoint in ``folder``, if there is one.
 
     Of several processes the first alone has a folder.
     """
-    watch = watch or loop.Quiet()
+    watch = watch or observers.Quiet()
     facts = {"steps_per_epoch": trainer.steps_per_epoch, "machine": meshes.machine(mesh)}
     with Keeper(folder, facts, watch.note) as keeper:
         return loop.fit(recipe, trainer, data, settings, mesh, keeper, watch)
@@ -94,7 +95,7 @@ class _Saves:
 
 
 class Keeper:
-    """Checkpoints and rows of a training in a run folder, a ``loop.Keeper``.
+    """Checkpoints and rows of a training in a run folder, a ``observers.Keeper``.
 
     A context manager. Of several processes the first alone has a folder, yet all have to call the
     same functions.
@@ -201,7 +202,7 @@ class Keeper:
 
 
 class GroupKeeper:
-    """Checkpoints and rows of members that train together, a ``loop.Keeper``.
+    """Checkpoints and rows of members that train together, a ``observers.Keeper``.
 
     A context manager. What is kept is for an interrupted sweep: its members have no folders yet.
     """
@@ -224,10 +225,14 @@ class GroupKeeper:
 
     def rewind(self, epochs: int) -> Histories:
         """The rows of the first ``epochs``."""
-        found: Histories = [[] for _ in range(self._members)]
-        if epochs:
-            found = records.read(self._path / "history.json", list[list[dict[str, float]]])
-        return [[row for row in rows if row["epoch"] <= epochs] for rows in found]
+        if not epochs:
+            return [[] for _ in range(self._members)]
+        path = self._path / "history.json"
+        found = records.read(path, list[list[dict[str, float]]])
+        seen = [[row.get("epoch") for row in rows] for rows in found]
+        if len(found) != self._members or any(x != [*range(1, len(x) + 1)] for x in seen):
+            raise records.damaged(path, f"not the rows of {self._members} members", "sweep anew")
+        return [rows[:epochs] for rows in found]
 
     def busy(self) -> bool:
         """Whether a save is in flight."""

@@ -7,7 +7,6 @@ import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -146,7 +145,7 @@ def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct 
 
 
 @typed
-def load(path: str | Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType({})) -> Run:
+def load(path: str | Path, recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES) -> Run:
     """The model of a run folder, ready for use on this machine's devices.
 
     Of a finished run the parameters are those that summary.json names. What there is to know of
@@ -169,7 +168,7 @@ def load(path: str | Path, recipes: Mapping[str, zoo.Variant] = MappingProxyType
 def opened(
     path: str | Path,
     prior: bool = True,
-    recipes: Mapping[str, zoo.Variant] = MappingProxyType({}),
+    recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES,
 ) -> Run:
     """``load`` without a word; ``prior``: with the one that was fitted to a codebook's codes."""
     folder = RunFolder.open(path, recipes)

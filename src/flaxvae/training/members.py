@@ -28,7 +28,7 @@ from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.plan import Plan
 from flaxvae.recipe import Recipe
-from flaxvae.training import guard, loop
+from flaxvae.training import guard, loop, observers
 from flaxvae.training import step as steps
 from flaxvae.training.step import TrainState
 
@@ -269,9 +269,9 @@ def fit(
     run: steps.Trainer,
     data: Data,
     mesh: Mesh,
-    keeper: loop.Keeper,
-    watch: loop.Watcher,
-) -> tuple[TrainState, loop.Histories]:
+    keeper: observers.Keeper,
+    watch: observers.Watcher,
+) -> tuple[TrainState, observers.Histories]:
     """Train a group to the end, from the newest state that was kept if there is one.
 
     Args:

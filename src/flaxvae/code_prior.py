@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.resume import check_resume
 from flaxvae.runs.run import Run, load, opened, prior_folder
 from flaxvae.settings import Place, TrainSettings
-from flaxvae.training import loop
+from flaxvae.training import observers
 from flaxvae.training import step as steps
 
 
@@ -34,7 +33,7 @@ def fit_prior(
     settings: TrainSettings | None = None,
     *,
     place: Place = Place(),
-    recipes: Mapping[str, zoo.Variant] = MappingProxyType({}),
+    recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES,
     terminal: Any = None,
 ) -> Run:
     """Fit the autoregressive prior over the codes of a trained run, in its sub-folder ``prior``.
@@ -95,7 +94,7 @@ def _fit_prior(
         folder.extend(plan)
     folder.goes_on = command("flaxvae", "fit-prior", run.path, *outside.flag(recipes))
     folder.hold(held)
-    watch = terminal or loop.Quiet()
+    watch = terminal or observers.Quiet()
     watch.header(words.prior_header(run, data, folder, plan))
     with signals.caught() as heard:
         fitted, history = keeper.fit(codes.prior, trainer, data, settings, mesh, folder, watch)

@@ -1,0 +1,104 @@
+"""A grid: what a sweep is asked to be, the product of several values of each setting."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, get_origin
+
+from flaxvae import declared, zoo
+from flaxvae.declared import Positive, Seed, typed
+from flaxvae.errors import UsageError
+from flaxvae.plan import Plan, check_effects, kinds, plan_of
+from flaxvae.report import words
+from flaxvae.settings import TrainSettings
+
+SEEDS = 5
+# What all members of a sweep share.
+_SINGLE = {"seed", "epochs", "patience", "devices", "checkpoint_every"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What a sweep is asked to be: the product of all values, the first setting slowest."""
+
+    model: str | zoo.Variant
+    choices: Mapping[str, Any]  # what all members share, as ``make_plan`` takes it
+    varied: Mapping[str, list[Any]]
+    seeds: list[int]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Every combination of the varied settings."""
+        combined = itertools.product(*self.varied.values())
+        return [dict(zip(self.varied, values, strict=True)) for values in combined]
+
+    def plans(self) -> dict[str, Plan]:
+        """Every member's plan, by the name of its folder, seeds quickest."""
+        found = {}
+        for settings, seed in itertools.product(self.settings(), self.seeds):
+            named = [f"{name}={words.value(x)}" for name, x in settings.items()]
+            plan = plan_of(self.model, **self.choices, **settings, seed=seed)
+            found[",".join([*named, f"seed={seed}"])] = plan
+        return found
+
+
+@typed
+def make_grid(model: str | zoo.Variant = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
+    """A grid from keyword arguments, lists being several values.
+
+    Of a setting that is one number or word, any row of them is: a tuple, a range, a 1-D array.
+
+    Raises:
+        UsageError: as ``make_plan`` of any member; no value or the same twice; several values of
+            what all members share.
+    """
+    types = kinds(model)
+    varied = {
+        name: [declared.conform(name, types[name], x) for x in values]
+        for name, values in ((name, _row(types.get(name), x)) for name, x in choices.items())
+        if values is not None
+    }
+    can_vary = (zoo.arguments(model).keys() | vars(TrainSettings()).keys()) - _SINGLE
+    for name, values in varied.items():
+        seen = f"{declared.flag(name)} {' '.join(map(words.value, values))}".rstrip()
+        if not values:
+            raise UsageError(f"{seen}: expected at least one value")
+        if any(values.index(x) != i for i, x in enumerate(values)):
+            raise UsageError(f"{seen}: expected each value once")
+        if name not in can_vary and len(values) > 1:
+            hint = (
+                "use --seed for the first and --seeds for how many"
+                if name == "seed"
+                else ("it is the same for all members of a sweep")
+            )
+            raise UsageError(f"{seen}: expected one value; {hint}")
+    fixed = {name: x for name, x in choices.items() if name not in varied}
+    fixed |= {name: varied.pop(name)[0] for name in [*varied] if name not in can_vary}
+    first = declared.conform("seed", Seed, fixed.pop("seed", 0))
+    grid = Grid(model, fixed, varied, list(range(first, first + seeds)))
+    plans = list(grid.plans().values())
+    check_effects(plans)
+    for plan in plans:
+        for name, ok, expected in _TOGETHER:
+            value = getattr(plan.training, name)
+            if not ok(value):
+                seen = declared.flag(name) + f" {value}" * (value is not True)
+                raise UsageError(f"{seen} in a sweep, whose members train together: {expected}")
+    return grid
+
+
+_TOGETHER: list[tuple[str, Callable[[Any], bool], str]] = [  # what a member cannot do alone
+    ("patience", lambda x: x is None, "expected all to train for --epochs; leave it out"),
+    ("on_nan", lambda x: x != "rollback", "expected stop or skip, of each member"),
+    ("shard_params", lambda x: not x, "expected a device to hold a member whole; leave it out"),
+]
+
+
+def _row(kind: Any, given: Any) -> list[Any] | None:
+    """The several values that ``given`` is for a setting; None if it is one value, or unknown."""
+    several = get_origin(declared.plain(kind)) is tuple
+    if kind is None:
+        return None
+    row = isinstance(given, tuple | range) or getattr(given, "ndim", 0) == 1
+    return list(given) if isinstance(given, list) or (row and not several) else None
