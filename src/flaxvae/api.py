@@ -221,7 +221,6 @@ class _Task:
             variables,
             mesh=mesh,
             peak=data.peak,
-            binarization=self.plan.data.binarization,
             folder=RunFolder(Path(self.path), {self.plan.model: zoo.recipe(self.plan.function)}),
             plan=self.plan,
             step=history[-1]["step"] if history else 0,

@@ -45,6 +45,9 @@ class Run(Trained):
     remarks: tuple[str, ...] = ()  # what to know of the variables, if they are not as usual
     loaded: Data | None = None  # its data, where they are in memory
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "binarization", self.plan.data.binarization)
+
     @property
     def path(self) -> Path:
         return self.folder.path
@@ -186,7 +189,6 @@ def opened(
         variables,
         mesh=mesh,
         peak=folder.record()["peak"],
-        binarization=plan.data.binarization,
         folder=folder,
         plan=plan,
         step=found.step,
