@@ -73,10 +73,10 @@ def remove(path):
 @pytest.mark.parametrize(
     ("how", "part", "said"),
     [
-        (move, "", "lock, run.json had gone"),
-        (remove, "", "lock, run.json had gone"),
-        (remove, "run.json", "run.json had gone"),
-        (remove, "lock", "lock had gone"),
+        (move, "", "lock, run.json: missing"),
+        (remove, "", "lock, run.json: missing"),
+        (remove, "run.json", "run.json: missing"),
+        (remove, "lock", "lock: missing"),
         (remove, "metrics.jsonl", None),
         (remove, "checkpoints", None),
     ],
@@ -86,8 +86,8 @@ def test_a_training_whose_files_are_taken_away(
 ):
     path = tmp_path / "run"
     notes = train(path, lambda: how(path / part), monkeypatch)
-    assert [note for note in notes if "had gone" in note] == (
-        [f"{said}, and is written again"] if said else []
+    assert [note for note in notes if ": missing" in note] == (
+        [f"{said}, and written again"] if said else []
     )
     assert same(path, straight) and flaxvae.load(path) and not (path / "lock").exists()
     cli.main(["verify", str(path)])
@@ -98,7 +98,7 @@ def test_a_training_whose_files_are_taken_away(
 def test_a_run_json_that_was_cut_off_is_written_again(straight, tmp_path, monkeypatch):
     path = tmp_path / "run"
     notes = train(path, lambda: (path / "run.json").write_text("{"), monkeypatch)
-    assert notes == ["run.json had gone, and is written again"]
+    assert notes == ["run.json: missing, and written again"]
     assert flaxvae.load(path).plan.model == "vae" and same(path, straight)
 
 
@@ -181,7 +181,7 @@ def test_a_sweep_that_is_moved(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop, "SEGMENT_SECONDS", 0)
     path = tmp_path / "sweep"
     cli.main([*line.split(), "--run", str(path)])
-    assert "had gone, and is written again" in " ".join(capsys.readouterr().out.split())
+    assert ": missing, and written again" in " ".join(capsys.readouterr().out.split())
     for seed in (0, 1):
         assert sha256(path / f"seed={seed}") == sha256(tmp_path / "straight" / f"seed={seed}")
     assert not (path / "lock").exists() and not (path / "state").exists()

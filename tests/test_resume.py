@@ -147,7 +147,7 @@ def test_another_batch_size_begins_the_epoch_anew(stopped, tmp_path, capsys):
     """Ten steps an epoch become twenty; the fifteen that were done are not forgotten."""
     path = shutil.copytree(stopped, tmp_path / "run")
     out = resume(path, capsys, "--allow-changes", "--batch-size", "64", *QUICK)
-    assert "epoch 2 begins anew, in 20 steps" in out
+    assert "epoch 2 starts again, with 20 steps" in out
     assert [(row["epoch"], row["step"]) for row in rows(path)] == [
         (1, 10),
         (2, 35),

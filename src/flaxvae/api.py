@@ -245,8 +245,8 @@ def _asked(plan: Plan, run: str | None, resume: str | None, allow_changes: bool)
     changes = check_changes(folder.plan(), plan, folder.spec())
     if changes and hosts.share(hosts.first() and is_closed(folder)):
         raise UsageError(
-            f"--allow-changes with {listed(changes)}: the training of {folder.path} is over, and "
-            "of it the model alone is kept; train a new run"
+            f"--allow-changes with {listed(changes)}: the training of {folder.path} is "
+            "finished, and only the model was kept; train a new run"
         )
     return _Task(plan, None, folder, changes, plan.data)
 

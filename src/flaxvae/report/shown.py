@@ -106,7 +106,7 @@ def reconstructions(run: Run, shown: Split, which: str = "test images") -> Recon
     originals = pixels(shown, slice(None))
     decoded = run.reconstruct(originals, shown.y)
     mse = float(np.square(decoded - originals).mean())
-    title = f"Reconstructions of {which}, mean squared error {mse:.4f} a pixel\n{heading(run)}"
+    title = f"Reconstructions of {which}, mean squared error {mse:.4f} per pixel\n{heading(run)}"
     return Reconstructions(originals, decoded, title)
 
 

@@ -44,7 +44,7 @@ def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, s
     facts = {f"{split} data": f"{counted(found.images, 'image')}, {run.spec.name}"}
     if found.elbo is not None:
         of = f", of log p(x{given})" if given and density else ""
-        facts["-ELBO"] = f"{-found.elbo:.2f} ± {found.elbo_standard_error:.2f} nats an image{of}"
+        facts["-ELBO"] = f"{-found.elbo:.2f} ± {found.elbo_standard_error:.2f} nats per image{of}"
     said = f"-log p(x|z{given.replace('|', ', ')})" if density else "cross-entropy"
     facts["reconstruction"] = f"{found.reconstruction:.2f} nats, {said}"
     if found.kl is not None:
@@ -68,7 +68,7 @@ def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, s
             facts[f"-log p(x{given})"] = f"{nats}, upper bound from {samples}"
         else:
             facts["-IW-ELBO"] = f"{nats}, of cross-entropies, from {samples}"
-    facts["MSE"] = f"{found.mse:.5f} a pixel, from the {recipe.code}"
+    facts["MSE"] = f"{found.mse:.5f} per pixel, from the {recipe.code}"
     if found.elbo is not None:
         facts["±"] = "standard error over images"
     return facts
@@ -164,7 +164,7 @@ def prior_numbers(run: Run, nats: float) -> dict[str, str]:
     assert codes is not None
     count = math.prod(codes.grid)
     return {
-        "-log p(codes)": f"{nats:.2f} nats a test image, {nats / count:.3f} a code",
+        "-log p(codes)": f"{nats:.2f} nats per test image, {nats / count:.3f} per code",
         "uniform codes": f"{count * math.log(codes.size):.2f} nats",
         "samples": relative(run.folder.figures / "samples.png"),
     }

@@ -301,7 +301,7 @@ class Checkpoints:
         if (self.folder / str(step) / "model").is_dir():
             raise DataError(
                 f"{self.folder / str(step)} is of an older flaxvae: expected a checkpoint of this "
-                "one; train anew, or go on with the flaxvae that wrote it"
+                "one; train again, or use the flaxvae that wrote it"
             )
         meta = self._meta(step)
         if self._owners and meta.get("run", self._owners[0]) not in self._owners:

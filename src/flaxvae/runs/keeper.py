@@ -273,7 +273,7 @@ def _mend(mend: Callable[[], Sequence[str]], saves: _Saves, note: Callable[[str]
         saves.warn("the run folder", error)
     else:
         if gone:
-            note(f"{', '.join(gone)} had gone, and is written again")
+            note(f"{', '.join(gone)}: missing, and written again")
 
 
 def restored(

@@ -66,7 +66,7 @@ def restore(folder: RunFolder, like: Variables, settings: TrainSettings) -> Rest
         left = "all checkpoints are damaged" if [*folder.checkpoints.iterdir()] else "none is there"
         passed, intact = [left], False
     wanted = "the parameters of summary.json" if summary else "a checkpoint that restores"
-    again = f"`{folder.goes_on}` does the steps since again" if intact else "train anew"
+    again = f"`{folder.goes_on}` does the steps since again" if intact else "train again"
     raise DataError(
         f"{folder.checkpoints}: {'; '.join(passed)}: expected {wanted}; put back an intact copy, "
         f"or {again}"

@@ -116,7 +116,7 @@ def same_data(
     record: Mapping[str, Any], spec: DataSpec | None, uses_labels: bool, data: Data, path: Path
 ) -> Data:
     """``check_same_data`` for what ``record`` says of the data; ``spec`` where that is known."""
-    advice = "find the original data, or train anew"
+    advice = "find the original data, or train again"
     recorded = record["data_sha256"]
     if data.sha256 != recorded:
         raise DataError(

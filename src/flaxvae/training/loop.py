@@ -81,7 +81,7 @@ def _adopt(
     if (per_epoch, set(state.totals)) == (trainer.steps_per_epoch, set(like.totals)):
         return state
     epochs = int(state.step - state.offset) // per_epoch
-    note(f"epoch {epochs + 1} begins anew, in {counted(trainer.steps_per_epoch, 'step')}")
+    note(f"epoch {epochs + 1} starts again, with {counted(trainer.steps_per_epoch, 'step')}")
     zero: Any = np.int32(0)
     offset: Any = np.int32(int(state.step) - epochs * trainer.steps_per_epoch)
     totals = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like.totals)
@@ -193,7 +193,7 @@ class Training:
 
     def _run(self, heard: list[int]) -> tuple[TrainState, Histories]:
         if self.over:
-            self.watch.note("the training is over, and of it the model alone is kept")
+            self.watch.note("the training is finished, and only the model was kept")
         if not self.finished():
             if self.step == 0:
                 self.save()
