@@ -220,6 +220,6 @@ def test_a_command_that_is_ended_leaves_nothing_behind(trained, tmp_path, capsys
 
 
 def test_while_the_data_are_read_a_training_ends_at_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("flaxvae.data.pipeline.prepare", lambda settings: send(TERM))
+    monkeypatch.setattr("flaxvae.data.pipeline.prepare", lambda *_: send(TERM))
     code, _, err = main(f"train {FLAGS} --run {tmp_path / 'run'}", capsys)
     assert (code, err) == (143, "flaxvae: interrupted\n") and not (tmp_path / "run").exists()
