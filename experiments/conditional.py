@@ -81,8 +81,8 @@ BESIDE = [
 def study() -> list[Row]:
     run = runs.train("conditional", "cvae", dataset="mnist", epochs=EPOCHS, beta=BETA)
     real = sources.load("mnist", None)
-    judge = classifier(flat(real.x_train) / 255, real.y_train)
-    on_real = judge.score(flat(real.x_test) / 255, real.y_test)
+    judge = classifier(flat(real.train.x) / 255, real.train.y)
+    on_real = judge.score(flat(real.test.x) / 255, real.test.y)
     figures.draw("samples", runs.FIGURES / "conditional_samples.png", shown.samples(run))
     where = run.spec.name, f"{EPOCHS} epochs, 20 latents, beta = {BETA:g}"
     return [

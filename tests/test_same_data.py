@@ -33,8 +33,8 @@ def home(tmp_path_factory):
     """A folder with digits labelled by years, a cvae and a vae of them."""
     path = tmp_path_factory.mktemp("years")
     found = sources.load("digits")
-    arrays = {"x_train": found.x_train / 16, "x_test": found.x_test / 16}
-    labels = {"y_train": years(found.y_train), "y_test": years(found.y_test)}
+    arrays = {"x_train": found.train.x / 16, "x_test": found.test.x / 16}
+    labels = {"y_train": years(found.train.y), "y_test": years(found.test.y)}
     np.savez(path / FILE, **arrays, **labels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
@@ -156,7 +156,7 @@ def test_figures_of_named_classes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = sources.load("digits")
     names = np.array(["nought", *"abcdefghi"])
-    np.savez(FILE, x=found.x_test / 16, y=names[found.y_test])
+    np.savez(FILE, x=found.test.x / 16, y=names[found.test.y])
     for model in ("cvae", "denoising_ae"):
         run = flaxvae.train(progress=False, model=model, run=model, **{**SHORT, "epochs": 1})
         assert len(list(run.folder.figures.iterdir())) >= 5
@@ -169,13 +169,13 @@ def test_figures_of_named_classes(tmp_path, monkeypatch):
 def test_a_class_that_training_never_saw_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = sources.load("digits")
-    known = found.y_train != 7
+    known = found.train.y != 7
     np.savez(
         FILE,
-        x_train=found.x_train[known] / 16,
-        y_train=found.y_train[known],
-        x_test=found.x_test / 16,
-        y_test=found.y_test,
+        x_train=found.train.x[known] / 16,
+        y_train=found.train.y[known],
+        x_test=found.test.x / 16,
+        y_test=found.test.y,
     )
     line = words.data_line(pipeline.prepare(DataSettings(FILE)))
     assert line.startswith("years, pixels in [0, 1]: 8 x 8 x 1 (h x w x c), ")
@@ -186,7 +186,7 @@ def test_labels_that_cannot_be_used(tmp_path, monkeypatch, capsys):
     """Only a model that needs them refuses, and says why."""
     monkeypatch.chdir(tmp_path)
     found = sources.load("digits")
-    np.savez(FILE, x=found.x_train / 16, y=found.y_train / 2)
+    np.savez(FILE, x=found.train.x / 16, y=found.train.y / 2)
     line = "train --dataset years.npz --net mlp --widths 32 --epochs 1 --devices 1 --run a --model "
     said = fails(capsys, line + "cvae", 2)
     assert "--model cvae on years" in said and "expected whole numbers): expected labels" in said

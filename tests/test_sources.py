@@ -58,17 +58,17 @@ def test_digits_are_all_of_scikit_learns_once():
     from sklearn.datasets import load_digits
 
     data, whole = sources.load("digits"), load_digits()
-    assert data.x_train.shape == (1437, 8, 8, 1) and data.x_test.shape == (360, 8, 8, 1)
-    assert data.x_train.dtype == np.uint8 and data.y_train.dtype == np.int32
+    assert data.train.x.shape == (1437, 8, 8, 1) and data.test.x.shape == (360, 8, 8, 1)
+    assert data.train.x.dtype == np.uint8 and data.train.y.dtype == np.int32
     assert (data.peak, data.classes) == (16.0, 10)
 
     def rows(x, y):
         return sorted(zip(map(bytes, x.reshape(-1, 64).astype(np.uint8)), y.tolist()))
 
-    x, y = np.concatenate([data.x_train, data.x_test]), np.concatenate([data.y_train, data.y_test])
+    x, y = np.concatenate([data.train.x, data.test.x]), np.concatenate([data.train.y, data.test.y])
     assert rows(x, y) == rows(whole.images, whole.target)
     assert x.sum() == whole.images.sum()
-    np.testing.assert_array_equal(data.x_train, sources.load("digits").x_train)
+    np.testing.assert_array_equal(data.train.x, sources.load("digits").train.x)
 
 
 def test_unknown_name_gets_a_suggestion_and_the_list():
@@ -94,11 +94,11 @@ def test_importing_sources_imports_nothing_heavy():
 def test_idx_comes_back(tmp_path, suffix, dot, inside):
     home = write_idx(tmp_path / "kmnist" if inside else tmp_path, suffix=suffix, dot=dot)
     data = sources.load("kmnist", str(tmp_path))
-    np.testing.assert_array_equal(data.x_train, X[..., None])
-    np.testing.assert_array_equal(data.x_test, X_TEST[..., None])
-    np.testing.assert_array_equal(data.y_train, Y)
-    np.testing.assert_array_equal(data.y_test, Y_TEST)
-    assert data.x_train.dtype == np.uint8 and data.y_train.dtype == np.int32
+    np.testing.assert_array_equal(data.train.x, X[..., None])
+    np.testing.assert_array_equal(data.test.x, X_TEST[..., None])
+    np.testing.assert_array_equal(data.train.y, Y)
+    np.testing.assert_array_equal(data.test.y, Y_TEST)
+    assert data.train.x.dtype == np.uint8 and data.train.y.dtype == np.int32
     assert (data.name, data.peak, data.classes) == ("kmnist", 255.0, 3)
     assert str(home) in data.origin
 
@@ -108,9 +108,9 @@ def test_the_sub_folder_and_the_argument_win(tmp_path, monkeypatch):
     write_idx(tmp_path / "a" / "mnist", (X[::-1], Y, X_TEST, Y_TEST))
     write_idx(tmp_path / "b", (X // 2, Y, X_TEST, Y_TEST))
     monkeypatch.setenv("FLAXVAE_DATA_DIR", str(tmp_path / "b"))
-    np.testing.assert_array_equal(sources.load("mnist").x_train[..., 0], X // 2)
+    np.testing.assert_array_equal(sources.load("mnist").train.x[..., 0], X // 2)
     chosen = sources.load("mnist", str(tmp_path / "a"))
-    np.testing.assert_array_equal(chosen.x_train[..., 0], X[::-1])
+    np.testing.assert_array_equal(chosen.train.x[..., 0], X[::-1])
 
 
 IDX_DAMAGE = {
@@ -176,15 +176,15 @@ def test_numpy_file_comes_back_with_a_tenth_held_out(tmp_path, x, shape, dtype, 
     else:
         np.save(path, x)
     data = sources.load(str(path))
-    assert data.x_train.shape == (18, *shape) and data.x_test.shape == (2, *shape)
-    assert data.x_train.dtype == data.x_test.dtype == dtype
+    assert data.train.x.shape == (18, *shape) and data.test.x.shape == (2, *shape)
+    assert data.train.x.dtype == data.test.x.dtype == dtype
     assert (data.name, data.peak, data.origin) == ("faces", peak, str(path))
-    assert data.y_train is data.y_test is data.classes is None
-    whole = np.concatenate([data.x_train, data.x_test]).reshape(20, -1)
+    assert data.train.y is data.test.y is data.classes is None
+    whole = np.concatenate([data.train.x, data.test.x]).reshape(20, -1)
     np.testing.assert_array_equal(
         np.sort(whole, axis=0), np.sort(x.reshape(20, -1).astype(dtype), axis=0)
     )
-    np.testing.assert_array_equal(data.x_test, sources.load(str(path)).x_test)
+    np.testing.assert_array_equal(data.test.x, sources.load(str(path)).test.x)
 
 
 @pytest.mark.parametrize("key", ["y_train", "labels", "y"])
@@ -192,9 +192,9 @@ def test_labels_stay_with_their_images(tmp_path, key):
     y = X[:, 0, 0].astype(np.uint16) // 100
     np.savez_compressed(tmp_path / "a.npz", x=X, **{key: y})
     data = sources.load(str(tmp_path / "a.npz"))
-    np.testing.assert_array_equal(data.y_train, data.x_train[:, 0, 0, 0] // 100)
-    np.testing.assert_array_equal(data.y_test, data.x_test[:, 0, 0, 0] // 100)
-    assert data.classes == 3 and data.y_train.dtype == np.int32 and data.names is None
+    np.testing.assert_array_equal(data.train.y, data.train.x[:, 0, 0, 0] // 100)
+    np.testing.assert_array_equal(data.test.y, data.test.x[:, 0, 0, 0] // 100)
+    assert data.classes == 3 and data.train.y.dtype == np.int32 and data.names is None
 
 
 def test_test_images_of_the_file_are_taken(tmp_path):
@@ -202,7 +202,8 @@ def test_test_images_of_the_file_are_taken(tmp_path):
     about = np.array({"any": "object"})  # under a key of no concern: must not stand in the way
     np.savez(path, x_train=X, y_train=Y, x_test=X_TEST, y_test=Y_TEST, about=about)
     data = sources.load(str(path))
-    for seen, expected in zip(data[1:5], (X[..., None], Y, X_TEST[..., None], Y_TEST)):
+    wanted = (X[..., None], Y, X_TEST[..., None], Y_TEST)
+    for seen, expected in zip((*data.train[:2], *data.test[:2]), wanted):
         np.testing.assert_array_equal(seen, expected)
 
 
@@ -289,16 +290,16 @@ def load(path, **arrays):
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.int64, ">u2"])
 def test_whole_numbers_above_255_have_white_at_65535(tmp_path, kind):
     data = load(tmp_path, x=(X.astype(np.uint16) * 257).astype(kind))
-    assert data.x_train.dtype == data.x_test.dtype == np.uint16 and data.peak == 65535
-    np.testing.assert_array_equal(np.unique(data.x_train // 257 * 257), np.unique(data.x_train))
+    assert data.train.x.dtype == data.test.x.dtype == np.uint16 and data.peak == 65535
+    np.testing.assert_array_equal(np.unique(data.train.x // 257 * 257), np.unique(data.train.x))
     same = load(tmp_path, x=X.astype(kind))
-    assert same.x_train.dtype == np.uint8 and same.peak == 255
+    assert same.train.x.dtype == np.uint8 and same.peak == 255
 
 
 def test_white_is_that_of_training_and_test_images_together(tmp_path):
     data = load(tmp_path, x=X.astype(np.uint16) * 257, x_test=X_TEST.astype(np.uint16) // 2)
-    assert data.peak == 65535 and data.x_test.dtype == np.uint16
-    np.testing.assert_array_equal(data.x_test[..., 0], X_TEST // 2)
+    assert data.peak == 65535 and data.test.x.dtype == np.uint16
+    np.testing.assert_array_equal(data.test.x[..., 0], X_TEST // 2)
     data = load(tmp_path, x=X, x_test=X_TEST % 2)  # no refusal of 0 and 1: training says bytes
     assert data.peak == 255
 
@@ -308,7 +309,7 @@ def test_rounding_beyond_0_and_1_is_cut(tmp_path):
     off = x + np.float32(1.2e-7) * np.sign(x - 0.5)
     data = load(tmp_path, x=off)
     assert off.max() > 1 and off.min() < 0 and not data.notes
-    assert data.x_train.min() >= 0 and data.x_train.max() <= 1
+    assert data.train.x.min() >= 0 and data.train.x.max() <= 1
     np.save(tmp_path / "b.npy", x * np.float32(1.0001))
     assert "divide" in refused(tmp_path / "b.npy")
 
@@ -332,13 +333,13 @@ def test_the_range_is_said_where_all_is_dark(tmp_path, x, said):
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (3, 3, 200), (8, 8, 8), (28, 28, 1), (3, 8, 2)])
 def test_channels_that_come_last(tmp_path, shape):
-    assert load(tmp_path, x=np.ones((4, *shape))).x_train.shape == (3, *shape)
+    assert load(tmp_path, x=np.ones((4, *shape))).train.x.shape == (3, *shape)
 
 
 def test_layouts_of_an_array_do_not_matter(tmp_path):
-    expected = load(tmp_path, x=X).x_train
+    expected = load(tmp_path, x=X).train.x
     for x in (np.asfortranarray(X), X.astype(">i4"), np.repeat(X, 2, 0)[::2]):
-        np.testing.assert_array_equal(load(tmp_path, x=x).x_train, expected)
+        np.testing.assert_array_equal(load(tmp_path, x=x).train.x, expected)
 
 
 # ---- what takes too much
@@ -377,7 +378,7 @@ def test_files_that_expand_beyond_memory_are_not_read(tmp_path, small_machine):
 def test_arrays_that_only_together_take_too_much(tmp_path, small_machine):
     half = np.zeros((30, 10**5), np.uint8) + np.arange(30, dtype=np.uint8)[:, None] * 8
     np.savez_compressed(tmp_path / "a.npz", x=half, other=half)
-    assert len(sources.load(str(tmp_path / "a.npz")).x_train) == 27
+    assert len(sources.load(str(tmp_path / "a.npz")).train.x) == 27
     np.savez_compressed(tmp_path / "a.npz", x=half, x_test=half)
     assert "x_test, with others, takes 0.006 GB" in refused(tmp_path / "a.npz")
 
@@ -404,7 +405,7 @@ def test_thousands_of_members(tmp_path):
     np.savez(tmp_path / "a.npz", **names)
     message = refused(tmp_path / "a.npz")
     assert "picture_00000" in message and "…" in message and len(message) < 400
-    assert len(load(tmp_path, x=X, **names).x_train) == 18
+    assert len(load(tmp_path, x=X, **names).train.x) == 18
 
 
 # ---- labels
@@ -434,9 +435,9 @@ def test_classes_are_the_labels_that_occur(tmp_path, y, names):
     x[:, 0, 0] = Y  # so that the images tell
     data = load(tmp_path, x=x, y=y)
     assert data.names == names and data.classes == (2 if y.dtype == bool and y.ndim == 1 else 3)
-    split = Split(data.x_train, data.y_train, 255.0, data.names)
+    split = Split(data.train.x, data.train.y, 255.0, data.names)
     order = {"dog": 0, "cat": 1, "élan": 2, "eel": 2}
-    mark = data.x_train[:, 0, 0, 0]
+    mark = data.train.x[:, 0, 0, 0]
     for number, m in zip(split.classes, mark, strict=True):
         if names and isinstance(names[0], str):
             assert order[names[number]] == m
@@ -477,9 +478,9 @@ UNUSABLE = {
 def test_labels_that_cannot_be_used_are_left_out_and_said(tmp_path, case):
     arrays, said = UNUSABLE[case]
     data = load(tmp_path, x=X, **arrays)
-    assert data.y_train is data.y_test is data.classes is data.names is None
+    assert data.train.y is data.test.y is data.classes is data.names is None
     assert said in data.unlabelled and said in data.notes[0]
-    np.testing.assert_array_equal(data.x_train, load(tmp_path, **{"x": X, **arrays}).x_train)
+    np.testing.assert_array_equal(data.train.x, load(tmp_path, **{"x": X, **arrays}).train.x)
 
 
 @pytest.mark.parametrize(
@@ -568,17 +569,17 @@ def test_prepared_without_tensorflow_and_read_by_stock_tfds(served, dataset, mon
     register(dataset)
     data = sources.load(dataset)
     assert capfd.readouterr() == ("", "")
-    assert data.x_train.shape == (20, 28, 28, 1) and data.y_train.dtype == np.int32
+    assert data.train.x.shape == (20, 28, 28, 1) and data.train.y.dtype == np.int32
     assert data.origin == f"tensorflow-datasets {dataset}:3.0.1"
-    assert by_pixels(data.x_train, data.y_train) == by_pixels(x, Y)
-    assert by_pixels(data.x_test, data.y_test) == by_pixels(x_test, Y_TEST)
+    assert by_pixels(data.train.x, data.train.y) == by_pixels(x, Y)
+    assert by_pixels(data.test.x, data.test.y) == by_pixels(x_test, Y_TEST)
     stock = tensorflow_datasets.data_source(dataset, split="train", download=False)
-    for example, image, label in zip(stock, data.x_train, data.y_train, strict=True):
+    for example, image, label in zip(stock, data.train.x, data.train.y, strict=True):
         np.testing.assert_array_equal(example["image"], image)
         assert example["label"] == label
     # The second time needs no network.
     monkeypatch.setattr(tfds, "_reachable", lambda url: pytest.fail("probed"))
-    np.testing.assert_array_equal(sources.load(dataset).x_train, data.x_train)
+    np.testing.assert_array_equal(sources.load(dataset).train.x, data.train.x)
     assert "tensorflow" not in sys.modules
 
 
@@ -601,7 +602,7 @@ def test_wrong_checksum_and_interruption_leave_nothing_prepared(served, tmp_path
     assert not list((tmp_path / "tfds" / "mnist").iterdir())
     # SIGKILL leaves such a folder behind: it must not pass for the data.
     (tmp_path / "tfds" / "mnist" / "incomplete.ABCDEF_3.0.1").mkdir()
-    assert len(sources.load("mnist").x_train) == 20
+    assert len(sources.load("mnist").train.x) == 20
 
 
 def test_damaged_records(served, tmp_path):

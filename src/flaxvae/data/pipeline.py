@@ -8,6 +8,7 @@ any setting, so that results are comparable between epochs and runs.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,8 @@ class Split(NamedTuple):
     y: np.ndarray | None  # [N] labels as in the data: whole numbers, or text
     peak: float  # the stored value that means 1.0
     names: labels.Names | None = None  # the labels that occur, in order; None: 0, 1, 2 …
+    files: Sequence[str] | None = None  # [N] what each image was read from
+    factors: np.ndarray | None = None  # [N, F] ground-truth factors, as indices of their values
 
     @property
     def classes(self) -> np.ndarray | None:
@@ -81,6 +84,17 @@ def fingerprints(split: Split) -> np.ndarray:
     return found
 
 
+def taken(split: Split, which: np.ndarray) -> Split:
+    """Some images of a split, with all that there is of each."""
+    y, files, factors = split.y, split.files, split.factors
+    return split._replace(
+        x=split.x[which],
+        y=None if y is None else y[which],
+        files=None if files is None else [files[i] for i in which],
+        factors=None if factors is None else factors[which],
+    )
+
+
 def _hold_out(count: int, part: float) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and the validation images, each in file order.
 
@@ -111,35 +125,38 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
     else:
         dataset = sources.from_arrays(arrays)
     how, notes = settings.binarization, list(dataset.notes)
-    y = dataset.y_train
+    whole = [dataset.train, dataset.test]
 
-    def rows(which: np.ndarray) -> Split:
-        some = None if y is None else y[which]
-        return Split(dataset.x_train[which], some, dataset.peak, dataset.names)
+    def split(part: sources.Part) -> Split:
+        return Split(part.x, part.y, dataset.peak, dataset.names, part.files, part.factors)
 
-    train_rows, held_rows = _hold_out(len(dataset.x_train), settings.validation)
-    train = rows(train_rows)
-    validation = binarized(rows(held_rows), how, fold=1) if len(held_rows) else None
+    if dataset.validation is not None:
+        whole.insert(1, dataset.validation)
+        train, held = split(dataset.train), split(dataset.validation)
+    else:
+        train_rows, held_rows = _hold_out(len(dataset.train.x), settings.validation)
+        given = split(dataset.train)
+        train, held = taken(given, train_rows), taken(given, held_rows)
+    validation = binarized(held, how, fold=1) if len(held.x) else None
     if settings.validation > 0 and validation is None:
         notes.append("only one training image, so no validation images")
-    test = Split(dataset.x_test, dataset.y_test, dataset.peak, dataset.names)
-    test, digest = binarized(test, how, fold=2), None
+    test, digest = binarized(split(dataset.test), how, fold=2), None
     if train.y is not None and test.y is not None:
-        digest = _digest(y, test.y)
+        digest = _digest(*(part.y for part in whole))
         missing = tuple(np.setdiff1d(test.y, train.y).tolist())
         if missing:
             notes.append(f"labels that only test images have: {labels.listed(missing)}")
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
-    integers = np.issubdtype(dataset.x_train.dtype, np.integer)
+    integers = np.issubdtype(dataset.train.x.dtype, np.integer)
     binary = settings.binarization != "none"
     spec = DataSpec(
         f"{dataset.name}, {images.PHRASES[settings.binarization]}",
-        dataset.x_train.shape[1:],
+        dataset.train.x.shape[1:],
         dataset.classes,
         binary=binary,
         levels=2 if binary else round(dataset.peak) + 1 if integers else None,
-        examples=len(train_rows),
+        examples=len(train.x),
         labels=dataset.names,
         unlabelled=dataset.unlabelled,
     )
@@ -151,7 +168,7 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
         dataset.peak,
         how,
         dataset.origin,
-        _digest(dataset.x_train, dataset.x_test),
+        _digest(*(part.x for part in whole)),
         digest,
         tuple(notes),
     )

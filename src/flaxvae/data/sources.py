@@ -8,7 +8,7 @@ possible); dividing by ``peak`` brings them to [0, 1].
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +19,27 @@ from flaxvae.errors import DataError, Finding, UsageError, did_you_mean
 from flaxvae.settings import IN_FOLDERS
 
 
+class Part(NamedTuple):
+    """Examples that belong together, as stored."""
+
+    x: np.ndarray
+    """[N, H, W, C] (images) or [N, D] (vectors): uint8 or uint16 in 0..peak, or float32 in
+    [0, 1]. It may be memory-mapped: take rows of it, never all."""
+    y: np.ndarray | None = None
+    """[N] class labels, whole numbers or text; None when unlabelled."""
+    files: Sequence[str] | None = None
+    """[N] the name of the file that each example is from, relative to the source."""
+    factors: np.ndarray | None = None
+    """[N, F] ground-truth factors, as indices of their values."""
+
+
 class Dataset(NamedTuple):
     """Training and test examples, as stored."""
 
     name: str
     """The name in `SOURCES`, or the stem of the file."""
-    x_train: np.ndarray
-    """[N, H, W, C] (images) or [N, D] (vectors): uint8 or uint16 in 0..peak, or float32 in
-    [0, 1]."""
-    y_train: np.ndarray | None
-    """[N] class labels, whole numbers or text; None when unlabelled."""
-    x_test: np.ndarray
-    y_test: np.ndarray | None
+    train: Part
+    test: Part
     peak: float
     """The stored value that means 1.0 (white)."""
     classes: int | None
@@ -43,6 +52,8 @@ class Dataset(NamedTuple):
     """Why labels that there are cannot be used."""
     notes: tuple[str, ...] = ()
     """Remarks on these examples."""
+    validation: Part | None = None
+    """Given by the source; else some of the training examples are held out."""
 
 
 class Source(NamedTuple):
@@ -292,9 +303,8 @@ def _checked(
         y, y_test, names = *(column.astype(np.int32) for column in columns), None
     elif names:
         notes.append(f"{classes} classes: {labels.listed(names)}")
-    return Dataset(
-        name, x, y, rest[0], y_test, found_peak, classes, origin, names, unlabelled, tuple(notes)
-    )
+    parts_of = Part(x, y), Part(rest[0], y_test)
+    return Dataset(name, *parts_of, found_peak, classes, origin, names, unlabelled, tuple(notes))
 
 
 def _classes(

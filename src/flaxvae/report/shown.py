@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxvae.analysis import latent_space
 from flaxvae.analysis.evaluation import Evaluation
-from flaxvae.data import images
+from flaxvae.data import images, pipeline
 from flaxvae.data.pipeline import Split
 from flaxvae.devices import batches
 from flaxvae.errors import counted
@@ -164,7 +164,7 @@ def traversals(
     units = units or min(max(evaluation.active_units or 0, 2), 10)
     start, codes, through = None, None, "through the prior's mean"
     if image is not None:
-        one = rows(of.test, np.array([image]))
+        one = pipeline.taken(of.test, np.array([image]))
         start = run.encode(pixels(one, slice(None)), one.y)[0]
         through = f"through test image {image}"
         if label is None and one.y is not None:
@@ -237,14 +237,9 @@ def used(run: Run, evaluation: Evaluation) -> np.ndarray:
     return kl if len(kl) == run.latent_size else np.asarray(evaluation.code_variance)
 
 
-def rows(split: Split, which: np.ndarray) -> Split:
-    """Some images of a split, with their labels."""
-    return split._replace(x=split.x[which], y=None if split.y is None else split.y[which])
-
-
 def first(split: Split, count: int) -> Split:
     """As many images of a split, or all there are."""
-    return rows(split, np.arange(min(count, len(split.x))))
+    return pipeline.taken(split, np.arange(min(count, len(split.x))))
 
 
 def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
@@ -254,7 +249,7 @@ def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
     as many as there can be.
     """
     if test.y is None:
-        return rows(test, np.arange(2 * min(count, len(test.x) // 2)))
+        return pipeline.taken(test, np.arange(2 * min(count, len(test.x) // 2)))
     found: list[tuple[int, int]] = []
     waiting: dict[Any, deque[int]] = {}  # by class, images without a partner
     for i, label in enumerate(test.y.tolist()):
@@ -265,4 +260,4 @@ def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
                 del waiting[fits]
         else:
             waiting.setdefault(label, deque()).append(i)
-    return rows(test, np.array(sorted(found)[:count], int).ravel())
+    return pipeline.taken(test, np.array(sorted(found)[:count], int).ravel())
