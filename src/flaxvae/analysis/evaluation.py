@@ -174,7 +174,7 @@ def evaluate(
     if not k:
         return result
     images = max(mesh.size, 10)
-    chunk = min(CHUNK, batches.at_once(split.x.shape[1:])) // images
+    chunk = min(CHUNK, batches.at_once(split.shape)) // images
     function = importance_weighted_elbo(recipe.model, k, max(chunk, 1))
     nats = batches.over_split(function, mesh, images)(split, variables, weight_key, watch)
     error = float(nats.std() / math.sqrt(len(split.x)))
@@ -185,7 +185,7 @@ def evaluate(
 @np.errstate(invalid="ignore", over="ignore")  # what has diverged shows as inf or nan
 def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> Evaluation:
     """The numbers of ``evaluate`` from what ``measurement`` gave of all images of a split."""
-    count, size = len(split.x), math.prod(split.x.shape[1:])
+    count, size = len(split.x), math.prod(split.shape)
     result: dict[str, Any] = {}
     if recipe.codes is None:
         variance = found["code"].var(0, dtype=np.float64)

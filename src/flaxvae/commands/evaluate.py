@@ -38,8 +38,11 @@ def evaluate(
         images: Use only this many, from the first.
         seed: Determines the draws.
     """
+    import numpy as np
+
     from flaxvae.analysis.evaluation import UNITS
     from flaxvae.commands import shared
+    from flaxvae.data import pipeline
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import numbers, relative
     from flaxvae.runs.folder import write_json
@@ -59,8 +62,7 @@ def evaluate(
     if images is not None:
         if images > len(chosen.x):
             raise UsageError(f"--images {images}: expected 1 to {len(chosen.x)}")
-        y = None if chosen.y is None else chosen.y[:images]
-        chosen = chosen._replace(x=chosen.x[:images], y=y)
+        chosen = pipeline.taken(chosen, np.arange(images))
     what = "importance samples" if k else "evaluating"
     with Terminal() as terminal:
         found = loaded.evaluate(chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what))

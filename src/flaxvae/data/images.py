@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,10 @@ import numpy as np
 from flaxvae.settings import Binarization
 
 Array = jax.Array
+
+# Stored rows [B, F] to float32 images [B, *shape] in [0, 1]: pure, for jit and vmap, each row by
+# itself. Equal ones are compiled once.
+Render = Callable[[Array], Array]
 
 # One draw for all runs: whatever their seeds, they are evaluated on the same binary images, and
 # with "fixed" also trained on the same ones.
@@ -25,6 +31,11 @@ PHRASES: dict[Binarization, str] = {
 def scale(raw: Array | np.ndarray, peak: float) -> Array:
     """Stored values 0..peak to float32 in [0, 1], shape kept."""
     return jnp.asarray(raw).astype(jnp.float32) / peak
+
+
+def made(raw: Array | np.ndarray, peak: float, render: Render | None = None) -> Array:
+    """Stored rows to float32 images in [0, 1]: rendered, or by default scaled."""
+    return scale(raw, peak) if render is None else render(jnp.asarray(raw))
 
 
 def binarize(x: Array, how: Binarization, key: Array) -> Array:

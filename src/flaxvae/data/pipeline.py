@@ -7,6 +7,7 @@ any setting, so that results are comparable between epochs and runs.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from flaxvae.data import images, labels, sources
+from flaxvae.data.images import Render
 from flaxvae.recipe import DataSpec
 from flaxvae.settings import Binarization, DataSettings
 
@@ -28,6 +30,28 @@ class Split(NamedTuple):
     names: labels.Names | None = None  # the labels that occur, in order; None: 0, 1, 2 …
     files: Sequence[str] | None = None  # [N] what each image was read from
     factors: np.ndarray | None = None  # [N, F] ground-truth factors, as indices of their values
+    render: Render | None = None  # makes images of rows of x; None: they are images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image."""
+        if self.render is None:
+            return self.x.shape[1:]
+        row = jax.ShapeDtypeStruct((1, *self.x.shape[1:]), self.x.dtype)
+        return jax.eval_shape(self.render, row).shape[1:]
+
+    def images(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Images of some rows, [B, *shape] float32 in [0, 1], as a model takes them."""
+        raw = self.x[rows]
+        if self.render is None:
+            return np.asarray(images.scale(raw, self.peak))
+        parts = [np.zeros((0, *self.shape), np.float32)]
+        for start in range(0, len(raw), _AT_ONCE):
+            part = raw[start : start + _AT_ONCE]
+            size = 1 << (len(part) - 1).bit_length()  # few sizes are compiled
+            padded = part[np.arange(size) % len(part)]
+            parts.append(np.asarray(_rendered(padded, self.render))[: len(part)])
+        return np.concatenate(parts)
 
     @property
     def classes(self) -> np.ndarray | None:
@@ -35,6 +59,28 @@ class Split(NamedTuple):
         if self.y is None or self.names is None:
             return self.y
         return labels.numbers(self.y, self.names)
+
+
+_AT_ONCE = 512  # images rendered at once, outside of a step
+_rendered = jax.jit(lambda rows, render: render(rows), static_argnames="render")
+
+
+@dataclasses.dataclass(frozen=True)
+class Binarized:
+    """Renders images that are binarized, by a draw that depends on an image's row alone."""
+
+    render: Render
+    how: Binarization
+    fold: int
+
+    def __call__(self, rows: jax.Array) -> jax.Array:
+        def one(row, x):
+            key = binarization_key(self.fold)
+            for value in row:
+                key = jax.random.fold_in(key, value)
+            return images.binarize(x, self.how, key)
+
+        return jax.vmap(one)(rows, self.render(rows))
 
 
 class Data(NamedTuple):
@@ -60,10 +106,12 @@ def binarization_key(fold: int) -> jax.Array:
 def binarized(split: Split, how: Binarization, fold: int) -> Split:
     """Images binarized once, as uint8 0/1; ``dynamic`` and ``fixed`` give the same draw.
 
-    ``fold`` differs between splits.
+    ``fold`` differs between splits. What is rendered stays so, and is binarized after that.
     """
     if how == "none":
         return split
+    if split.render is not None:
+        return split._replace(render=Binarized(split.render, how, fold))
     x = images.binarize(images.scale(split.x, split.peak), how, binarization_key(fold))
     return split._replace(x=np.asarray(x.astype(np.uint8)), peak=1.0)
 
@@ -76,11 +124,15 @@ def fingerprints(split: Split) -> np.ndarray:
     """
     found = np.empty(len(split.x), np.uint32)
     classes = np.zeros(len(split.x), np.int32) if split.classes is None else split.classes
-    for i, (x, label) in enumerate(zip(split.x, classes, strict=True)):
-        levels = np.rint(x.astype(np.float32) * np.float32(65535 / split.peak)).astype("<u2")
-        content = levels.tobytes() + int(label).to_bytes(4, "little")
-        digest = hashlib.blake2b(content, digest_size=4).digest()
-        found[i] = int.from_bytes(digest, "little")
+    peak = split.peak if split.render is None else 1.0
+    for start in range(0, len(split.x), _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        pixels = split.x[rows] if split.render is None else split.images(rows)
+        for i, (x, label) in enumerate(zip(pixels, classes[rows], strict=True), start):
+            levels = np.rint(x.astype(np.float32) * np.float32(65535 / peak)).astype("<u2")
+            content = levels.tobytes() + int(label).to_bytes(4, "little")
+            digest = hashlib.blake2b(content, digest_size=4).digest()
+            found[i] = int.from_bytes(digest, "little")
     return found
 
 
@@ -128,7 +180,8 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
     whole = [dataset.train, dataset.test]
 
     def split(part: sources.Part) -> Split:
-        return Split(part.x, part.y, dataset.peak, dataset.names, part.files, part.factors)
+        about = dataset.names, part.files, part.factors, part.render
+        return Split(part.x, part.y, dataset.peak, *about)
 
     if dataset.validation is not None:
         whole.insert(1, dataset.validation)
@@ -148,14 +201,14 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
             notes.append(f"labels that only test images have: {labels.listed(missing)}")
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
-    integers = np.issubdtype(dataset.train.x.dtype, np.integer)
+    levels = train.render is not None or np.issubdtype(dataset.train.x.dtype, np.integer)
     binary = settings.binarization != "none"
     spec = DataSpec(
         f"{dataset.name}, {images.PHRASES[settings.binarization]}",
-        dataset.train.x.shape[1:],
+        train.shape,
         dataset.classes,
         binary=binary,
-        levels=2 if binary else round(dataset.peak) + 1 if integers else None,
+        levels=2 if binary else round(dataset.peak) + 1 if levels else None,
         examples=len(train.x),
         labels=dataset.names,
         unlabelled=dataset.unlabelled,

@@ -8,7 +8,7 @@ possible); dividing by ``peak`` brings them to [0, 1].
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ class Part(NamedTuple):
     """[N] the name of the file that each example is from, relative to the source."""
     factors: np.ndarray | None = None
     """[N, F] ground-truth factors, as indices of their values."""
+    render: Callable[[Any], Any] | None = None
+    """Makes images of rows of x: float32 j / peak, [B, *shape]; None: the rows are images."""
 
 
 class Dataset(NamedTuple):

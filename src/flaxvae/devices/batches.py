@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,9 +73,9 @@ def over_split(
     """
     placed = meshes.replicated(mesh) if whole else meshes.split(mesh)
 
-    @jax.jit
-    def one(variables, key, number, x, y, peak):
-        batch = Batch(images.scale(x, peak), y)
+    @functools.partial(jax.jit, static_argnames="render")
+    def one(variables, key, number, x, y, peak, render):
+        batch = Batch(images.made(x, peak, render), y)
         fold = jax.random.fold_in
         if key.ndim or number.ndim:
             fold = jax.vmap(fold, (0 if key.ndim else None, 0 if number.ndim else None))
@@ -82,7 +83,7 @@ def over_split(
 
     def run(split: Split, variables, key, watch: Watch | None = None, own=None):
         count, classes = len(split.x), split.classes
-        shape, devices = split.x.shape[1:], 1 if whole else mesh.size
+        shape, devices = split.shape, 1 if whole else mesh.size
         size = rows_at_once(count, shape, devices, batch_size, base)
         parts = []
         for i, start in enumerate(range(0, count, size)):
@@ -90,7 +91,7 @@ def over_split(
             taken = [None if a is None else a[rows] for a in (split.x, classes, own)]
             x, y, numbers = meshes.put(taken, placed)
             number = np.int32(i) if numbers is None else numbers
-            parts.append(one(variables, key, number, x, y, split.peak))
+            parts.append(one(variables, key, number, x, y, split.peak, split.render))
             if watch is not None:
                 jax.block_until_ready(parts[-1])
                 watch(min((i + 1) * size, count), count)

@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxvae.analysis import latent_space
 from flaxvae.analysis.evaluation import Evaluation
-from flaxvae.data import images, pipeline
+from flaxvae.data import pipeline
 from flaxvae.data.pipeline import Split
 from flaxvae.devices import batches
 from flaxvae.errors import counted
@@ -118,7 +118,7 @@ def denoising(run: Run, shown: Split) -> Grid:
     corrupted = np.asarray(corrupt(jax.random.key(0), jnp.asarray(originals)))
     # As they are: Run.reconstruct would binarize them again, where the data are binary.
     restore = batches.over_split(run.reconstruction, run.mesh)
-    seen = shown._replace(x=corrupted, peak=1.0)
+    seen = shown._replace(x=corrupted, peak=1.0, render=None)
     restored = restore(seen, run.variables, jax.random.key(0))
     labels = ["original", "corrupted", "reconstruction"]
     title = f"What the model sees through, test images\n{heading(run)}"
@@ -222,7 +222,7 @@ def latent_scatter(of: Subject) -> Scatter:
 
 def pixels(split: Split, rows: slice) -> np.ndarray:
     """Images of a split as a figure shows them, in [0, 1]."""
-    return np.asarray(images.scale(split.x[rows], split.peak))
+    return split.images(rows)
 
 
 def collapse(evaluation: Evaluation) -> str:

@@ -238,7 +238,7 @@ def program(
     def make_batch(rows: Array, key: Array, x_all, y_all) -> Batch:
         # As flat rows, which XLA's CPU loops gather faster than images.
         x = x_all.reshape(len(x_all), -1)[rows].reshape(-1, *x_all.shape[1:])
-        x = images.scale(x, train.peak)
+        x = images.made(x, train.peak, train.render)
         x = images.binarize(x, data.binarization, key)
         return Batch(x, None if y_all is None else y_all[rows])
 
