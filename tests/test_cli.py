@@ -11,7 +11,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import cli, zoo
+from flaxvae import cli, lookup, zoo
 from flaxvae.data import idx
 from flaxvae.errors import UsageError
 from flaxvae.settings import DataSettings, TrainSettings
@@ -318,7 +318,7 @@ def test_help_of_train_mentions_every_setting(capsys, model):
     code, out, err = run(f"train --model {model} --help", capsys)
     assert code == 0 and not err
     settings = [f.name for kind in (DataSettings, TrainSettings) for f in dataclasses.fields(kind)]
-    for name in [*zoo.arguments(model), *settings, "model", "run", "resume"]:
+    for name in [*lookup.arguments(model), *settings, "model", "run", "resume"]:
         assert re.search(rf"--{name.replace('_', '-')}[ ,]", out), name
     assert ("--straight-through" in out) == (model == "gumbel_vae")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from flaxvae import zoo
+from flaxvae import lookup
 from flaxvae.analysis.evaluation import importance_weighted_elbo
 from flaxvae.core import Batch, Latent, Model, elbo, elbo_samples, log_weights
 from flaxvae.distributions import Normal
@@ -39,7 +39,7 @@ weights_of = jax.jit(log_weights, static_argnums=(0, 4))
 def linear_model() -> Model:
     data = DataSpec("linear-gaussian", (5,))
     options = {"latent_dim": 2, "net": "mlp", "widths": (), "likelihood": "gaussian", "sigma": S}
-    return zoo.build("vae", data, **options).model
+    return lookup.build("vae", data, **options).model
 
 
 MODEL = linear_model()
@@ -170,7 +170,7 @@ SHAPE, D, B, L = (4, 4, 1), 3, 5, 6
 def small():
     """A Bernoulli VAE with random weights, and a batch."""
     data = DataSpec("noise", SHAPE)
-    model = zoo.build("vae", data, latent_dim=D, net="mlp", widths=(8,)).model
+    model = lookup.build("vae", data, latent_dim=D, net="mlp", widths=(8,)).model
     x = jax.random.uniform(jax.random.key(0), (B, *SHAPE))
     return model, jax.jit(model.init)(jax.random.key(1), x), Batch(x)
 

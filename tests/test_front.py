@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import flaxvae as fv
-from flaxvae import declared, zoo
+from flaxvae import declared, lookup, zoo
 from flaxvae.choices import Choices
 from flaxvae.data import pipeline, sources
 from flaxvae.devices import mesh as meshes
@@ -33,7 +33,7 @@ def squares(n=64, seed=0):
 
 
 def trained(name="vae", spec=SPEC, **choices):
-    recipe = zoo.build(name, spec, net="mlp", widths=(16,), **choices)
+    recipe = lookup.build(name, spec, net="mlp", widths=(16,), **choices)
     y = None if recipe.classes is None else np.arange(2)
     state = fv.init(recipe, optax.adam(1e-3), KEY, squares(2), y)
     return fv.Trained(recipe, state.variables)
@@ -69,7 +69,7 @@ def test_importing_loads_nothing_heavy():
 def test_train_s_keywords_are_all_settings_that_there_are():
     known = declared.hints(DataSettings) | declared.hints(TrainSettings)
     for name in zoo.RECIPES:
-        known |= zoo.hints(name)
+        known |= lookup.hints(name)
     typed = typing.get_type_hints(Choices)
     assert typed.keys() == known.keys()
 
@@ -134,7 +134,8 @@ def test_update_under_vmap_and_scan():
 
 
 def test_collections_without_gradient_are_written_back():
-    recipe, optimizer = zoo.build("vq_vae", SPEC, net="mlp", widths=(16,), codes=8), optax.sgd(0.1)
+    recipe = lookup.build("vq_vae", SPEC, net="mlp", widths=(16,), codes=8)
+    optimizer = optax.sgd(0.1)
     state = fv.init(recipe, optimizer, KEY, squares(2))
     after, _ = jax.jit(fv.update(recipe, optimizer))(state, KEY, fv.Batch(jnp.asarray(squares())))
     before, now = (s.variables["codebook"]["embedding"] for s in (state, after))

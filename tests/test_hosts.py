@@ -19,7 +19,7 @@ import pytest
 import flaxvae
 from conftest import TINY
 from disturbed import EPOCHS, newest, rows, wait_for, wait_for_a_save
-from flaxvae import cli, zoo
+from flaxvae import cli, lookup
 from flaxvae.data import pipeline
 from flaxvae.devices import hosts, lifelines, mesh, roll
 from flaxvae.errors import HostsError, UsageError
@@ -769,7 +769,7 @@ def test_a_step_on_shared_out_state_gathers_each_array_once(shared):
     ],
 )
 def test_the_plan_in_the_documentation_is_of_these_models(shape, choices):
-    recipe = zoo.build("vae", DataSpec("images", shape), **zoo.arguments("vae") | choices)
+    recipe = lookup.build("vae", DataSpec("images", shape), **lookup.arguments("vae") | choices)
     image = jax.ShapeDtypeStruct((1, *shape), np.float32)
     shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), image)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))

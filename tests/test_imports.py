@@ -27,6 +27,7 @@ FLOORS = [
     "parts",
     "recipe",
     "zoo",
+    "lookup",
     "choices",
     "outside",
     "data",
@@ -167,8 +168,8 @@ def test_the_command_line_starts_light():
     script = """if True:
         import sys
         import flaxvae.cli
-        from flaxvae import zoo
-        zoo.recipe("vae")
+        from flaxvae import lookup
+        lookup.recipe("vae")
         heavy = ["jax", "matplotlib", "orbax", "flax", "optax", "sklearn", "tensorflow_datasets"]
         print(*[name for name in heavy if name in sys.modules])
     """

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxvae import zoo
+from flaxvae import lookup
 from flaxvae.core import Batch
 from flaxvae.parts import memory
 from flaxvae.recipe import DataSpec
@@ -62,7 +62,7 @@ SPEC = DataSpec("noise", (8, 8, 1), binary=True, levels=2, examples=200)
 
 def built(**choices):
     """A recipe, variables, and images."""
-    made = zoo.build("vae", SPEC, **choices)
+    made = lookup.build("vae", SPEC, **choices)
     x = jnp.float32(rows(0, 64, 8, 8, 1) > 0)
     return made, jax.jit(made.model.init)(jax.random.key(0), x), x
 

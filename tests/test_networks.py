@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxvae import zoo
+from flaxvae import lookup
 from flaxvae.core import Batch
 from flaxvae.parts import assemble, convolutions, image_networks, latents, likelihoods, networks
 from flaxvae.recipe import DataSpec
@@ -442,7 +442,7 @@ def test_without_classes_labels_change_nothing():
 def built(**choices):
     """A vae of 8x8 images: its loss as a function of the parameters, and parameters."""
     spec = DataSpec("noise", (8, 8, 1), None, False, 17, 100)
-    recipe = zoo.build("vae", spec, **choices)
+    recipe = lookup.build("vae", spec, **choices)
     x = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
     variables = jax.jit(recipe.model.init)(jax.random.key(0), x)
 

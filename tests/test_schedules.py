@@ -10,7 +10,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import api, sweeps, zoo
+from flaxvae import api, lookup, sweeps, zoo
 from flaxvae.core import Batch
 from flaxvae.recipe import DataSpec
 from flaxvae.report.terminal import Terminal
@@ -34,10 +34,10 @@ def rows(path):
         {"anneal": "cyclical", "anneal_steps": 6, "cycles": 2},
     ],
 )
-@pytest.mark.parametrize("name", [n for n in zoo.RECIPES if "free_bits" in zoo.arguments(n)])
+@pytest.mark.parametrize("name", [n for n in zoo.RECIPES if "free_bits" in lookup.arguments(n)])
 def test_the_weight_is_that_of_the_loss(name, own):
     """loss = reconstruction + weight KL, of the very step."""
-    recipe = zoo.build(name, SPEC, **MLP, **own)
+    recipe = lookup.build(name, SPEC, **MLP, **own)
     x = jax.random.bernoulli(jax.random.key(1), 0.5, (5, 8, 8, 1)).astype(jnp.float32)
     batch = Batch(x, jnp.array([0, 1, 2, 0, 1]))
     variables = recipe.model.init(jax.random.key(0), x[:1], batch.y[:1])
@@ -49,7 +49,7 @@ def test_the_weight_is_that_of_the_loss(name, own):
 
 
 def test_the_weight_of_an_importance_weighted_bound():
-    recipe = zoo.build("iwae", SPEC, **MLP, k=1, anneal="linear", anneal_steps=10)
+    recipe = lookup.build("iwae", SPEC, **MLP, k=1, anneal="linear", anneal_steps=10)
     x = jnp.ones((4, 8, 8, 1))
     variables = recipe.model.init(jax.random.key(0), x[:1])
     for step in (0, 4, 10, 50):
@@ -60,7 +60,7 @@ def test_the_weight_of_an_importance_weighted_bound():
 
 
 def test_a_capacity_is_a_target():
-    recipe = zoo.build("beta_vae", SPEC, **MLP, capacity=6.0, capacity_steps=30, beta=50.0)
+    recipe = lookup.build("beta_vae", SPEC, **MLP, capacity=6.0, capacity_steps=30, beta=50.0)
     assert schedules.numbers(recipe, 16) == {"kl_weight": 50.0, "kl_target": 3.0}
     x = jnp.ones((4, 8, 8, 1))
     variables = recipe.model.init(jax.random.key(0), x[:1])
@@ -71,13 +71,13 @@ def test_a_capacity_is_a_target():
 
 @pytest.mark.parametrize("name", ["ae", "denoising_ae", "tc_vae", "mmd_vae", "vq_vae"])
 def test_losses_without_one_weight_have_no_column(name):
-    assert schedules.numbers(zoo.build(name, SPEC, **MLP), 5) == {}
+    assert schedules.numbers(lookup.build(name, SPEC, **MLP), 5) == {}
 
 
 def said(steps, **own):
     name = own.pop("model", "vae")
     training = TrainSettings(warmup_steps=own.pop("warmup_steps", 0))
-    recipe = zoo.build(name, SPEC, **MLP, **own)
+    recipe = lookup.build(name, SPEC, **MLP, **own)
     return list(schedules.remarks(recipe, training, steps))
 
 

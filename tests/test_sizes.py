@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxvae import Batch, Trained, zoo
+from flaxvae import Batch, Trained, lookup
 from flaxvae.errors import UsageError
 from flaxvae.parts import likelihoods
 from flaxvae.recipe import DataSpec
@@ -55,7 +55,7 @@ def images(shape, count=2):
 def build(net, shape, likelihood):
     name, arguments = MODELS[net]
     spec = DataSpec("noise", shape, levels=256, examples=2)
-    return zoo.build(name, spec, **arguments, likelihood=likelihood)
+    return lookup.build(name, spec, **arguments, likelihood=likelihood)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -126,4 +126,4 @@ def test_log_px_has_a_term_for_each_value(likelihood, channels):
 @pytest.mark.parametrize("shape", [(12,), (4, 4), (4, 4, 4, 1)])
 def test_convolutions_of_what_is_no_image_are_refused(net, shape):
     with pytest.raises(UsageError, match=rf"net='{net}' on .*expected images .*use net='mlp'"):
-        zoo.build("vae", DataSpec("table", shape, examples=2), net=net)
+        lookup.build("vae", DataSpec("table", shape, examples=2), net=net)

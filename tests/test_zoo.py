@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from flaxvae import zoo
+from flaxvae import lookup, zoo
 from flaxvae.analysis.evaluation import Estimate, Evaluation
 from flaxvae.core import Batch, elbo_samples
 from flaxvae.data.pipeline import Data, Split
@@ -96,7 +96,7 @@ every_recipe = pytest.mark.parametrize("case", [*(f"{n}-mlp" for n in zoo.RECIPE
 @functools.cache
 def recipe(case: str) -> Recipe:
     name, arguments = CASES[case]
-    return zoo.build(name, SPEC, **arguments)
+    return lookup.build(name, SPEC, **arguments)
 
 
 @functools.cache
@@ -436,16 +436,16 @@ def test_a_score_is_an_images_own(case):
 BOUND = {
     name: MLP | SMALL.get(name, {"latent_dim": D})
     for name in zoo.RECIPES
-    if "free_bits" in zoo.arguments(name)
+    if "free_bits" in lookup.arguments(name)
 }
 
 
 @pytest.mark.parametrize("name", BOUND)
 def test_the_kl_by_monte_carlo_has_the_gradient_of_the_closed_form(name, assert_mean):
     """On average over draws, along random directions of the parameters; or it is refused."""
-    closed = zoo.build(name, SPEC, **BOUND[name])
+    closed = lookup.build(name, SPEC, **BOUND[name])
     try:
-        sampled = zoo.build(name, SPEC, kl="monte_carlo", **BOUND[name])
+        sampled = lookup.build(name, SPEC, kl="monte_carlo", **BOUND[name])
     except UsageError as error:
         assert "expected closed_form" in str(error) and closed.codes is not None
         return
@@ -492,7 +492,7 @@ def test_free_bits_are_paid_for_every_unit_that_there_is(name, per):
     draw = jax.jit(lambda key: model.reparameterize(weights, key, features, True).kl)
     one, other = draw(key), draw(jax.random.key(1))
     try:
-        made = zoo.build(name, SPEC, **arguments, free_bits=nats, free_bits_per=per)
+        made = lookup.build(name, SPEC, **arguments, free_bits=nats, free_bits_per=per)
     except UsageError as error:
         assert "free_bits=100000.0 for every dimension of a KL without closed form" in str(error)
         assert "expected free_bits_per='total'" in str(error)
@@ -507,8 +507,8 @@ def test_free_bits_are_paid_for_every_unit_that_there_is(name, per):
 
 def test_free_bits_in_total_take_any_estimate():
     """Of the mean over the batch of one draw for each image."""
-    made = zoo.build("vae", SPEC, **MLP, kl="monte_carlo", free_bits=1e5, free_bits_per="total")
-    plain = zoo.build("vae", SPEC, **MLP, kl="monte_carlo")
+    made = lookup.build("vae", SPEC, **MLP, kl="monte_carlo", free_bits=1e5, free_bits_per="total")
+    plain = lookup.build("vae", SPEC, **MLP, kl="monte_carlo")
     weights = jax.jit(made.model.init)(jax.random.key(0), examples())
     inputs = weights, jax.random.key(1), Batch(examples()), jnp.int32(0)
     (loss, (metrics, _)), (_, (same, _)) = (jax.jit(m.loss)(*inputs) for m in (made, plain))
@@ -602,7 +602,7 @@ def prior_grid(made: Recipe, params) -> np.ndarray:
 @pytest.mark.parametrize("name", WITH_TRUTH)
 def test_weights_average_to_the_likelihood(name, assert_mean):
     """E[p(x, z) / q(z|x)] = p(x) whatever q is, and the ELBO lies below; nothing is relaxed."""
-    made = zoo.build(name, FLAT, **LINEAR, **WITH_TRUTH[name])
+    made = lookup.build(name, FLAT, **LINEAR, **WITH_TRUTH[name])
     rng, shape = np.random.default_rng(0), (4, 5)
     x, y = jnp.float32(rng.normal(size=shape)), jnp.arange(4) if made.classes else None
     fresh = jax.jit(made.model.init)(jax.random.key(0), x, y)
@@ -629,7 +629,7 @@ every_density = pytest.mark.parametrize("name", WITH_DENSITY)
 def in_two_dimensions(name: str) -> Recipe:
     own = {k: v for k, v in SMALL.get(name, {}).items() if k != "latent_dim"}
     both = {"latent_dims": (1, 1)} if name == "ladder_vae" else {"latent_dim": 2}
-    return zoo.build(name, SPEC, **MLP, **(own | both))
+    return lookup.build(name, SPEC, **MLP, **(own | both))
 
 
 def all_codes(case: str) -> tuple[np.ndarray, np.ndarray]:
@@ -801,18 +801,18 @@ WRONG = [
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [(name, a) for a in WRONG for name in zoo.RECIPES if a.keys() <= zoo.arguments(name).keys()],
+    [(name, a) for a in WRONG for name in zoo.RECIPES if a.keys() <= lookup.arguments(name).keys()],
     ids=str,
 )
 def test_arguments_out_of_range(name, arguments):
     wrong = next(iter(arguments))
     with pytest.raises(UsageError, match=f"^{wrong}=.*: expected ") as error:
-        zoo.build(name, SPEC, **arguments)
+        lookup.build(name, SPEC, **arguments)
     assert "\n" not in str(error.value)
 
 
 def test_every_wrong_argument_is_some_recipes():
-    taken = {a for name in zoo.RECIPES for a in zoo.arguments(name)}
+    taken = {a for name in zoo.RECIPES for a in lookup.arguments(name)}
     assert all(arguments.keys() <= taken for arguments in WRONG)
 
 
@@ -821,14 +821,14 @@ def test_what_data_cannot_have():
         zoo.cvae(SPEC._replace(classes=None))
     for likelihood in ("discretized_logistic", "logistic_mixture"):
         with pytest.raises(UsageError, match="expected images stored as integers"):
-            zoo.build("vae", SPEC._replace(levels=None), likelihood=likelihood)
+            lookup.build("vae", SPEC._replace(levels=None), likelihood=likelihood)
 
 
 @pytest.mark.parametrize("net", ["conv", "resnet"])
 @pytest.mark.parametrize("name", zoo.RECIPES)
 def test_convolutions_need_images(name, net):
     with pytest.raises(UsageError, match="use net='mlp'"):
-        zoo.build(name, SPEC._replace(shape=(5,)), net=net)
+        lookup.build(name, SPEC._replace(shape=(5,)), net=net)
 
 
 def test_state_that_would_be_lost_is_refused():
@@ -846,11 +846,11 @@ def test_state_that_would_be_lost_is_refused():
 
 def test_unknown_recipes_are_named_with_the_nearest():
     for name in zoo.RECIPES:
-        assert zoo.recipe(name) is zoo.RECIPES[name]
+        assert lookup.recipe(name) is zoo.RECIPES[name]
     with pytest.raises(UsageError, match=r"unknown model 'betavae'; did you mean 'beta_vae'\?"):
-        zoo.recipe("betavae")
+        lookup.recipe("betavae")
     with pytest.raises(UsageError, match=r"unknown model 'xyzzy' \(models: .*beta_vae"):
-        zoo.recipe("xyzzy")
+        lookup.recipe("xyzzy")
 
 
 def test_what_a_recipe_says_of_its_numbers():
@@ -858,11 +858,11 @@ def test_what_a_recipe_says_of_its_numbers():
     for name in zoo.RECIPES:
         for binary in (True, False):
             spec = SPEC._replace(binary=binary, levels=2 if binary else 256)
-            made = zoo.build(name, spec)
+            made = lookup.build(name, spec)
             assert made.has_bound == (name not in ("ae", "denoising_ae"))
             assert made.log_px == ("probability" if binary else "cross_entropy")
-            assert zoo.build(name, spec, likelihood="gaussian").log_px == "density"
-            levels = zoo.build(name, spec, likelihood="discretized_logistic")
+            assert lookup.build(name, spec, likelihood="gaussian").log_px == "density"
+            levels = lookup.build(name, spec, likelihood="discretized_logistic")
             assert levels.log_px == "probability"
 
 
@@ -872,7 +872,7 @@ def test_what_log_px_is_the_logarithm_of(likelihood, binary):
     """Summed over all images of one pixel it is 1, or integrated, or neither."""
     levels = 2 if binary else 256
     spec = DataSpec("one pixel", (1, 1, 1), binary=binary, levels=levels, examples=N)
-    made = zoo.build("vae", spec, net="mlp", widths=(4,), latent_dim=2, likelihood=likelihood)
+    made = lookup.build("vae", spec, net="mlp", widths=(4,), latent_dim=2, likelihood=likelihood)
     weights = made.model.init(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))
 
     def px(x):
@@ -924,7 +924,7 @@ def test_what_is_decoded_can_be_encoded_again(likelihood):
     run = dataclasses.replace(
         run,
         plan=dataclasses.replace(run.plan, data=DataSettings()),
-        recipe=zoo.build(
+        recipe=lookup.build(
             name, SPEC._replace(binary=False, levels=256), **arguments, likelihood=likelihood
         ),
     )
@@ -951,7 +951,7 @@ def test_nats_are_called_what_they_are():
         run = run_of(f"{name}-mlp")
         for likelihood, spec in [("bernoulli", SPEC._replace(binary=False)), ("gaussian", SPEC)]:
             arguments = {**run.plan.arguments, "likelihood": likelihood}
-            made = zoo.build(name, spec, **arguments)
+            made = lookup.build(name, spec, **arguments)
             said = words.numbers(dataclasses.replace(run, recipe=made), numbers)
             assert ("log p(x" in str(said)) == (likelihood == "gaussian"), said
             assert ("cross-entropy" in said["reconstruction"]) == (likelihood == "bernoulli")
@@ -964,8 +964,8 @@ def test_nats_are_called_what_they_are():
 def test_vae_is_beta_vae_with_beta_one():
     """And beta is 4 unless told."""
     arguments = CASES["beta_vae-mlp"][1]
-    made = [zoo.build("vae", SPEC, **arguments)]
-    made += [zoo.build("beta_vae", SPEC, **arguments, **more) for more in ({"beta": 1.0}, {})]
+    made = [lookup.build("vae", SPEC, **arguments)]
+    made += [lookup.build("beta_vae", SPEC, **arguments, **more) for more in ({"beta": 1.0}, {})]
     batch, weights = Batch(examples()), variables("vae-mlp")
 
     @jax.jit
@@ -982,8 +982,8 @@ def test_one_draw_of_an_iwae_is_a_vae():
     """With the KL by Monte Carlo, and the same gradient, doubly reparameterized or not (k = 1)."""
     arguments = MLP | {"latent_dim": D}
     made = [
-        zoo.build("vae", SPEC, kl="monte_carlo", **arguments),
-        zoo.build("iwae", SPEC, k=1, **arguments),
+        lookup.build("vae", SPEC, kl="monte_carlo", **arguments),
+        lookup.build("iwae", SPEC, k=1, **arguments),
     ]
     batch, weights = Batch(examples()), variables("vae-mlp")
 
@@ -1000,7 +1000,7 @@ def test_arguments_have_help():
     """The command line takes its help from docstrings: every argument is in its recipe's."""
     for name, make in zoo.RECIPES.items():
         documented = (inspect.getdoc(make) or "").partition("Args:")[2]
-        for argument in zoo.own(name):
+        for argument in lookup.own(name):
             assert f"\n    {argument}: " in documented, (name, argument)
 
 
@@ -1014,9 +1014,9 @@ def test_flat_arguments_reach_their_records():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(zoo.RECIPES, "vae", spy)
-        zoo.build("vae", SPEC, **given)
+        lookup.build("vae", SPEC, **given)
     assert (seen["body"].net, seen["body"].widths, seen["bound"].beta) == ("mlp", (7,), 2.0)
     assert seen["latent_dim"] == 5
-    assert zoo.arguments("beta_vae")["beta"] == 4.0 and zoo.arguments("vae")["beta"] == 1.0
+    assert lookup.arguments("beta_vae")["beta"] == 4.0 and lookup.arguments("vae")["beta"] == 1.0
     with pytest.raises(UsageError, match="unknown argument 'temperature' for model 'vae'"):
-        zoo.build("vae", SPEC, temperature=1.0)
+        lookup.build("vae", SPEC, temperature=1.0)

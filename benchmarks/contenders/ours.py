@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.case import Case
 from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE
-from flaxvae import zoo
+from flaxvae import lookup
 from flaxvae.analysis.evaluation import CHUNK, importance_weighted_elbo
 from flaxvae.core import Batch
 from flaxvae.data.pipeline import Data, Split
@@ -29,7 +29,7 @@ def parts(case: Case) -> tuple[Recipe, Data]:
     flat = {"net": net.kind, "latent_dim": net.latents}
     if net.kind == "mlp":
         flat |= {"widths": net.widths, "activation": net.activation}
-    return zoo.build("vae", spec, **flat), data
+    return lookup.build("vae", spec, **flat), data
 
 
 def train(case: Case, changed: Callable[[Recipe], Recipe] = lambda recipe: recipe):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flaxvae.core import elbo as elbo
     from flaxvae.core import elbo_samples as elbo_samples
     from flaxvae.core import log_weights as log_weights
+    from flaxvae.lookup import build as build
     from flaxvae.plan import make_plan as make_plan
     from flaxvae.recipe import DataSpec as DataSpec
     from flaxvae.recipe import Recipe as Recipe
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from flaxvae.zoo import RECIPES as RECIPES
     from flaxvae.zoo import ae as ae
     from flaxvae.zoo import beta_vae as beta_vae
-    from flaxvae.zoo import build as build
     from flaxvae.zoo import cvae as cvae
     from flaxvae.zoo import denoising_ae as denoising_ae
     from flaxvae.zoo import denoising_vae as denoising_vae
@@ -66,6 +66,7 @@ _NAMES = {
     "analysis.evaluation": "Evaluation",
     "api": "load train",
     "core": "Batch Latent Model Terms elbo elbo_samples log_weights",
+    "lookup": "build",
     "plan": "make_plan",
     "recipe": "DataSpec Recipe",
     "runs.run": "Run",
@@ -73,7 +74,7 @@ _NAMES = {
     "sweeps": "Sweep sweep",
     "trained": "Trained evaluate",
     "training.update": "init update",
-    "zoo": "RECIPES build ae denoising_ae vae beta_vae denoising_vae cvae iwae tc_vae mmd_vae "
+    "zoo": "RECIPES ae denoising_ae vae beta_vae denoising_vae cvae iwae tc_vae mmd_vae "
     "flow_vae vamp_vae mog_vae flow_prior_vae ladder_vae gumbel_vae vq_vae",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -19,7 +19,7 @@ from typing import Any, Unpack
 import jax
 from jax.sharding import Mesh
 
-from flaxvae import signals, zoo
+from flaxvae import lookup, signals, zoo
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.choices import Choices
 from flaxvae.core import Variables
@@ -45,7 +45,7 @@ from flaxvae.training import step as steps
 
 def train(
     data: Any = None,
-    model: str | zoo.Variant = "vae",
+    model: str | lookup.Variant = "vae",
     *,
     run: str | None = None,
     progress: bool | Progress = True,
@@ -221,7 +221,7 @@ class _Task:
             variables,
             mesh=mesh,
             peak=data.peak,
-            folder=RunFolder(Path(self.path), {self.plan.model: zoo.recipe(self.plan.function)}),
+            folder=RunFolder(Path(self.path), {self.plan.model: lookup.recipe(self.plan.function)}),
             plan=self.plan,
             step=history[-1]["step"] if history else 0,
             loaded=data,
@@ -238,7 +238,7 @@ def _asked(plan: Plan, run: str | None, resume: str | None, allow_changes: bool)
         return _Task(plan, run, None, {}, plan.data)
     if run is not None:
         raise UsageError(f"--run {run} with --resume {resume}: expected one of them")
-    folder = RunFolder.open(resume, {plan.model: zoo.recipe(plan.function)})
+    folder = RunFolder.open(resume, {plan.model: lookup.recipe(plan.function)})
     if not allow_changes:
         check_resume(folder.plan(), plan)
         return _Task(plan, None, folder, {}, plan.data)

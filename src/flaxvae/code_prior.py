@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxvae import outside, signals, zoo
+from flaxvae import lookup, outside, signals
 from flaxvae.data import pipeline
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
@@ -33,7 +33,7 @@ def fit_prior(
     settings: TrainSettings | None = None,
     *,
     place: Place = Place(),
-    recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES,
+    recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES,
     terminal: Any = None,
 ) -> Run:
     """Fit the autoregressive prior over the codes of a trained run, in its sub-folder ``prior``.
@@ -65,7 +65,7 @@ def _fit_prior(
     held: lock.Held,
     settings: TrainSettings,
     place: Place,
-    recipes: Mapping[str, zoo.Variant],
+    recipes: Mapping[str, lookup.Variant],
     terminal: Any,
 ) -> Run:
     path = held.folder

@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal, NamedTuple, get_origin, get_type_hin
 
 import tyro
 
-from flaxvae import declared, outside, zoo
+from flaxvae import declared, lookup, outside, zoo
 from flaxvae.errors import UsageError
 from flaxvae.settings import DataSettings, Place, TrainSettings
 from flaxvae.synonyms import hint
 
 LATEST = "runs/latest"
-NO_RECIPES = zoo.NO_RECIPES
+NO_RECIPES = lookup.NO_RECIPES
 
 # ---- what parameters of commands are annotated with
 
@@ -36,7 +36,7 @@ ModelName = Annotated[
     ),
 ]
 Recipes = Annotated[
-    Mapping[str, zoo.Variant],
+    Mapping[str, lookup.Variant],
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="FILE",
@@ -148,7 +148,7 @@ def _choices(model: str, resume: str | None, argv: list[str]) -> tuple[str, dict
         model = value_of("--model", argv, before.model)
         data, training = before.data, before.training
         chosen = dict(before.arguments) if model == before.model else {}
-    own = groups(zoo.recipe(model, recipes), chosen)
+    own = groups(lookup.recipe(model, recipes), chosen)
     if recipes and model not in recipes:
         raise UsageError(
             f"--recipes {file} has no effect with --model {model}: expected "
@@ -167,27 +167,27 @@ def value_of(flag: str, argv: list[str], default: Any = None) -> Any:
     return default
 
 
-def groups(recipe: zoo.Variant, chosen: Mapping[str, Any]) -> dict[str, Any]:
+def groups(recipe: lookup.Variant, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's arguments as records of defaults: what it shares with others, and its own.
 
     ``chosen`` are values to show in the place of its defaults.
     """
-    records = zoo.shared(recipe) | {recipe.__name__: _own_arguments(recipe)()}
+    records = lookup.shared(recipe) | {recipe.__name__: _own_arguments(recipe)()}
     return {
         name: dataclasses.replace(record, **{k: chosen[k] for k in vars(record) if k in chosen})
         for name, record in records.items()
     }
 
 
-def _own_arguments(recipe: zoo.Variant) -> Any:
+def _own_arguments(recipe: lookup.Variant) -> Any:
     """A dataclass of a recipe's own arguments, with help from the "Args:" of its docstring."""
     doc = inspect.cleandoc(recipe.__doc__ or "")
     entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", doc.partition("\nArgs:")[2], re.M)
     helps = {name: " ".join(text.split()) for name, text in entries}
-    hints = zoo.hints(recipe)
+    hints = lookup.hints(recipe)
     fields = [
         (k, Annotated[hints[k], tyro.conf.arg(help=helps.get(k, ""))], dataclasses.field(default=x))
-        for k, x in zoo.own(recipe).items()
+        for k, x in lookup.own(recipe).items()
     ]
     name = recipe.__name__.title().replace("_", "")
     made = dataclasses.make_dataclass(name, fields, frozen=True)

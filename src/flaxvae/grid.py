@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, get_origin
 
-from flaxvae import declared, zoo
+from flaxvae import declared, lookup
 from flaxvae.declared import Positive, Seed, typed
 from flaxvae.errors import UsageError
 from flaxvae.plan import Plan, check_effects, kinds, plan_of
@@ -23,7 +23,7 @@ _SINGLE = {"seed", "epochs", "patience", "devices", "checkpoint_every"}
 class Grid:
     """What a sweep is asked to be: the product of all values, the first setting slowest."""
 
-    model: str | zoo.Variant
+    model: str | lookup.Variant
     choices: Mapping[str, Any]  # what all members share, as ``make_plan`` takes it
     varied: Mapping[str, list[Any]]
     seeds: list[int]
@@ -44,7 +44,7 @@ class Grid:
 
 
 @typed
-def make_grid(model: str | zoo.Variant = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
+def make_grid(model: str | lookup.Variant = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
     """A grid from keyword arguments, lists being several values.
 
     Of a setting that is one number or word, any row of them is: a tuple, a range, a 1-D array.
@@ -59,7 +59,7 @@ def make_grid(model: str | zoo.Variant = "vae", seeds: Positive = SEEDS, **choic
         for name, values in ((name, _row(types.get(name), x)) for name, x in choices.items())
         if values is not None
     }
-    can_vary = (zoo.arguments(model).keys() | vars(TrainSettings()).keys()) - _SINGLE
+    can_vary = (lookup.arguments(model).keys() | vars(TrainSettings()).keys()) - _SINGLE
     for name, values in varied.items():
         seen = f"{declared.flag(name)} {' '.join(map(words.value, values))}".rstrip()
         if not values:

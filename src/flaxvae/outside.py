@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flaxvae import declared, zoo
+from flaxvae import declared, lookup, zoo
 from flaxvae.errors import UsageError
+from flaxvae.lookup import Variant
 from flaxvae.recipe import Recipe
-from flaxvae.zoo import Variant
 
 EXAMPLE = "def my_vae(data: DataSpec, body: Body = Body(), *, latent_dim: int = 20) -> Recipe"
 
@@ -64,7 +64,7 @@ def _read(path: Path, file: str) -> dict[str, Variant]:
         if name in zoo.RECIPES:
             raise UsageError(f"--recipes {file}: {name} is flaxvae's: expected another name")
         try:
-            zoo.hints(function)
+            lookup.hints(function)
         except UsageError as error:
             raise UsageError(f"--recipes {file}: {error}") from None
         except Exception as error:  # an annotation is any expression

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flaxvae import declared, zoo
+from flaxvae import declared, lookup
 from flaxvae.data import sources
 from flaxvae.declared import hints
 from flaxvae.errors import UsageError
@@ -23,28 +23,28 @@ class Plan:
     arguments: Mapping[str, Any]  # of the recipe
     data: DataSettings
     training: TrainSettings  # with epochs filled in
-    variant: zoo.Variant | None = dataclasses.field(default=None, repr=False, compare=False)
+    variant: lookup.Variant | None = dataclasses.field(default=None, repr=False, compare=False)
     # the recipe's function; by default the zoo's of this name
 
     def __post_init__(self):
-        object.__setattr__(self, "variant", zoo.recipe(self.function))
+        object.__setattr__(self, "variant", lookup.recipe(self.function))
 
     @property
-    def function(self) -> zoo.Variant | str:
+    def function(self) -> lookup.Variant | str:
         """The recipe's function, or where there is none the name of the zoo's."""
         return self.model if self.variant is None else self.variant
 
     def recipe(self, spec: DataSpec) -> Recipe:
         """The recipe, built for these data."""
-        return zoo.build(self.function, spec, **self.arguments)
+        return lookup.build(self.function, spec, **self.arguments)
 
 
-def kinds(model: str | zoo.Variant) -> dict[str, Any]:
+def kinds(model: str | lookup.Variant) -> dict[str, Any]:
     """What is declared of each setting that ``make_plan`` takes, {name: type}."""
-    return hints(DataSettings) | hints(TrainSettings) | zoo.hints(model)
+    return hints(DataSettings) | hints(TrainSettings) | lookup.hints(model)
 
 
-def make_plan(model: str | zoo.Variant = "vae", **choices: Any) -> Plan:
+def make_plan(model: str | lookup.Variant = "vae", **choices: Any) -> Plan:
     """A plan from keyword arguments: fields of DataSettings, TrainSettings, and the recipe's own.
 
     ``model`` is a name of the zoo's, or a recipe from outside.
@@ -58,12 +58,12 @@ def make_plan(model: str | zoo.Variant = "vae", **choices: Any) -> Plan:
     return plan
 
 
-def plan_of(model: str | zoo.Variant, **choices: Any) -> Plan:
+def plan_of(model: str | lookup.Variant, **choices: Any) -> Plan:
     """``make_plan``, whether or not all that was chosen has an effect."""
     known, fields = kinds(model), (hints(DataSettings), hints(TrainSettings))
     for name in choices:
         if name not in known:
-            meant, called = hint(name, known), zoo.recipe(model).__name__
+            meant, called = hint(name, known), lookup.recipe(model).__name__
             raise UsageError(f"unknown argument {name!r} for model {called!r}{meant}")
     data = DataSettings(**{k: v for k, v in choices.items() if k in fields[0]})
     training = TrainSettings(**{k: v for k, v in choices.items() if k in fields[1]})
@@ -71,8 +71,8 @@ def plan_of(model: str | zoo.Variant, **choices: Any) -> Plan:
         source = sources.SOURCES.get(data.dataset)
         training = dataclasses.replace(training, epochs=source.epochs if source else 20)
     own = {k: v for k, v in choices.items() if k not in {*fields[0], *fields[1]}}
-    function = zoo.recipe(model)  # the ranges of arguments are its own
-    return Plan(function.__name__, zoo.arguments(model, own), data, training, function)
+    function = lookup.recipe(model)  # the ranges of arguments are its own
+    return Plan(function.__name__, lookup.arguments(model, own), data, training, function)
 
 
 def flat(plan: Plan) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def check_effects(plans: Sequence[Plan], before: Plan | None = None) -> None:
         flat(
             dataclasses.replace(
                 plans[0],
-                arguments=zoo.arguments(model),
+                arguments=lookup.arguments(model),
                 data=DataSettings(),
                 training=TrainSettings(),
             )

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import outside, signals, writing, zoo
+from flaxvae import lookup, outside, signals, writing
 from flaxvae.analysis.evaluation import UNITS, Evaluation, evaluation_keys, measurement, numbers
 from flaxvae.api import Progress, watching, with_data
 from flaxvae.data import pipeline
@@ -58,7 +58,7 @@ class Sweep:
     path: Path
     table: list[dict[str, Any]]  # one row a setting: settings, seeds, diverged; mean and std of ...
     names: list[str]  # of the members that did not diverge, in the order of the grid
-    recipes: Mapping[str, zoo.Variant]  # theirs, by name
+    recipes: Mapping[str, lookup.Variant]  # theirs, by name
     data: pipeline.Data
 
     @functools.cached_property
@@ -70,7 +70,7 @@ class Sweep:
 
 def sweep(
     data: Any = None,
-    model: str | zoo.Variant = "vae",
+    model: str | lookup.Variant = "vae",
     *,
     seeds: Positive = SEEDS,
     run: str | None = None,
@@ -139,7 +139,7 @@ def resume(
     folder: str,
     *,
     place: Place = Place(),
-    recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES,
+    recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES,
     terminal: Any = None,
 ) -> Sweep:
     """Go on with an interrupted sweep, where its last checkpoint is.
@@ -168,7 +168,7 @@ def resume(
             f"{path / 'sweep.json'} is damaged ({type(error).__name__}: {error}): expected what "
             "`flaxvae sweep` wrote"
         ) from None
-    model = zoo.recorded(model, recipes, path)
+    model = lookup.recorded(model, recipes, path)
     plan = next(iter(Grid(model, settings, varied, seeds).plans().values()))
 
     def check(data: pipeline.Data) -> pipeline.Data:
@@ -267,7 +267,7 @@ def _compare(
             f"all of {len(order)} diverged, their loss is not finite: expected one that is; try "
             "a lower --learning-rate, --clip-norm 1, or --warmup-steps 500"
         )
-    function = zoo.recipe(grid.model)
+    function = lookup.recipe(grid.model)
     return Sweep(path, table, names, {function.__name__: function}, data)
 
 
@@ -282,7 +282,7 @@ def _train_group(
 ) -> Iterator[tuple[members.Member, int | None]]:
     """Train members and write their run folders; with each, the epoch in which it diverged."""
     count = len(group.members)
-    file = outside.flag({"": zoo.recipe(group.members[0].plan.function)})
+    file = outside.flag({"": lookup.recipe(group.members[0].plan.function)})
     goes_on = command(*_GOES_ON.split(), held.folder, *file)
     trainer = members.trainer(group, data, mesh)
     with GroupKeeper(state_folder, count, held, goes_on, watch.note) as keeper:

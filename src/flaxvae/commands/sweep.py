@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flaxvae import zoo
+from flaxvae import lookup
 from flaxvae.flags import NO_RECIPES, ModelName, Recipes, Several
 from flaxvae.settings import Place
 
@@ -32,7 +32,7 @@ def sweep(
 
     with Terminal() as terminal:
         if resume is None:
-            grid = sweeps.make_grid(zoo.recipe(model, recipes), seeds, **choices)
+            grid = sweeps.make_grid(lookup.recipe(model, recipes), seeds, **choices)
             sweeps.execute(grid, run=run, terminal=terminal)
         else:
             sweeps.resume(resume, place=Place(**choices), recipes=recipes, terminal=terminal)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flaxvae import zoo
+from flaxvae import lookup
 from flaxvae.flags import NO_RECIPES, ModelName, One, Recipes
 from flaxvae.settings import Hosts
 
@@ -32,7 +32,7 @@ def train(
     from flaxvae.runs.folder import RunFolder
 
     before = None if resume is None else RunFolder.open(resume, recipes).plan()
-    plan = plan_of(zoo.recipe(model, recipes), **choices)
+    plan = plan_of(lookup.recipe(model, recipes), **choices)
     check_effects([plan], before)
     with joined(hosts), Terminal() as terminal:
         api.execute(plan, run=run, resume=resume, allow_changes=allow_changes, terminal=terminal)

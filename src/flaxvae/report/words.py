@@ -12,7 +12,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from flaxvae import declared, outside, zoo
+from flaxvae import declared, lookup, outside
 from flaxvae.analysis.evaluation import UNITS, Evaluation
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import mesh as meshes
@@ -99,7 +99,7 @@ def choices(plan: Plan) -> str:
     What is none, or has no effect beside the others, is left out.
     """
     usual = {k: v for record in (Body(), Bound()) for k, v in vars(record).items()}
-    always, kinds = (*zoo.own(plan.function), "net", "likelihood"), zoo.hints(plan.function)
+    always, kinds = (*lookup.own(plan.function), "net", "likelihood"), lookup.hints(plan.function)
     return ", ".join(
         f"{name} {value(chosen)}"
         for name, chosen in plan.arguments.items()

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from flaxvae import outside, writing, zoo
+from flaxvae import lookup, outside, writing
 from flaxvae.declared import Count, Positive, Within
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, command
 from flaxvae.machine import versions
@@ -104,7 +104,7 @@ class RunFolder:
     ``recipes`` are those from outside, by name: no code is imported because run.json names it.
     """
 
-    def __init__(self, path: Path, recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES):
+    def __init__(self, path: Path, recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES):
         self.path = path
         self.recipes = recipes
         self.checkpoints = path / "checkpoints"
@@ -132,11 +132,11 @@ class RunFolder:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         write_json(path / "run.json", record)
-        return cls(path, {plan.model: zoo.recipe(plan.function)})
+        return cls(path, {plan.model: lookup.recipe(plan.function)})
 
     @classmethod
     def open(
-        cls, path: str | Path, recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES
+        cls, path: str | Path, recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES
     ) -> RunFolder:
         """An existing run folder.
 
@@ -202,11 +202,11 @@ class RunFolder:
         """The plan of the run. Raises UsageError if its recipe is neither known nor given."""
         record = self.record()
         name = record["model"]
-        function = zoo.recorded(name, self.recipes, self.path)
+        function = lookup.recorded(name, self.recipes, self.path)
         try:
             return Plan(
                 name,
-                zoo.arguments(function, record["arguments"]),
+                lookup.arguments(function, record["arguments"]),
                 DataSettings(**record["data"]),
                 TrainSettings(**record["training"]),
                 function,

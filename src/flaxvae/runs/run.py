@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import outside, zoo
+from flaxvae import lookup, outside
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Variables
 from flaxvae.data import labels
@@ -148,7 +148,7 @@ def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct 
 
 
 @typed
-def load(path: str | Path, recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES) -> Run:
+def load(path: str | Path, recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES) -> Run:
     """The model of a run folder, ready for use on this machine's devices.
 
     Of a finished run the parameters are those that summary.json names. What there is to know of
@@ -171,7 +171,7 @@ def load(path: str | Path, recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES) 
 def opened(
     path: str | Path,
     prior: bool = True,
-    recipes: Mapping[str, zoo.Variant] = zoo.NO_RECIPES,
+    recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES,
 ) -> Run:
     """``load`` without a word; ``prior``: with the one that was fitted to a codebook's codes."""
     folder = RunFolder.open(path, recipes)

@@ -17,7 +17,7 @@ from typing import Any, NotRequired, TypedDict
 import jax
 import numpy as np
 
-from flaxvae import zoo
+from flaxvae import lookup
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
@@ -213,7 +213,7 @@ def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Par
     missing = [name for name in facts if name not in record]
     if "seal" not in record:  # else what is missing is a setting that came later
         known = {
-            "arguments": zoo.arguments(plan.function),
+            "arguments": lookup.arguments(plan.function),
             "data": asdict(DataSettings()),
             "training": asdict(TrainSettings()),
         }
