@@ -1,13 +1,11 @@
-"""The training loop: Python once a segment of about half a second, the rest compiled.
+"""The training loop: Python runs once per segment of about half a second; the rest is compiled.
 
-A segment is cut where the epoch ends or a checkpoint is due after so many steps, and otherwise
-wherever the clock says (that of the first process), for that changes no bit of the result. At cuts:
-progress, checkpoints, signals, and what was not finite. At the end of an epoch: metrics,
-validation, early stopping.
+A segment ends where the epoch ends or a checkpoint is due, and otherwise when the first process's
+clock says so; where it ends changes no bit of the result. Between segments: progress, checkpoints,
+signals, values that are not finite. At the end of an epoch: metrics, validation, early stopping.
 
-One loop serves a single training and many side by side, the members of a sweep: the arrays of
-those have an axis of members in front. It knows no folder: a Watcher hears how training goes, a
-Keeper keeps its state.
+The same loop trains a single model or the members of a sweep side by side; their arrays have a
+leading axis of members. It knows no folder: a Watcher reports progress, a Keeper saves the state.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ Validate = Callable[[Variables], dict[str, np.ndarray]]  # arrays [N] or, of M m
 
 
 def value(row: Mapping[str, Any]) -> float:
-    """How good an epoch's model is: its validation ELBO, or what stands for it without a bound."""
+    """How good an epoch's model is: its validation ELBO; without a bound, minus the reconstruction."""
     found = row.get("validation_elbo", -row.get("validation_reconstruction", inf))
     return found if isfinite(found) else -inf
 
@@ -56,7 +54,7 @@ def resume(
     restore: Callable[[TrainState], Kept | None],
     note: Callable[[str], None],
 ) -> TrainState | None:
-    """The newest state that was kept, on all devices; ``restore`` is that of a Keeper."""
+    """The newest saved state, placed on the devices; ``restore`` is a Keeper's."""
     like = jax.eval_shape(trainer.init)
     found = restore(like)
     if found is None:
@@ -71,7 +69,7 @@ def resume(
 def _adopt(
     state: TrainState, like: TrainState, trainer: Trainer, per_epoch: int, note
 ) -> TrainState:
-    """A state of settings that have changed since (``runs.resume.check_resume`` says which may)."""
+    """Adapt a state to settings changed since (``runs.resume.check_resume`` says which may be)."""
     if bool(state.ema) != bool(like.ema):
         ema = jax.tree.map(np.copy, state.variables["params"]) if like.ema else {}
         state = dataclasses.replace(state, ema=ema)
@@ -98,22 +96,22 @@ def fit(
     keeper: Keeper | None = None,
     watch: Watcher | None = None,
 ) -> tuple[Variables, list[Row]]:
-    """Train to the end, from the newest state that was kept if there is one.
+    """Train to the end, from the newest saved state if there is one.
 
     Args:
         recipe, trainer, data, settings, mesh: what to train, compiled by ``step.trainer``.
-        keeper: takes metrics and states; None keeps nothing.
-        watch: hears of progress.
+        keeper: saves metrics and states; None saves nothing.
+        watch: reports progress.
 
     Returns:
-        The variables to use (the best ones with early stopping, else the last, averaged where
-        asked) and the rows of metrics.jsonl, one an epoch.
+        The variables to use (the best ones with early stopping, else the last, averaged if
+        asked) and the rows of metrics.jsonl, one per epoch.
 
     Raises:
-        DivergedError: something is not finite, and ``settings.on_nan`` has no help; the last
-            good state is kept.
-        Stopped: a signal came; the state is kept.
-        DataError: the training is over, but its last state or rows could not be kept.
+        DivergedError: a value is not finite, and ``settings.on_nan`` does not help; the last
+            good state is saved.
+        Stopped: a signal arrived; the state is saved.
+        DataError: training has finished, but its last state or rows could not be saved.
     """
     validate = None
     held = data.validation
@@ -131,17 +129,17 @@ def fit(
 
 
 class Training:
-    """One training, or many of one program side by side.
+    """One training, or several side by side that share a compiled program.
 
-    A training alone whose numbers are not finite is dealt with as ``on_nan`` says. A member among
-    others stays at its last good step, and the others go on.
+    If values are not finite, ``on_nan`` decides for a single training; one of several members
+    stops at its last good step, and the others continue.
 
     Args:
-        members: the recipe and settings of each. But for numbers of the compiled program they are
-            the same.
+        members: the recipe and settings of each. They differ only in numbers that the compiled
+            program takes as inputs.
         trainer: trains them.
         validate: the bound's terms for each validation image.
-        keeper, watch: as of ``fit``.
+        keeper, watch: as in ``fit``.
     """
 
     def __init__(
@@ -164,8 +162,9 @@ class Training:
         if self.unit == "epochs":
             every, self.unit = every * self.per_epoch, "steps"
         self.every: float = every
-        self.order: tuple[int, Any] = (-1, None)  # an epoch, and its order of the images
-        self.chunk, self.done, self.seconds = 1, 0, 0.0  # steps; and since the epoch's begin
+        self.order: tuple[int, Any] = (-1, None)  # an epoch, and the order of its images
+        # Steps of the next segment; steps and seconds since the epoch began.
+        self.chunk, self.done, self.seconds = 1, 0, 0.0
         self.skipped = False
 
     @property
@@ -175,7 +174,7 @@ class Training:
 
     @property
     def position(self) -> int:
-        """Steps done, as if all had been of this batch size."""
+        """Steps done, converted to the current batch size."""
         return self.step - int(self.state.offset)
 
     @property
@@ -186,7 +185,7 @@ class Training:
     def run(self) -> tuple[TrainState, Histories]:
         """The last state, and the rows of each member.
 
-        Raises DivergedError (of a training alone), Stopped, DataError as ``fit``.
+        Raises DivergedError (a single training only), Stopped and DataError, as ``fit`` does.
         """
         with signals.caught() as heard:
             return self._run(heard)
@@ -202,7 +201,7 @@ class Training:
                 self.watch.note(text)
         self.watch.start(self.total, self.per_epoch, self.step)
         if not self.finished():
-            # No steps: compiles, so that what follows is timed without it.
+            # Zero steps: this compiles, so that timings leave it out.
             self.state = self.trainer.segment(self.state, self.trainer.order(0), 0)
         self.saved = time.monotonic()
         while not self.finished():
@@ -223,8 +222,8 @@ class Training:
             self.watch.progress(self.step, _average([means[i] for i in going]), speed)
             if self.position % self.per_epoch == 0:
                 self.end_epoch(going)
-        goes_on = self.settings.open_ended and not self.tired()
-        self.keeper.close(self.state if goes_on else self.state.closed(), self.histories)
+        resumable = self.settings.open_ended and not self.tired()
+        self.keeper.close(self.state if resumable else self.state.closed(), self.histories)
         return self.state, self.histories
 
     def finished(self) -> bool:
@@ -232,16 +231,16 @@ class Training:
         return self.over or self.step >= self.total or self.tired() or gone
 
     def going(self) -> list[int]:
-        """The members that are finite so far."""
+        """The members whose values are all finite so far."""
         return np.flatnonzero(_each(self.state.guard.fault) == 0).tolist()
 
     def tired(self) -> bool:
-        """Whether early stopping, of a training alone, has ended it."""
+        """Whether early stopping has ended a single training."""
         patience = self.settings.patience
         return patience is not None and _epochs_since_best(self.histories[0]) >= patience
 
     def advance(self) -> None:
-        """One segment: up to the epoch's end, a checkpoint due, a fault, or the clock's cut."""
+        """One segment: to the end of the epoch, a due checkpoint, a fault, or the time limit."""
         before, (epoch, within) = self.step, divmod(self.position, self.per_epoch)
         if self.order[0] != epoch:
             self.order = epoch, self.trainer.order(epoch)
@@ -251,25 +250,25 @@ class Training:
         start = time.perf_counter()
         self.state = self.trainer.segment(self.state, self.order[1], steps)
         jax.block_until_ready(self.state)
-        elapsed = max(time.perf_counter() - start, 1e-6)  # a clock may go back
+        elapsed = max(time.perf_counter() - start, 1e-6)  # a clock can step back
         self.done, self.seconds = self.done + self.step - before, self.seconds + elapsed
         self.chunk = max(1, min(4 * steps, round(SEGMENT_SECONDS * steps / elapsed)))
 
     def agree(self, heard: list[int]) -> tuple[bool, int]:
-        """Whether to save, by the first process's clock, and the signal that came to any, or 0.
+        """Whether to save, by the first process's clock, and the signal that any received, or 0.
 
-        Clocks and signals are a process's own: what follows from them all do alike.
+        Clocks and signals differ between processes; what follows from them must not.
         """
         said = hosts.gather(self.chunk, self.due(), heard[0] if heard else 0)
         self.chunk, due = said[0, :2].tolist()
         return bool(due), int(said[:, 2].max())
 
     def speed(self) -> float:
-        """Images a second in this epoch, of each member."""
+        """Images per second of each member in this epoch."""
         return self.done * self.settings.batch_size / max(self.seconds, 1e-6)
 
     def means(self) -> list[dict[str, float]]:
-        """Of this epoch's metrics, over the steps that a member did not skip."""
+        """Means of this epoch's metrics, over the steps that a member did not skip."""
         steps = (self.position - 1) % self.per_epoch + 1 - _each(self.state.guard.skipped)
         totals = {name: _each(total) for name, total in self.state.totals.items()}
         return [
@@ -294,7 +293,7 @@ class Training:
             self.histories[i].append(row)
         skipped = int(counts["skipped_steps"][going].sum())
         if skipped and not self.skipped:
-            self.skipped = True  # once is enough
+            self.skipped = True  # say it once
             self.watch.note(
                 f"epoch {at['epoch']}: not finite at {skipped} of its steps, which were skipped; "
                 "metrics.jsonl counts them"
@@ -312,7 +311,7 @@ class Training:
         self.done, self.seconds = 0, 0.0
 
     def validated(self) -> dict[str, np.ndarray]:
-        """The columns of a row about validation images, of each member."""
+        """The validation columns of each member's row."""
         if self.validate is None:
             return {}
         found, columns = self.validate(self.state.evaluated()), {}
@@ -322,10 +321,10 @@ class Training:
         columns["validation_reconstruction"] = found["reconstruction"]
         return {name: _each(x.mean(0, dtype="float64")) for name, x in columns.items()}
 
-    # ---- what is not finite
+    # ---- values that are not finite
 
     def recover(self) -> None:
-        """Go back and on, or raise DivergedError with the last good state saved."""
+        """Roll back and continue, or save the last good state and raise DivergedError."""
         guards, settings = self.state.guard, self.settings
         epoch = self.position // self.per_epoch + 1
         found = (
@@ -351,7 +350,7 @@ class Training:
         )
 
     def roll_back(self, found: str) -> None:
-        """To the newest checkpoint, or without one to the last good step, at half the rate."""
+        """Return to the newest checkpoint, or else to the last good step, and halve the rate."""
         count, scale = int(self.state.guard.rollbacks) + 1, float(self.state.guard.scale) / 2
         self.keeper.settle()
         state = resume(self.trainer, self.keeper.restore, self.watch.note)
@@ -365,7 +364,7 @@ class Training:
         self.histories = [[row for row in rows if row["epoch"] <= epochs]]
         if len(self.histories[0]) < len(rows):
             self.keeper.write(self.histories)
-        self.chunk, self.done, self.seconds = 1, 0, 0.0  # a chunk that all have
+        self.chunk, self.done, self.seconds = 1, 0, 0.0  # the same on every process
 
     def set_guard(self, **values: np.generic) -> None:
         shardings: Any = self.trainer.sharding.guard
@@ -376,8 +375,8 @@ class Training:
     # ---- saving
 
     def due(self) -> bool:
-        """Whether to save now; by the clock only if no save is in flight, which would be waited
-        for. A clock that has gone back makes it due."""
+        """Whether to save now. By the clock, only if no save is in flight, since a new one would
+        wait for it; a clock that has stepped back makes a save due."""
         if self.unit == "steps":
             return self.step % self.every == 0
         late = not 0 <= time.monotonic() - self.saved <= self.every
@@ -389,12 +388,12 @@ class Training:
 
 
 def _each(x: Any) -> np.ndarray:
-    """A number of each member, [M]; that of a training alone is one of one."""
+    """One number per member, [M]; M is 1 for a single training."""
     return np.atleast_1d(np.asarray(x))
 
 
 def _average(rows: Sequence[Row]) -> Row:
-    """Means over members of what they all have; of one its own numbers."""
+    """Means over members of the columns that all have; a single row is copied."""
     if len(rows) == 1:
         return dict(rows[0])
     names = [name for name in rows[0] if all(name in row for row in rows)]

@@ -1,8 +1,8 @@
 """The train step, and the compiled loop of steps that Python calls.
 
-The noise of a step is a function of (seed, step) and the order of an epoch one of (seed, epoch).
-A state therefore carries no key and no iterator, and cutting a training anywhere, on any number
-of devices, does not change what it computes.
+The noise of a step depends only on (seed, step), the order of an epoch only on (seed, epoch). A
+state therefore carries no key and no iterator, and splitting a training into segments anywhere,
+on any number of devices, does not change the result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that changes in training, and all that a checkpoint holds."""
+    """Everything that changes during training: the contents of a checkpoint."""
 
     step: Array  # int32, steps done
     variables: Variables
@@ -45,24 +45,25 @@ class TrainState:
     best: Any  # variables at the best validation ELBO, {} unless stopping early
     totals: dict[str, Array]  # sums of this epoch's metrics
     guard: guards.Guard
-    offset: Array  # int32, steps done less those of as many epochs at this batch size; 0 as a rule
+    # int32, ``step`` minus the steps that as many epochs take at this batch size; usually 0
+    offset: Array
 
     def evaluated(self) -> Variables:
-        """The variables that evaluation uses: the moving average where there is one."""
+        """The variables to evaluate: the moving average if there is one."""
         return {**self.variables, "params": self.ema} if self.ema else self.variables
 
     def final(self) -> Variables:
-        """The variables that a training leaves: the best ones where they are kept."""
+        """The variables that training returns: the best ones if they are kept."""
         return self.best or self.evaluated()
 
     def closed(self) -> TrainState:
-        """What is kept of a training that cannot go on: what evaluation uses, once."""
+        """The state of a training that cannot be resumed: only the final variables."""
         empty: dict[str, Any] = {"ema": {}, "best": {}, "opt_state": (), "totals": {}}
         return dataclasses.replace(self, variables=self.final(), **empty)
 
     @property
     def is_closed(self) -> bool:
-        """Whether this is all that was kept of a training."""
+        """Whether this state holds only the final variables."""
         return isinstance(self.opt_state, tuple) and not self.opt_state
 
 
@@ -80,7 +81,7 @@ def keys(seed: int) -> Keys:
 
 
 class Noise(NamedTuple):
-    """The keys of one step, or with a leading axis those of many."""
+    """The keys of one step, or of many with a leading axis."""
 
     pixels: Array
     model: Array
@@ -91,14 +92,14 @@ class Trainer(NamedTuple):
 
     steps_per_epoch: int
     total_steps: int
-    learning_rate: Callable[[Any], Any]  # of steps less offset
+    learning_rate: Callable[[Any], Any]  # of step - offset
     sharding: TrainState  # of NamedShardings
     init: Callable[[], TrainState]
     order: Callable[[int], Array]  # epoch -> [steps_per_epoch, batch] indices
-    # (state, order, steps) -> state after as many steps, or fewer where its guard has a fault;
-    # donates the state it is given
+    # (state, order, steps) -> state after that many steps, or fewer if its guard has a fault;
+    # donates the state that it is given
     segment: Callable[[TrainState, Array, int], TrainState]
-    together: bool = False  # arrays have an axis of members, of which none waits for the others
+    together: bool = False  # arrays have an axis of members; none waits for another
 
 
 def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
@@ -130,14 +131,14 @@ def _layer_matrices(params: Any) -> Any:
 
 
 def muon(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Momentum whose matrices Newton-Schulz brings near orthogonal ones (Jordan et al. 2024).
+    """Momentum made nearly orthogonal by Newton-Schulz iterations (Jordan et al. 2024).
 
-    For kernels, of dense layers and convolutions; Adam with Nesterov's momentum for all else.
-    Steps are scaled to the size of Adam's (Liu et al. 2025), so that one learning rate serves
-    both. Three iterations, where five are usual, train 784-200-200-50 as well and cost less. Steps
-    are orthogonal only loosely: the singular values of a random 784 x 200 matrix end within 0.69
-    and 1.20, but those of one of condition 1e4 at 0.001 to 1.20, half of them below 0.12 (after
-    five iterations 0.014 to 1.20, and 0.71).
+    Used for the kernels of dense layers and convolutions; Adam with Nesterov momentum for the
+    rest. Updates are scaled to the size of Adam's (Liu et al. 2025), so that one learning rate
+    serves both. Three iterations, where five are usual, train 784-200-200-50 as well and cost
+    less. Updates are only loosely orthogonal: the singular values of a random 784 x 200 matrix end
+    between 0.69 and 1.20, but those of a matrix with condition number 1e4 between 0.001 and 1.20,
+    half of them below 0.12 (after five iterations: 0.014 to 1.20, and 0.71).
     """
     return optax.contrib.muon(
         schedule,
@@ -152,7 +153,7 @@ OPTIMIZERS = {"adam": optax.adam, "muon": muon}
 
 
 def optimizer(settings: TrainSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2014) or Muon, with the gradient's norm clipped first where asked."""
+    """Adam (Kingma & Ba 2014) or Muon, with the gradient's norm clipped first if asked."""
     main, clip = OPTIMIZERS[settings.optimizer](schedule), settings.clip_norm
     return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), main)
 
@@ -199,7 +200,7 @@ class Program(NamedTuple):
     learning_rate: Callable[[Any], Any]
     init: Callable[..., TrainState]  # (keys, x, y) -> state
     order: Callable[[Keys, Any], Array]  # (keys, epoch) -> [steps_per_epoch, batch] indices
-    noise: Callable[[Keys, Any], Noise]  # (keys, step) -> of as many steps as an epoch's, from it
+    noise: Callable[[Keys, Any], Noise]  # (keys, step) -> of an epoch's steps, from this one on
     step: Callable[..., TrainState]  # (state, noise, order, x, y, tolerance of the guard) -> state
 
 
@@ -212,11 +213,11 @@ def program(
     shared_out: Callable[[Any], Any] = lambda tree: tree,
     only_if: Callable[[Array, Callable[[Any], Any], Any], Any] = guards.only_if,
 ) -> Program:
-    """The functions that train ``recipe``, of the keys of a seed and of all images x, labels y.
+    """The functions that train ``recipe``, given a seed's keys, all images x and labels y.
 
-    An epoch is ``len(train) // batch_size`` steps over a fresh permutation; the rows left over
-    are other ones each time. ``gathered`` and ``shared_out`` say where arrays lie that are needed
-    whole on every device, or kept between steps; ``only_if`` is guard's, or its ``choose``.
+    An epoch is ``len(train) // batch_size`` steps over a fresh permutation, which leaves out
+    different rows each time. ``gathered`` places arrays that every device needs whole,
+    ``shared_out`` those that are kept between steps; ``only_if`` is guard's, or its ``choose``.
     """
     train, batch_size = data.train, settings.batch_size
     steps_per_epoch = len(train.x) // batch_size
@@ -236,7 +237,7 @@ def program(
     learner = recipe._replace(objective=objective)
 
     def make_batch(rows: Array, key: Array, x_all, y_all) -> Batch:
-        # As flat rows, which XLA's CPU loops gather faster than images.
+        # XLA's CPU loops gather flat rows faster than images.
         x = x_all.reshape(len(x_all), -1)[rows].reshape(-1, *x_all.shape[1:])
         x = images.made(x, train.peak, train.render)
         x = images.binarize(x, data.binarization, key)
@@ -248,7 +249,7 @@ def program(
         scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
 
         def guarded(before: State, found: Found, move: Move) -> TrainState:
-            # Whole for the guard: the norm of what is shared out takes a sum more for each array.
+            # Whole for the guard: the norm of sharded arrays takes an extra sum for each.
             whole = gathered(found.gradient)
             gradient = shared_out(whole)
 
@@ -310,14 +311,14 @@ def program(
 
 
 def images_and_labels(recipe: Recipe, data: Data) -> tuple[Any, Any]:
-    """All training images, as stored, and the labels that a conditional recipe needs: x, y."""
+    """All training images x, as stored, and for a conditional recipe their labels y."""
     return data.train.x, data.train.classes if recipe.classes is not None else None
 
 
 def trainer(
     recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
 ) -> Trainer:
-    """Compile ``recipe`` for training. The data stay on every device, as stored."""
+    """Compile ``recipe`` for training. Every device holds all data, as stored."""
     check(recipe, data, settings, mesh)
     stream, whole = keys(settings.seed), meshes.replicated(mesh)
     constrain = jax.lax.with_sharding_constraint
@@ -334,14 +335,14 @@ def trainer(
     x_all, y_all = meshes.put(given, whole)
 
     def init():
-        # Of the first rows alone: a constant cannot lie on another process's devices.
+        # From the first rows only: constants cannot be on another process's devices.
         return functions.init(stream, *jax.tree.map(lambda rows: jnp.asarray(rows[:2]), given))
 
     sharding = sharding_of(jax.eval_shape(init), mesh)
 
     def segment(state, order, steps, tolerance, x_all, y_all):
-        # Before the loop: a step that derives its keys has no noise on a CPU until its encoder is
-        # done, and then the second core waits.
+        # Before the loop: when a step derives its keys, a CPU draws the noise only after the
+        # encoder, and the second core waits.
         noise = functions.noise(stream, state.step)
 
         def going(carry):
