@@ -39,7 +39,7 @@ Validate = Callable[[Variables], dict[str, np.ndarray]]  # arrays [N] or, of M m
 
 
 def value(row: Mapping[str, Any]) -> float:
-    """How good an epoch's model is: its validation ELBO; without a bound, minus the reconstruction."""
+    """An epoch's validation ELBO, or -reconstruction without a bound; the higher the better."""
     found = row.get("validation_elbo", -row.get("validation_reconstruction", inf))
     return found if isfinite(found) else -inf
 
