@@ -444,7 +444,7 @@ def test_encode_keeps_what_a_file_says_of_its_images(trained, capsys):
     code, out, err = run(f"encode {trained} --images mine.npz --out a.npz", capsys)
     err = " ".join(err.split())
     assert (code, out) == (0, "a.npz\n") and "mine.npz: name, id kept" in err
-    assert "z left out, a name of what is written here" in err
+    assert "z left out: the name is taken by the output" in err
     assert "about left out: not one entry for each of the 40 images" in err
     assert "pickled left out: Python objects" in err
     with np.load("a.npz") as found:

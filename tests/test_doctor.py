@@ -43,7 +43,7 @@ def test_a_self_test_that_fails(tmp_path, monkeypatch, capsys, fault):
     with pytest.raises(SystemExit) as stop:
         cli.main(["doctor"])
     out, err = capsys.readouterr()
-    assert stop.value.code == 3 and err == "flaxvae: not as they should be: self-test\n"
+    assert stop.value.code == 3 and err == "flaxvae: failed: self-test\n"
     words = {"restore": "restored parameters differ", "learning": "expected it to rise"}
     assert words[fault] in " ".join(out.split()) and not any(tmp_path.iterdir())
 

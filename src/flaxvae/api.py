@@ -1,4 +1,4 @@
-"""One command from data to report: plan, load, train, measure, draw.
+"""From data to report in one call: plan, load, train, measure, draw.
 
 run = flaxvae.train(images, latent_dim=2)        # or "mnist", "images.npz", (images, labels)
 run = flaxvae.load("runs/latest")
@@ -58,8 +58,8 @@ def train(
             labels), a mapping with the keys of an .npz file (x_train, y_train, x_test, y_test), the
             path of such a file, or a dataset's name; by default the built-in digits.
         model: a recipe's name, or a recipe from outside.
-        run: the folder; by default a fresh one under ``runs/``.
-        progress: whether to show it; or a function that hears each epoch's row of metrics.
+        run: the folder; by default a new one under ``runs/``.
+        progress: whether to show it, or a function that is called with each epoch's row of metrics.
         choices: fields of DataSettings and TrainSettings, and the recipe's arguments.
 
     Returns:
@@ -76,13 +76,13 @@ def train(
 
 
 def with_data(choices: Mapping[str, Any], data: Any) -> tuple[dict[str, Any], Any]:
-    """Choices with the dataset that ``data`` names, and the arrays that it is, if it is any."""
+    """``choices`` with the dataset that ``data`` names, and its arrays if it consists of arrays."""
     if data is None:
         return dict(choices), None
     named = isinstance(data, str | os.PathLike)
     dataset = os.fspath(data) if named else sources.ARRAYS
     if "dataset" in choices:
-        raise UsageError(f"data beside --dataset {choices['dataset']}: expected one of them")
+        raise UsageError(f"data and --dataset {choices['dataset']}: expected one of them")
     if dataset in zoo.RECIPES:
         raise UsageError(f"data {dataset!r}, which is a model: expected model={dataset!r}")
     return {**choices, "dataset": dataset}, None if named else data
@@ -92,7 +92,7 @@ Progress = Callable[[Mapping[str, Any]], None]  # of an epoch's row of metrics.j
 
 
 class _Heard(observers.Quiet):
-    """A watcher that hands a function each epoch's row."""
+    """A watcher that calls a function with each epoch's row."""
 
     def __init__(self, hear: Progress):
         self._hear = hear
@@ -103,7 +103,7 @@ class _Heard(observers.Quiet):
 
 @contextlib.contextmanager
 def watching(progress: bool | Progress) -> Iterator[Any]:
-    """Who is told how a training goes that Python asked for."""
+    """The watcher of a training that was started from Python."""
     if callable(progress):
         yield _Heard(progress)
     elif progress and sys.stdout is not None:
@@ -123,11 +123,11 @@ def execute(
     arrays: Any = None,
     terminal: Any = None,
 ) -> Run:
-    """``train`` for a plan; with ``resume``, go on with that run folder instead of a new one.
+    """``train`` for a plan; with ``resume``, continue that run instead of starting a new one.
 
-    A resume takes the settings of the run, or with ``allow_changes`` others, which run.json then
-    lists: any but the model, the data, and what shapes the parameters. ``terminal`` is a Terminal,
-    or another watcher of the loop.
+    A resumed run keeps its settings. With ``allow_changes`` they may differ, except the model, the
+    data and what determines the shapes of the parameters; run.json lists the changes. ``terminal``
+    is a Terminal or any other watcher.
     """
     watch = (terminal if hosts.first() else None) or observers.Quiet()  # the others are silent
     started = time.monotonic()
@@ -135,7 +135,7 @@ def execute(
     data = task.load(arrays)
     recipe, mesh = plan.recipe(data.spec), meshes.make(plan.training.devices)
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
-    # All that a user can get wrong has been checked: from here on files are written.
+    # All user errors have been checked: from here on, files are written.
     with task.folder(data, trainer, mesh, watch) as (folder, heard):
         variables, history = keeper.fit(recipe, trainer, data, plan.training, mesh, folder, watch)
         trained = task.run(recipe, data, mesh, variables, history)
@@ -162,16 +162,16 @@ def _measure(run: Run, test: Split, stage: Callable[..., None]) -> Evaluation:
 
 @dataclasses.dataclass
 class _Task:
-    """A training that was asked for: a new one, or one that goes on in ``resumed``."""
+    """The requested training: a new one, or one that continues in ``resumed``."""
 
     plan: Plan
-    path: str | None  # of the new folder, where it was named
+    path: str | None  # of the new folder, if it was named
     resumed: RunFolder | None
     changes: Mapping[str, tuple[Any, Any]]
-    found: DataSettings  # by which the data were found
+    found: DataSettings  # with which the data were found
 
     def load(self, arrays: Any) -> Data:
-        """The data, the same at every process."""
+        """The data, the same in every process."""
         plan, old = self.plan, self.resumed
         if old is None:
             data = pipeline.prepare(plan.data, arrays)
@@ -187,7 +187,7 @@ class _Task:
     def folder(
         self, data: Data, trainer: steps.Trainer, mesh: Mesh, watch: Any
     ) -> Iterator[tuple[RunFolder | None, list[int]]]:
-        """The run folder, held, and the signals that come; processes but the first have none."""
+        """The locked run folder, which only the first process has, and the signals received."""
         shapes = jax.eval_shape(trainer.init)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.variables["params"]))
         first, unlinked, folder = hosts.first(), "", self.resumed
@@ -199,7 +199,7 @@ class _Task:
                 yield None, heard
                 return
             if folder is None:
-                check_new(path, _GOES_ON)  # nobody was quicker
+                check_new(path, _RESUME)  # again, now that it is locked
                 folder = RunFolder.create(path, self.plan, run_facts(data, parameters, mesh))
                 unlinked = point_latest(path)
             else:
@@ -207,13 +207,15 @@ class _Task:
             folder.hold(held)
             watch.header(words.header(self.plan, data, parameters, mesh, path))
             if unlinked:
-                watch.note(f"no {path.parent / 'latest'} ({unlinked}): name the run's folder")
+                watch.note(
+                    f"no {path.parent / 'latest'} ({unlinked}): use its folder"
+                )
             yield folder, heard
 
     def run(
         self, recipe: Recipe, data: Data, mesh: Mesh, variables: Variables, history: Sequence[Any]
     ) -> Run:
-        """What was trained."""
+        """The trained Run."""
         assert self.path is not None
         mesh, variables = _own(mesh, variables)
         return Run(
@@ -229,12 +231,12 @@ class _Task:
 
 
 def _asked(plan: Plan, run: str | None, resume: str | None, allow_changes: bool) -> _Task:
-    """A task whose settings go with its folder. Raises UsageError if they do not."""
+    """The task, with settings checked against its folder. Raises UsageError if they conflict."""
     if resume is None:
         if allow_changes:
             raise UsageError("--allow-changes without --resume: expected a run to change")
         if run is not None and hosts.first():
-            check_new(Path(run), _GOES_ON)
+            check_new(Path(run), _RESUME)
         return _Task(plan, run, None, {}, plan.data)
     if run is not None:
         raise UsageError(f"--run {run} with --resume {resume}: expected one of them")
@@ -251,11 +253,11 @@ def _asked(plan: Plan, run: str | None, resume: str | None, allow_changes: bool)
     return _Task(plan, None, folder, changes, plan.data)
 
 
-_GOES_ON = "flaxvae train --resume"
+_RESUME = "flaxvae train --resume"
 
 
 def _new_folder(plan: Plan, run: str | None) -> Path:
-    """A new run's folder, made and named by the first process."""
+    """A new run's folder, created by the first process."""
     path = Path(run or "")
     if hosts.first():
         if run is None:
@@ -266,7 +268,7 @@ def _new_folder(plan: Plan, run: str | None) -> Path:
 
 
 def _own(mesh: Mesh, variables: Variables) -> tuple[Mesh, Variables]:
-    """Variables on this process's own devices, where a mesh has those of others in it."""
+    """Variables on this process's own devices, if the mesh includes those of others."""
     own = meshes.local(mesh)
     if own.size == mesh.size:
         return mesh, variables

@@ -1,4 +1,4 @@
-"""A prior over the codes of a trained model with a codebook, fitted after the training."""
+"""A prior over the codes of a trained model with a codebook, fitted after training."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def fit_prior(
     recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES,
     terminal: Any = None,
 ) -> Run:
-    """Fit the autoregressive prior over the codes of a trained run, in its sub-folder ``prior``.
+    """Fit the autoregressive prior over the codes of a trained run, in its subfolder ``prior``.
 
-    The images' codes are read once; the prior learns their joint distribution by maximum
-    likelihood, -log p(codes) in nats. A fit that was interrupted goes on.
+    The images' codes are computed once; the prior learns their joint distribution by maximum
+    likelihood, -log p(codes) in nats. An interrupted fit is resumed.
 
     Args:
         path: run folder of a model with a codebook.
-        settings: of the training; 50 epochs, batch 128, Adam 1e-3 with a cosine by default.
-        place: where the run's data are now, if not where they were.
-        recipes: those from outside, by name, where the run is of one.
+        settings: for training; by default 50 epochs, batch 128, Adam 1e-3 with cosine decay.
+        place: where the run's data are now, if they have moved.
+        recipes: recipes from outside, by name, if the run uses one.
         terminal: shows progress.
 
     Returns:
-        The Run, able to sample, whose bound now has the fitted prior in it.
+        The Run, which can now sample and whose bound includes the fitted prior.
 
     Raises:
-        UsageError: a model without such a prior, or other settings than those of the fit to go on.
+        UsageError: a model without such a prior, or settings that differ from an interrupted fit's.
     """
     settings = settings or TrainSettings(schedule="cosine")
     if settings.epochs is None:
@@ -82,7 +82,7 @@ def _fit_prior(
     data, mesh = _codes(run, variables, place), meshes.make(settings.devices)
     trainer = steps.trainer(codes.prior, data, settings, mesh, settings.epochs or 0)
     if folder is None:
-        shutil.rmtree(run.path / "prior", ignore_errors=True)  # one of other parameters
+        shutil.rmtree(run.path / "prior", ignore_errors=True)  # it was fitted to other parameters
         shapes = jax.eval_shape(trainer.init)
         facts = {
             "model_sha256": contents.digest(jax.device_get(variables["params"])),

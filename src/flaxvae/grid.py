@@ -1,4 +1,4 @@
-"""A grid: what a sweep is asked to be, the product of several values of each setting."""
+"""A grid: the settings of a sweep, the product of several values of each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SINGLE = {"seed", "epochs", "patience", "devices", "checkpoint_every"}
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What a sweep is asked to be: the product of all values, the first setting slowest."""
+    """The settings of a sweep: the product of all values; the first setting varies slowest."""
 
     model: str | lookup.Variant
-    choices: Mapping[str, Any]  # what all members share, as ``make_plan`` takes it
+    choices: Mapping[str, Any]  # shared by all members, as ``make_plan`` takes them
     varied: Mapping[str, list[Any]]
     seeds: list[int]
 
@@ -34,7 +34,7 @@ class Grid:
         return [dict(zip(self.varied, values, strict=True)) for values in combined]
 
     def plans(self) -> dict[str, Plan]:
-        """Every member's plan, by the name of its folder, seeds quickest."""
+        """Every member's plan by the name of its folder; seeds vary fastest."""
         found = {}
         for settings, seed in itertools.product(self.settings(), self.seeds):
             named = [f"{name}={words.value(x)}" for name, x in settings.items()]
@@ -45,13 +45,13 @@ class Grid:
 
 @typed
 def make_grid(model: str | lookup.Variant = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
-    """A grid from keyword arguments, lists being several values.
+    """A grid from keyword arguments; a list gives several values of a setting.
 
-    Of a setting that is one number or word, any row of them is: a tuple, a range, a 1-D array.
+    For a setting that is a single number or word, so does a tuple, a range or a 1-D array.
 
     Raises:
-        UsageError: as ``make_plan`` of any member; no value or the same twice; several values of
-            what all members share.
+        UsageError: as ``make_plan`` for any member; no value or the same twice; several values of
+            a setting that all members share.
     """
     types = kinds(model)
     varied = {
@@ -70,7 +70,7 @@ def make_grid(model: str | lookup.Variant = "vae", seeds: Positive = SEEDS, **ch
             hint = (
                 "use --seed for the first and --seeds for how many"
                 if name == "seed"
-                else ("it is the same for all members of a sweep")
+                else "it is the same for all members of a sweep"
             )
             raise UsageError(f"{seen}: expected one value; {hint}")
     fixed = {name: x for name, x in choices.items() if name not in varied}
@@ -88,15 +88,15 @@ def make_grid(model: str | lookup.Variant = "vae", seeds: Positive = SEEDS, **ch
     return grid
 
 
-_TOGETHER: list[tuple[str, Callable[[Any], bool], str]] = [  # what a member cannot do alone
+_TOGETHER: list[tuple[str, Callable[[Any], bool], str]] = [  # what a member cannot do by itself
     ("patience", lambda x: x is None, "expected all to train for --epochs; leave it out"),
-    ("on_nan", lambda x: x != "rollback", "expected stop or skip, of each member"),
-    ("shard_params", lambda x: not x, "expected a device to hold a member whole; leave it out"),
+    ("on_nan", lambda x: x != "rollback", "expected stop or skip, for each member"),
+    ("shard_params", lambda x: not x, "expected each device to hold whole members; leave it out"),
 ]
 
 
 def _row(kind: Any, given: Any) -> list[Any] | None:
-    """The several values that ``given`` is for a setting; None if it is one value, or unknown."""
+    """The values that ``given`` lists for a setting; None if it is a single value, or unknown."""
     several = get_origin(declared.plain(kind)) is tuple
     if kind is None:
         return None

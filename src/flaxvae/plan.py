@@ -1,4 +1,4 @@
-"""A plan: what a run is asked to be."""
+"""A plan: everything that a run was asked for."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from flaxvae.synonyms import hint
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run is asked to be: all that decides its result, given the machine."""
+    """Everything that determines a run's result on a given machine."""
 
     model: str
     arguments: Mapping[str, Any]  # of the recipe
     data: DataSettings
     training: TrainSettings  # with epochs filled in
     variant: lookup.Variant | None = dataclasses.field(default=None, repr=False, compare=False)
-    # the recipe's function; by default the zoo's of this name
+    # the recipe's function; by default the one of this name in the zoo
 
     def __post_init__(self):
         object.__setattr__(self, "variant", lookup.recipe(self.function))
 
     @property
     def function(self) -> lookup.Variant | str:
-        """The recipe's function, or where there is none the name of the zoo's."""
+        """The recipe's function, or its name in the zoo if no function was given."""
         return self.model if self.variant is None else self.variant
 
     def recipe(self, spec: DataSpec) -> Recipe:
@@ -40,18 +40,18 @@ class Plan:
 
 
 def kinds(model: str | lookup.Variant) -> dict[str, Any]:
-    """What is declared of each setting that ``make_plan`` takes, {name: type}."""
+    """The declared type of each setting that ``make_plan`` takes, {name: type}."""
     return hints(DataSettings) | hints(TrainSettings) | lookup.hints(model)
 
 
 def make_plan(model: str | lookup.Variant = "vae", **choices: Any) -> Plan:
     """A plan from keyword arguments: fields of DataSettings, TrainSettings, and the recipe's own.
 
-    ``model`` is a name of the zoo's, or a recipe from outside.
+    ``model`` is a name in the zoo, or a recipe from outside.
 
     Raises:
         UsageError: an unknown model or argument (with the nearest name), a value that does not
-            fit what is declared of it, or one that has no effect beside the others.
+            fit its declared type, or one that has no effect given the others.
     """
     plan = plan_of(model, **choices)
     check_effects([plan])
@@ -59,7 +59,7 @@ def make_plan(model: str | lookup.Variant = "vae", **choices: Any) -> Plan:
 
 
 def plan_of(model: str | lookup.Variant, **choices: Any) -> Plan:
-    """``make_plan``, whether or not all that was chosen has an effect."""
+    """``make_plan`` without the check that every choice has an effect."""
     known, fields = kinds(model), (hints(DataSettings), hints(TrainSettings))
     for name in choices:
         if name not in known:
@@ -71,7 +71,7 @@ def plan_of(model: str | lookup.Variant, **choices: Any) -> Plan:
         source = sources.SOURCES.get(data.dataset)
         training = dataclasses.replace(training, epochs=source.epochs if source else 20)
     own = {k: v for k, v in choices.items() if k not in {*fields[0], *fields[1]}}
-    function = lookup.recipe(model)  # the ranges of arguments are its own
+    function = lookup.recipe(model)  # the recipe checks the ranges of its own arguments
     return Plan(function.__name__, lookup.arguments(model, own), data, training, function)
 
 
@@ -81,9 +81,10 @@ def flat(plan: Plan) -> dict[str, Any]:
 
 
 def check_effects(plans: Sequence[Plan], before: Plan | None = None) -> None:
-    """Raises UsageError for a setting that was chosen and has no effect in any of the plans.
+    """Raises UsageError for a chosen setting that has no effect in any of the plans.
 
-    All are of one model; ``before`` is what they go on from, whose settings nobody chose now.
+    All plans have the same model; ``before`` is the plan that they resume, whose settings count as
+    not chosen.
     """
     model = plans[0].function
     usual = [

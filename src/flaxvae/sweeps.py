@@ -5,8 +5,8 @@ sweep = flaxvae.sweep("mnist", "beta_vae", seeds=8, beta=[1, 2, 4], learning_rat
 runs/sweep-<dataset>-<model>-<time>/
     sweep.json            what was asked for, the members, the table
     sweep.md              the table
-    <settings, seed>/     a run folder for each member, written whole when its training has ended
-    state/                of a sweep that is under way or was interrupted
+    <settings, seed>/     a run folder for each member, written when its training has finished
+    state/                while a sweep is running or interrupted
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from flaxvae.training import members, observers
 from flaxvae.training import step as steps
 
 FORMAT = 1
-_GOES_ON = "flaxvae sweep --resume"
+_RESUME = "flaxvae sweep --resume"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +56,16 @@ class Sweep:
     """A finished sweep."""
 
     path: Path
-    table: list[dict[str, Any]]  # one row a setting: settings, seeds, diverged; mean and std of ...
+    table: list[
+        dict[str, Any]
+    ]  # one row per setting: settings, seeds, diverged; mean and std of ...
     names: list[str]  # of the members that did not diverge, in the order of the grid
     recipes: Mapping[str, lookup.Variant]  # theirs, by name
     data: pipeline.Data
 
     @functools.cached_property
     def runs(self) -> list[Run]:
-        """These members, loaded."""
+        """The loaded runs of these members."""
         runs = (load(self.path / name, self.recipes) for name in self.names)
         return [dataclasses.replace(run, loaded=self.data) for run in runs]
 
@@ -77,23 +79,23 @@ def sweep(
     progress: bool | Progress = True,
     **choices: Any,
 ) -> Sweep:
-    """Train every combination of settings with every seed, those of one program side by side.
+    """Train every combination of settings and seeds; those that share a program, side by side.
 
     Args:
-        data: as of ``train``.
+        data: as for ``train``.
         model: a recipe's name, or a recipe from outside.
-        seeds: how many, from ``seed`` (0) on.
-        run: the folder; by default a fresh one under ``runs/``.
-        progress: as of ``train``; a row has the means over the members.
-        choices: as of ``train``; a list is several values of a setting to combine.
+        seeds: how many, starting at ``seed`` (0).
+        run: the folder; by default a new one under ``runs/``.
+        progress: as for ``train``; a row has the means over the members.
+        choices: as for ``train``; a list gives several values of a setting to combine.
 
     Returns:
         The Sweep: its folder, the table of its settings, and its members' runs.
 
     Raises:
         UsageError, DataError: before anything is compiled or written.
-        DivergedError: of all members.
-        Stopped: a signal came; the state is saved.
+        DivergedError: all members diverged.
+        Stopped: a signal arrived; the state is saved.
     """
     chosen, arrays = with_data(choices, data)
     grid = make_grid(model, seeds, **chosen)
@@ -110,9 +112,9 @@ def execute(
     data = pipeline.prepare(plan.data, arrays)
     stem = f"sweep-{Path(plan.data.dataset).stem}-{plan.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     if run is not None:
-        check_new(Path(run), _GOES_ON)
+        check_new(Path(run), _RESUME)
     groups = _groups(plans, data)
-    # All that a user can get wrong has been checked: from here on files are written.
+    # All user errors have been checked: from here on, files are written.
     settings = asdict(plan.data) | asdict(plan.training) | dict(plan.arguments)
     record = {
         "format": FORMAT,
@@ -131,7 +133,7 @@ def execute(
     path = make_new(stem) if run is None else Path(run)
     path.mkdir(parents=True, exist_ok=True)
     with lock.hold(path) as held:
-        check_new(path, _GOES_ON)  # nobody was quicker
+        check_new(path, _RESUME)  # again, now that it is locked
         return _train(grid, groups, data, held, record, terminal)
 
 
@@ -142,16 +144,16 @@ def resume(
     recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES,
     terminal: Any = None,
 ) -> Sweep:
-    """Go on with an interrupted sweep, where its last checkpoint is.
+    """Resume an interrupted sweep from its last checkpoint.
 
     Args:
-        folder: the sweep's.
-        place: where its data are now, if not where they were.
-        recipes: those from outside, by name, where it is of one.
+        folder: the sweep's folder.
+        place: where its data are now, if they have moved.
+        recipes: recipes from outside, by name, if it uses one.
         terminal: shows progress.
 
     Raises:
-        UsageError: not a sweep's folder, or of a recipe that is neither known nor given.
+        UsageError: not a sweep's folder, or its recipe is neither known nor given.
         DataError: it is damaged, or the data have changed.
     """
     path = Path(folder).resolve()
@@ -189,7 +191,7 @@ def _value(stored: Any) -> Any:
 
 
 def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[members.Group]:
-    """Members of one compilation, together."""
+    """The members, grouped by the compiled program they share."""
     if jax.process_count() > 1:
         raise UsageError(f"a sweep in {jax.process_count()} processes: expected one")
     each = [members.Member(name, plan, plan.recipe(data.spec)) for name, plan in plans.items()]
@@ -207,7 +209,7 @@ def _train(
     record: dict[str, Any],
     terminal: Any,
 ) -> Sweep:
-    """Train the groups that are not in ``record`` yet, one after another; then compare."""
+    """Train the groups that ``record`` lacks, one after another; then compare all members."""
     path = held.folder
 
     def note() -> None:
@@ -255,7 +257,7 @@ def _train(
 def _compare(
     grid: Grid, data: pipeline.Data, path: Path, record: dict[str, Any], facts: Mapping[str, str]
 ) -> Sweep:
-    """Write the table of a sweep whose members have all ended."""
+    """Write the table of a sweep whose members have all finished."""
     table = _table(grid, record["members"], path)
     order = {name: i for i, name in enumerate(grid.plans())}
     record["members"].sort(key=lambda member: order[member["name"]])
@@ -264,8 +266,8 @@ def _compare(
     names = [member["name"] for member in record["members"] if member["diverged"] is None]
     if not names:
         raise DivergedError(
-            f"all of {len(order)} diverged, their loss is not finite: expected one that is; try "
-            "a lower --learning-rate, --clip-norm 1, or --warmup-steps 500"
+            f"every member diverged: expected a finite loss in at least one of {len(order)}; try a "
+            "lower --learning-rate, --clip-norm 1, or --warmup-steps 500"
         )
     function = lookup.recipe(grid.model)
     return Sweep(path, table, names, {function.__name__: function}, data)
@@ -280,12 +282,12 @@ def _train_group(
     watch: Any,
     heard: list[int],
 ) -> Iterator[tuple[members.Member, int | None]]:
-    """Train members and write their run folders; with each, the epoch in which it diverged."""
+    """Train members and write their run folders; yields each with the epoch where it diverged."""
     count = len(group.members)
     file = outside.flag({"": lookup.recipe(group.members[0].plan.function)})
-    goes_on = command(*_GOES_ON.split(), held.folder, *file)
+    resuming = command(*_RESUME.split(), held.folder, *file)
     trainer = members.trainer(group, data, mesh)
-    with GroupKeeper(state_folder, count, held, goes_on, watch.note) as keeper:
+    with GroupKeeper(state_folder, count, held, resuming, watch.note) as keeper:
         state, histories = members.fit(group, trainer, data, mesh, keeper, watch)
     watch.stage(f"evaluating {counted(count, 'member')}")
     keys = jnp.stack([evaluation_keys(0)[0]] * count)
@@ -295,7 +297,7 @@ def _train_group(
     for i, member in enumerate(group.members):
         if heard:
             written = f"{i} of {count} runs written"
-            raise Stopped(f"stopped after training, {written}; `{goes_on}` goes on", heard[0])
+            raise Stopped(f"stopped after training, {written}; resume with `{resuming}`", heard[0])
         one = {key: np.ascontiguousarray(values[:, i]) for key, values in found.items()}
         evaluation = numbers(member.recipe, data.test, one)
         watch.stage("writing runs", i, count)
@@ -321,7 +323,7 @@ def _write(
     history: list[observers.Row],
     evaluation: Evaluation,
 ) -> None:
-    """The run folder of a member, whole or not at all."""
+    """Write a member's run folder, completely or not at all."""
     partial = writing.temporary(path)
     shutil.rmtree(path, ignore_errors=True)
     try:

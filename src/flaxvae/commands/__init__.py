@@ -1,7 +1,7 @@
-"""What ``flaxvae`` can be asked to do, one file a command.
+"""The commands of ``flaxvae``, one per file.
 
-A command is one function: its signature is its flags, its docstring their help, and what it
-returns is printed. What it needs is imported in it, so that ``flaxvae --help`` is quick.
+A command is a function: its signature defines the flags, its docstring their help, and its return
+value is printed. It imports what it needs in its body, so that ``flaxvae --help`` is fast.
 """
 
 from __future__ import annotations

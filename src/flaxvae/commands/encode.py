@@ -26,8 +26,8 @@ def encode(
         run: Run folder.
         images: An .npz or .npy file; by default the test images, with their labels.
         scores: Also compute scores, which take many times as long as the latents.
-        out: File to write, with z [N, D], score [N], labels [N] and the other arrays that the
-            images' .npz has for each image, such as names; by default latents.npz in the run, or
+        out: File to write, with z [N, D], score [N], labels [N] and the other per-image arrays of
+            the images' .npz, such as names; by default latents.npz in the run, or
             latents-images-NAME.npz.
     """
     import numpy as np
@@ -54,7 +54,7 @@ def encode(
             arrays |= {name: np.array(value) for name, value in shared.step(loaded).items()}
         taken = [name for name in others if name in arrays]
         if taken:
-            terminal.note(f"{images}: {listed(taken)} left out, a name of what is written here")
+            terminal.note(f"{images}: {listed(taken)} left out: the name is taken by the output")
         kept = [name for name in others if name not in arrays]
         if kept:
             terminal.note(f"{images}: {listed(kept)} kept")

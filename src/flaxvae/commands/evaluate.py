@@ -26,16 +26,16 @@ def evaluate(
 ) -> None:
     """Evaluate held-out images: ELBO and its terms, squared error, and with --k a tighter bound.
 
-    The numbers are also written to evaluation.json in the run, or with options to a file named
-    after them: evaluation-k-500.json.
+    The numbers are also written to evaluation.json in the run, or, if options are given, to a file
+    named after them: evaluation-k-500.json.
 
     Args:
         run: Run folder.
         k: Importance samples per image, for a bound that approaches log p(x) as their number grows
-            (5000 in the papers; for grey pixels under a Bernoulli it is no density); 0: none.
+            (5000 in the papers; for grey pixels under a Bernoulli, not a density); 0: none.
         samples: Draws of z per image for the ELBO.
         split: Which images to use.
-        images: Use only this many, from the first.
+        images: Use only the first this many.
         seed: Determines the draws.
     """
     import numpy as np
@@ -74,7 +74,7 @@ def evaluate(
             write_json(path, about | shared.step(loaded) | found.as_json() | {"units": UNITS})
             facts["written"] = relative(path)
         except (DataError, OSError) as error:
-            unwritten = f"the numbers are not written down: {error}"
+            unwritten = f"the numbers could not be written to a file: {error}"
         terminal.summary(facts, [])
     if unwritten:
         print(f"flaxvae: {unwritten}", file=sys.stderr)

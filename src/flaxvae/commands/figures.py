@@ -20,8 +20,8 @@ def figures(
     Args:
         run: Run folder.
         only: Some of reconstructions, latent_scatter, samples, interpolations, denoising,
-            traversals, manifold, curves, as in --only samples,manifold; by default all that suit
-            the model.
+            traversals, manifold, curves, as in --only samples,manifold; by default all that apply
+            to the model.
     """
     from flaxvae.commands import shared
     from flaxvae.report import figures as drawing
@@ -33,7 +33,7 @@ def figures(
     drawing.check(names)
     loaded = load(run, recipes)
     shared.check_writable(loaded, loaded.folder.figures)
-    # Data are read at once where all figures are drawn, or where they are now was said.
+    # Load the data now if all figures are drawn or their new place was given.
     now = not names or any(vars(place).values())
     of = drawing.Subject(loaded, loaded.data(place).test if now else None)
     return [relative(path) for path in drawing.write(of, loaded.folder.figures, names)]

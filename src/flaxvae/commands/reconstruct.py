@@ -24,7 +24,7 @@ def reconstruct(
     Args:
         run: Run folder.
         images: An .npz or .npy file; by default the test images.
-        n: Number of images, from the first; by default 20, or all if there are fewer.
+        n: Show the first n images; by default 20, or all if there are fewer.
         out: PNG to write; by default figures/reconstructions.png in the run, or with options a
             file named after them.
     """

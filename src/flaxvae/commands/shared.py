@@ -1,4 +1,4 @@
-"""What commands share: which images they use, which file they write, and what they refuse.
+"""What commands share: which images they read, which file they write, and what they refuse.
 
 A command imports this module after it has parsed its arguments.
 """
@@ -34,7 +34,7 @@ def tell(findings: Iterable[Finding], of: str = "") -> None:
                 wrong.append(finding.what)
     if wrong:
         which = f"{of}: {len(wrong)} " * bool(of)
-        raise DataError(f"{which}not as they should be: {', '.join(wrong)}")
+        raise DataError(f"{which}failed: {', '.join(wrong)}")
 
 
 def images(
@@ -60,7 +60,7 @@ def step(run: Run) -> dict[str, Any]:
 
 
 def unused(place: Place, why: str) -> None:
-    """Raises UsageError if the place of data was given that are not needed."""
+    """Raises UsageError if a place was given for data that are not needed."""
     for name, where in vars(place).items():
         if where is not None:
             flag = declared.flag(name)
@@ -68,11 +68,11 @@ def unused(place: Place, why: str) -> None:
 
 
 def upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:
-    """How many to show: ``asked``, or by default ``usual``, or all if there are fewer."""
+    """How many to show: ``asked``, else ``usual``, or all if there are fewer."""
     if not most:
         raise UsageError(f"no {what} to show: expected 1 or more")
     if asked is not None and asked > most:
-        raise UsageError(f"--{name} {asked}: expected 1 to {most}, the {what} there are")
+        raise UsageError(f"--{name} {asked}: expected 1 to {most}, the number of {what}")
     return min(usual, most) if asked is None else asked
 
 
@@ -82,12 +82,12 @@ def check_label(run: Run, label: Any) -> None:
 
 
 def check_writable(run: Run, folder: Path, advice: str = "") -> None:
-    """Raises DataError if nothing can be written into a folder of a run, or into one it lacks."""
+    """Raises DataError unless ``folder`` of a run can be written, or created if it is missing."""
     there = folder if folder.exists() else folder.parent
     if not os.access(there, os.W_OK):
         raise DataError(
-            f"{there} cannot be written: expected a run that can; {advice}copy it to where you "
-            "may write"
+            f"{there} is not writable: expected a writable run folder; {advice}copy it to a place "
+            "that you can write to"
         )
     writing.check_own(run.path)
 
@@ -95,11 +95,11 @@ def check_writable(run: Run, folder: Path, advice: str = "") -> None:
 def target(
     run: Run, usual: str, out: str | None, command: Callable[..., Any], **options: Any
 ) -> Path:
-    """Where a command writes: ``out``, or as usual, with those options in the name that are not.
+    """The file that a command writes: ``out``, or ``usual`` with all non-default options appended.
 
-    So a figure of the training is drawn again by what drew it, and replaced by nothing else.
+    So a figure of the training is replaced only when it is drawn with the same options.
 
-    Raises DataError if nothing can be written there.
+    Raises DataError if that place is not writable.
     """
     if out is not None:
         if Path(out).suffix.lower() != Path(usual).suffix:

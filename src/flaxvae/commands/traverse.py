@@ -28,8 +28,8 @@ def traverse(
     Args:
         run: Run folder.
         image: Number of the test image to start from; by default the prior's mean.
-        label: Class, for a conditional model; by default that of the image, or the middle one.
-        units: Number of dimensions, from the most used; by default those in use, 2 to 10.
+        label: Class, for a conditional model; by default the image's, or the middle one.
+        units: Number of dimensions, most used first; by default those in use, 2 to 10.
         steps: Images per row.
         span: How far to go to either side, in standard deviations.
         out: PNG to write; by default figures/traversals.png in the run, or with options a file
@@ -44,7 +44,7 @@ def traverse(
     shared.check_label(loaded, label)
     if not loaded.recipe.has_bound or loaded.recipe.codes is not None:
         what = "discrete latents" if loaded.recipe.codes else "no prior"
-        raise UsageError(f"model {loaded.plan.model} has {what}: expected continuous ones to walk")
+        raise UsageError(f"model {loaded.plan.model} has {what}: expected continuous latents")
     if loaded.finished and image is None and loaded.recipe.standard_prior:
         shared.unused(place, "without --image")
         of = figures.Subject(loaded)
