@@ -25,6 +25,7 @@ class DataSpec(NamedTuple):
     examples: int = 0  # training images
     labels: tuple[int, ...] | tuple[str, ...] | None = None  # of the classes; None: 0, 1, 2 …
     unlabelled: str = ""  # why existing labels cannot be used
+    kind: Literal["images", "vectors", "table"] = "images"  # a table's values are any numbers
 
     @property
     def names(self) -> tuple[int, ...] | tuple[str, ...]:

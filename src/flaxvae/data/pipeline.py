@@ -16,7 +16,9 @@ import jax
 import numpy as np
 
 from flaxvae.data import images, labels, sources
+from flaxvae.data import rows as row_views
 from flaxvae.data.images import Render
+from flaxvae.data.rows import Rows
 from flaxvae.recipe import DataSpec
 from flaxvae.settings import Binarization, DataSettings
 
@@ -24,7 +26,7 @@ from flaxvae.settings import Binarization, DataSettings
 class Split(NamedTuple):
     """Images as stored, with labels where there are any."""
 
-    x: np.ndarray  # [N, *shape] uint8 or uint16 in 0..peak, or float32 in [0, 1]
+    x: np.ndarray | Rows  # [N, *shape] uint8 or uint16 in 0..peak, or float32 in [0, 1]
     y: np.ndarray | None  # [N] labels as in the data: whole numbers, or text
     peak: float  # the stored value that means 1.0
     names: labels.Names | None = None  # the labels that occur, in order; None: 0, 1, 2 …
@@ -112,7 +114,7 @@ def binarized(split: Split, how: Binarization, fold: int) -> Split:
         return split
     if split.render is not None:
         return split._replace(render=Binarized(split.render, how, fold))
-    x = images.binarize(images.scale(split.x, split.peak), how, binarization_key(fold))
+    x = images.binarize(images.scale(split.x[:], split.peak), how, binarization_key(fold))
     return split._replace(x=np.asarray(x.astype(np.uint8)), peak=1.0)
 
 
@@ -140,7 +142,7 @@ def taken(split: Split, which: np.ndarray) -> Split:
     """Some images of a split, with all that there is of each."""
     y, files, factors = split.y, split.files, split.factors
     return split._replace(
-        x=split.x[which],
+        x=row_views.taken(split.x, which),
         y=None if y is None else y[which],
         files=None if files is None else [files[i] for i in which],
         factors=None if factors is None else factors[which],
@@ -212,6 +214,7 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
         examples=len(train.x),
         labels=dataset.names,
         unlabelled=dataset.unlabelled,
+        kind="images" if len(train.shape) == 3 else "vectors",
     )
     return Data(
         spec,

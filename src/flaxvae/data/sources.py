@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxvae.data import files, idx, labels, pixels, tfds
+from flaxvae.data.rows import Rows
 from flaxvae.errors import DataError, Finding, UsageError, did_you_mean
 from flaxvae.settings import IN_FOLDERS
 
@@ -22,9 +23,9 @@ from flaxvae.settings import IN_FOLDERS
 class Part(NamedTuple):
     """Examples that belong together, as stored."""
 
-    x: np.ndarray
+    x: np.ndarray | Rows
     """[N, H, W, C] (images) or [N, D] (vectors): uint8 or uint16 in 0..peak, or float32 in
-    [0, 1]. It may be memory-mapped: take rows of it, never all."""
+    [0, 1]. It may be memory-mapped, or a view of such: take rows of it, never all."""
     y: np.ndarray | None = None
     """[N] class labels, whole numbers or text; None when unlabelled."""
     files: Sequence[str] | None = None

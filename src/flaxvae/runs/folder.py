@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from flaxvae import lookup, outside, writing
 from flaxvae.declared import Count, Positive, Within
@@ -54,6 +54,7 @@ class _Spec(TypedDict):
     examples: NotRequired[Count]
     labels: NotRequired[list[int | str] | None]
     unlabelled: NotRequired[str]
+    kind: NotRequired[Literal["images", "vectors", "table"]]
 
 
 class _Record(_Format):

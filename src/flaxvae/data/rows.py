@@ -1,0 +1,91 @@
+"""Some rows of an array that may be larger than memory, read where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+IN_MEMORY = 2**28  # bytes up to which an array is read whole
+AT_ONCE = 2**24  # bytes that are read at once where all of an array is gone through
+
+
+class Rows:
+    """A view of rows of an array, often memory-mapped: indexing it reads, nothing else does.
+
+    It has the shape and the dtype of an array; ``rows[index]``, for a slice or an array of
+    indices or of bools, gives an ordinary array of those rows. Unlike an array's, its rows never
+    come all at once by accident: ``np.asarray(rows)`` is refused.
+    """
+
+    def __init__(
+        self,
+        base: np.ndarray,
+        index: np.ndarray | None = None,
+        convert: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
+        """
+        Args:
+            base: [N, ...], in memory or memory-mapped.
+            index: [M] the rows of ``base`` that these are; by default all.
+            convert: makes what is seen of rows of ``base``, each row by itself.
+        """
+        self._base, self._index, self._convert = base, index, convert
+        one = base[:1] if convert is None else convert(np.zeros((1, *base.shape[1:]), base.dtype))
+        count = len(base) if index is None else len(index)
+        self.shape: tuple[int, ...] = (count, *one.shape[1:])
+        self.dtype: np.dtype = one.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Of all rows, were they in memory."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        """The rows of a slice, or of indices or bools [B], in their order: an array."""
+        if not isinstance(which, slice | np.ndarray | list):
+            raise TypeError(f"rows at {which!r}: expected a slice or an array of indices")
+        if self._index is not None:
+            which = self._index[which]
+        found = np.array(self._base[which])
+        return found if self._convert is None else self._convert(found)
+
+    def taken(self, which: np.ndarray) -> Rows:
+        """A view of some of these rows; nothing is read."""
+        index = np.arange(len(self._base)) if self._index is None else self._index
+        return Rows(self._base, index[which], self._convert)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError(f"{len(self):,} rows as one array: take some of them, such as rows[:512]")
+
+    def __repr__(self) -> str:
+        return f"Rows(shape={self.shape}, dtype={self.dtype})"
+
+
+def taken(x: np.ndarray | Rows, which: np.ndarray) -> np.ndarray | Rows:
+    """Some rows: a view of what is large and not in memory, else an array."""
+    if isinstance(x, Rows):
+        return x.taken(which)
+    if isinstance(x, np.memmap) and x.nbytes > IN_MEMORY:
+        return Rows(x, np.arange(len(x))[which])
+    return x[which]
+
+
+def chunks(x: np.ndarray | Rows) -> Iterator[np.ndarray]:
+    """All rows, in order, some at a time."""
+    row = max(x.nbytes // max(len(x), 1), 1)
+    step = max(AT_ONCE // row, 1)
+    for start in range(0, len(x), step):
+        yield x[start : start + step]
