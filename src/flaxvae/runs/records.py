@@ -16,6 +16,7 @@ from types import UnionType
 from typing import (
     Annotated,
     Any,
+    Literal,
     NotRequired,
     TypedDict,
     Union,
@@ -149,7 +150,8 @@ def check(kind: Any, value: Any, name: str = "") -> None:
     """Raises ValueError, which names the field, unless a JSON value is of a type.
 
     Types are built from int, float (any number), str, bool, None, Any, list, dict[str, ...],
-    unions, Annotated with ``Within``, and TypedDicts, which may have more fields than they declare.
+    unions, Literal, Annotated with ``Within``, and TypedDicts, which may have more fields than they
+    declare.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if is_typeddict(kind):
@@ -164,6 +166,8 @@ def check(kind: Any, value: Any, name: str = "") -> None:
         check(parts[0], value, name)
         for note in parts[1:]:
             _require(not isinstance(note, Within) or note.ok(value), name, value, note.words)
+    elif origin is Literal:
+        _require(value in parts, name, value, f"one of {', '.join(map(repr, parts))}")
     elif origin in (Union, UnionType):
         if not any(_is(part, value) for part in parts):
             check(parts[0], value, name)
