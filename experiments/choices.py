@@ -65,6 +65,7 @@ def train(
     """
     plan = planning.make_plan(model, **{"dataset": "mnist", "validation": HELD_OUT} | others)
     data, mesh = pipeline.prepare(plan.data), meshes.make(plan.training.devices)
+    plan = plan.settled(data.spec)
     recipe = plan.recipe(data.spec)
     with mock.patch.dict(networks.INITIAL_SCALES, initial_scales or {}), Terminal() as terminal:
         trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)

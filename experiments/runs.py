@@ -61,7 +61,8 @@ def train(name: str, model: str, **choices: Any) -> Run:
     path, plan = ROOT / name, planning.make_plan(model, **choices)
     resume = None
     if (path / "run.json").exists():
-        if RunFolder.open(path).plan() == plan:
+        before = RunFolder.open(path).plan()
+        if plan.like(before) == before:
             if RunFolder.open(path).finished():
                 print(f"{path}: already trained", flush=True)
                 return api.load(path)

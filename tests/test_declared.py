@@ -305,7 +305,7 @@ def test_a_folder_is_read_of_the_datasets_that_can_be_in_one():
 def test_stored_settings_without_effect_are_no_fault(tmp_path, no_figures, capsys):
     """What an older flaxvae took is read, goes on, and is swept."""
     path = str(tmp_path / "run")
-    plan = planning.plan_of("vae", **TINY, epochs=1, sigma=2.0)
+    plan = planning.plan_of("vae", **TINY, epochs=1, likelihood="bernoulli", sigma=2.0)
     with pytest.raises(UsageError, match=r"sigma=2.0 has no effect"):
         planning.check_effects([plan])
     api.execute(plan, run=path)

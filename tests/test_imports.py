@@ -26,6 +26,7 @@ FLOORS = [
     "core",
     "parts",
     "recipe",
+    "choosing",
     "zoo",
     "lookup",
     "choices",

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from flaxvae import lookup, signals, zoo
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.choices import Choices
+from flaxvae.choosing import Choice
 from flaxvae.core import Variables
 from flaxvae.data import pipeline, sources
 from flaxvae.data.pipeline import Data, Split
@@ -29,7 +30,7 @@ from flaxvae.declared import typed
 from flaxvae.devices import hosts
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError, counted
-from flaxvae.plan import Plan, make_plan
+from flaxvae.plan import Plan, make_plan, settle
 from flaxvae.recipe import Recipe
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
@@ -133,6 +134,7 @@ def execute(
     started = time.monotonic()
     task = _asked(plan, run, resume, allow_changes)
     data = task.load(arrays)
+    plan = task.plan
     recipe, mesh = plan.recipe(data.spec), meshes.make(plan.training.devices)
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
     # All user errors have been checked: from here on, files are written.
@@ -169,6 +171,7 @@ class _Task:
     resumed: RunFolder | None
     changes: Mapping[str, tuple[Any, Any]]
     found: DataSettings  # with which the data were found
+    chosen: Mapping[str, Choice] = dataclasses.field(default_factory=dict)  # by the data, loaded
 
     def load(self, arrays: Any) -> Data:
         """The data, the same in every process."""
@@ -181,6 +184,8 @@ class _Task:
         anywhere = dataclasses.replace(plan.data, data_dir=None)
         asked = [plan.model, dict(plan.arguments), asdict(anywhere), asdict(plan.training)]
         hosts.check_same([asked, data.sha256, data.labels_sha256], "settings, images or labels")
+        self.chosen = plan.chosen(data.spec)
+        self.plan = settle([plan], data.spec)[0]
         return data
 
     @contextlib.contextmanager
@@ -205,7 +210,7 @@ class _Task:
             else:
                 folder.extend(self.plan, self.changes, self.found)
             folder.hold(held)
-            watch.header(words.header(self.plan, data, parameters, mesh, path))
+            watch.header(words.header(self.plan, data, parameters, mesh, path, self.chosen))
             if unlinked:
                 watch.note(
                     f"no {path.parent / 'latest'} ({unlinked}): use its folder"
@@ -241,6 +246,7 @@ def _asked(plan: Plan, run: str | None, resume: str | None, allow_changes: bool)
     if run is not None:
         raise UsageError(f"--run {run} with --resume {resume}: expected one of them")
     folder = RunFolder.open(resume, {plan.model: lookup.recipe(plan.function)})
+    plan = plan.like(folder.plan())
     if not allow_changes:
         check_resume(folder.plan(), plan)
         return _Task(plan, None, folder, {}, plan.data)

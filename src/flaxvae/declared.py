@@ -54,7 +54,8 @@ class Within(NamedTuple):
 class Only:
     """A setting has an effect only where another has one of some values: a part of a type.
 
-    Without values: where the other is anything but None, 0 and "none".
+    Without values: where the other is anything but None, 0 and "none". Where the other is "auto",
+    it may have one of these values once the data are known.
     """
 
     def __init__(self, name: str, *values: str):
@@ -62,7 +63,7 @@ class Only:
 
     def holds(self, settings: Settings) -> bool:
         found = settings[self.name]
-        return found in self.values if self.values else found not in (None, 0, "none")
+        return found in ("auto", *self.values) if self.values else found not in (None, 0, "none")
 
 
 MOST = 2**31 - 1  # steps are counted in int32

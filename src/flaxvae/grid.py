@@ -7,10 +7,12 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, get_origin
 
-from flaxvae import declared, lookup
+from flaxvae import choosing, declared, lookup
+from flaxvae.choosing import Choice
 from flaxvae.declared import Positive, Seed, typed
 from flaxvae.errors import UsageError
-from flaxvae.plan import Plan, check_effects, kinds, plan_of
+from flaxvae.plan import Plan, check_effects, kinds, plan_of, settle
+from flaxvae.recipe import DataSpec
 from flaxvae.report import words
 from flaxvae.settings import TrainSettings
 
@@ -42,6 +44,31 @@ class Grid:
             found[",".join([*named, f"seed={seed}"])] = plan
         return found
 
+    def settled(self, spec: DataSpec) -> Grid:
+        """The grid, with what these data decide chosen.
+
+        Raises UsageError for a setting that has no effect beside what was chosen, or for two
+        values of one that come to the same.
+        """
+        settle([*self.plans().values()], spec)
+        choices = {name: choice.value for name, choice in self.chosen(spec).items()}
+        varied = {
+            name: [choosing.settled({name: x}, spec)[name] for x in values]
+            for name, values in self.varied.items()
+        }
+        for name, values in varied.items():
+            _check_once(name, values)
+        return dataclasses.replace(self, choices={**self.choices, **choices}, varied=varied)
+
+    def chosen(self, spec: DataSpec) -> dict[str, Choice]:
+        """What these data decide of what all members share and the grid leaves open, by name."""
+        first, *others = [plan.chosen(spec) for plan in self.plans().values()]
+        return {
+            name: choice
+            for name, choice in first.items()
+            if name not in self.varied and all(other.get(name) == choice for other in others)
+        }
+
 
 @typed
 def make_grid(model: str | lookup.Variant = "vae", seeds: Positive = SEEDS, **choices: Any) -> Grid:
@@ -64,8 +91,7 @@ def make_grid(model: str | lookup.Variant = "vae", seeds: Positive = SEEDS, **ch
         seen = f"{declared.flag(name)} {' '.join(map(words.value, values))}".rstrip()
         if not values:
             raise UsageError(f"{seen}: expected at least one value")
-        if any(values.index(x) != i for i, x in enumerate(values)):
-            raise UsageError(f"{seen}: expected each value once")
+        _check_once(name, values)
         if name not in can_vary and len(values) > 1:
             hint = (
                 "use --seed for the first and --seeds for how many"
@@ -86,6 +112,12 @@ def make_grid(model: str | lookup.Variant = "vae", seeds: Positive = SEEDS, **ch
                 seen = declared.flag(name) + f" {value}" * (value is not True)
                 raise UsageError(f"{seen} in a sweep, whose members train together: {expected}")
     return grid
+
+
+def _check_once(name: str, values: list[Any]) -> None:
+    if any(values.index(x) != i for i, x in enumerate(values)):
+        seen = f"{declared.flag(name)} {' '.join(map(words.value, values))}"
+        raise UsageError(f"{seen}: expected each value once")
 
 
 _TOGETHER: list[tuple[str, Callable[[Any], bool], str]] = [  # what a member cannot do by itself

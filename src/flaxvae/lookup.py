@@ -9,9 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
-from flaxvae import declared
+from flaxvae import choosing, declared
 from flaxvae.errors import UsageError
 from flaxvae.recipe import DataSpec, Recipe
+from flaxvae.settings import Body
 from flaxvae.synonyms import hint
 from flaxvae.zoo import RECIPES
 
@@ -120,9 +121,17 @@ def chosen(model: str | Variant, choices: Mapping[str, Any]) -> dict[str, Any]:
     return records | rest
 
 
+def body(model: str | Variant, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a recipe's arguments those that are ``Body``'s, if it takes one."""
+    takes = any(isinstance(record, Body) for record in shared(model).values())
+    return {k: settings[k] for k in vars(Body()) if takes}
+
+
 def build(model: str | Variant, data: DataSpec, **choices: Any) -> Recipe:
     """Build a recipe for these data, with arguments from a flat dictionary.
 
     Raises UsageError for an unknown recipe or argument, or a value out of range.
     """
-    return recipe(model)(data, **chosen(model, choices))
+    found = chosen(model, choices)
+    settled = {k: choosing.body(data, x) if isinstance(x, Body) else x for k, x in found.items()}
+    return recipe(model)(data, **settled)

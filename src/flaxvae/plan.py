@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flaxvae import declared, lookup
-from flaxvae.data import sources
+from flaxvae import choosing, declared, lookup
+from flaxvae.choosing import Choice
 from flaxvae.declared import hints
 from flaxvae.errors import UsageError
 from flaxvae.recipe import DataSpec, Recipe
@@ -22,7 +22,7 @@ class Plan:
     model: str
     arguments: Mapping[str, Any]  # of the recipe
     data: DataSettings
-    training: TrainSettings  # with epochs filled in
+    training: TrainSettings
     variant: lookup.Variant | None = dataclasses.field(default=None, repr=False, compare=False)
     # the recipe's function; by default the one of this name in the zoo
 
@@ -37,6 +37,30 @@ class Plan:
     def recipe(self, spec: DataSpec) -> Recipe:
         """The recipe, built for these data."""
         return lookup.build(self.function, spec, **self.arguments)
+
+    def chosen(self, spec: DataSpec) -> dict[str, Choice]:
+        """What these data decide, of what the plan leaves open: by name."""
+        return choosing.chosen(self._may_be_open(), spec)
+
+    def settled(self, spec: DataSpec) -> Plan:
+        """The plan, with this chosen."""
+        return self._with({name: x.value for name, x in self.chosen(spec).items()})
+
+    def like(self, other: Plan) -> Plan:
+        """The plan, with what it leaves open as it is in another plan."""
+        settings, others = self._may_be_open(), flat(other)
+        names = [name for name in settings if choosing.is_open(settings, name)]
+        return self._with({name: others[name] for name in names if name in others})
+
+    def _may_be_open(self) -> dict[str, Any]:
+        return {**lookup.body(self.function, self.arguments), "epochs": self.training.epochs}
+
+    def _with(self, values: Mapping[str, Any]) -> Plan:
+        own = {name: x for name, x in values.items() if name != "epochs"}
+        training = dataclasses.replace(
+            self.training, epochs=values.get("epochs", self.training.epochs)
+        )
+        return dataclasses.replace(self, arguments={**self.arguments, **own}, training=training)
 
 
 def kinds(model: str | lookup.Variant) -> dict[str, Any]:
@@ -67,9 +91,6 @@ def plan_of(model: str | lookup.Variant, **choices: Any) -> Plan:
             raise UsageError(f"unknown argument {name!r} for model {called!r}{meant}")
     data = DataSettings(**{k: v for k, v in choices.items() if k in fields[0]})
     training = TrainSettings(**{k: v for k, v in choices.items() if k in fields[1]})
-    if training.epochs is None:
-        source = sources.SOURCES.get(data.dataset)
-        training = dataclasses.replace(training, epochs=source.epochs if source else 20)
     own = {k: v for k, v in choices.items() if k not in {*fields[0], *fields[1]}}
     function = lookup.recipe(model)  # the recipe checks the ranges of its own arguments
     return Plan(function.__name__, lookup.arguments(model, own), data, training, function)
@@ -101,6 +122,17 @@ def check_effects(plans: Sequence[Plan], before: Plan | None = None) -> None:
     found = declared.idle(kinds(model), [flat(plan) for plan in plans], usual)
     if found is not None:
         raise UsageError(found)
+
+
+def settle(plans: Sequence[Plan], spec: DataSpec) -> list[Plan]:
+    """Plans of one model, with all chosen that these data decide.
+
+    Raises UsageError for a setting that has no effect beside what was chosen.
+    """
+    found = [plan.settled(spec) for plan in plans]
+    if found != list(plans):
+        check_effects(found)
+    return found
 
 
 def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:

@@ -26,6 +26,7 @@ class DataSpec(NamedTuple):
     labels: tuple[int, ...] | tuple[str, ...] | None = None  # of the classes; None: 0, 1, 2 …
     unlabelled: str = ""  # why existing labels cannot be used
     kind: Literal["images", "vectors", "table"] = "images"  # a table's values are any numbers
+    grey: float | None = None  # fraction of training values from 1/4 to 3/4; None: unknown
 
     @property
     def names(self) -> tuple[int, ...] | tuple[str, ...]:

@@ -19,11 +19,12 @@ from flaxvae.errors import UsageError
 Binarization = Literal["none", "dynamic", "fixed", "threshold"]
 Optimizer = Literal["adam", "muon"]
 Schedule = Literal["constant", "cosine"]
-Net = Literal["conv", "resnet", "mlp"]
+Net = Literal["auto", "conv", "resnet", "mlp"]
 Activation = Literal["relu", "tanh", "gelu", "silu", "elu"]
 Convolutions = Literal["auto", "gemm", "native"]
 Precision = Literal["float32", "bf16"]
 Likelihood = Literal[
+    "auto",
     "bernoulli",
     "continuous_bernoulli",
     "gaussian",
@@ -108,7 +109,8 @@ class TrainSettings:
     """How a model is trained: gradient descent on the recipe's loss."""
 
     epochs: Count | None = None
-    """Passes over the training images; by default 20, for digits 500."""
+    """Passes over the training images; by default the fewer the more images there are, such as 500
+    of up to 3,000, and 20 of MNIST's."""
 
     batch_size: Positive = 128
     """Images per step, over all devices together."""
@@ -203,8 +205,9 @@ class Hosts:
 class Body:
     """Networks and likelihood, which all models share."""
 
-    net: Net = "conv"
-    """conv (the tutorials' Conv 32, Conv 64, Dense 256), resnet, or mlp."""
+    net: Net = "auto"
+    """conv (the tutorials' Conv 32, Conv 64, Dense 256), resnet, or mlp; auto: conv for images, mlp
+    for anything else."""
 
     widths: Annotated[tuple[Positive, ...], Only("net", "mlp")] = (512, 256)
     """Hidden layer sizes of an mlp encoder; the decoder mirrors them."""
@@ -212,10 +215,9 @@ class Body:
     activation: Annotated[Activation, Only("net", "mlp")] = "relu"
     """Activation of an mlp."""
 
-    channels: Annotated[
-        tuple[Positive, ...], Within(bool, "1 or more each"), Only("net", "resnet")
-    ] = (32, 64)
-    """Channels of a resnet, one number for each halving of the image."""
+    channels: Annotated[tuple[Positive, ...], Only("net", "resnet")] = ()
+    """Channels of a resnet, one number for each halving of the image; by default 32, then 64 until
+    its longer side is 8 or less."""
 
     blocks: Annotated[Count, Only("net", "resnet")] = 1
     """Residual blocks of a resnet after each halving."""
@@ -223,8 +225,9 @@ class Body:
     convolutions: Annotated[Convolutions, Only("net", "conv", "resnet")] = "auto"
     """How convolutions are computed: gemm is fast on CPU, native on GPU and TPU; auto picks."""
 
-    likelihood: Likelihood = "bernoulli"
-    """p(x|z); -log p(x|z) is the reconstruction loss. bernoulli: the BCE; continuous_bernoulli: its
+    likelihood: Likelihood = "auto"
+    """p(x|z); -log p(x|z) is the reconstruction loss. auto: by the data, as run.json then says.
+    bernoulli: the BCE; continuous_bernoulli: its
     density on [0, 1]; gaussian, with fixed sigma: the MSE, as squared error / 2 sigma^2 plus the
     constant 1/2 D log 2 pi sigma^2 for D pixels; gaussian_shared: one learned sigma;
     gaussian_pixel: a learned sigma for each pixel; discretized_logistic and logistic_mixture: for

@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ import numpy as np
 from flaxvae import lookup, outside, signals, writing
 from flaxvae.analysis.evaluation import UNITS, Evaluation, evaluation_keys, measurement, numbers
 from flaxvae.api import Progress, watching, with_data
+from flaxvae.choosing import Choice
 from flaxvae.data import pipeline
 from flaxvae.declared import Positive
 from flaxvae.devices import mesh as meshes
@@ -107,9 +109,10 @@ def execute(
     grid: Grid, *, run: str | None = None, arrays: Any = None, terminal: Any = None
 ) -> Sweep:
     """``sweep`` for a grid."""
-    plans = grid.plans()
+    data = pipeline.prepare(next(iter(grid.plans().values())).data, arrays)
+    chosen, grid = grid.chosen(data.spec), grid.settled(data.spec)
+    plans = _plans(grid, data)
     plan = next(iter(plans.values()))
-    data = pipeline.prepare(plan.data, arrays)
     stem = f"sweep-{Path(plan.data.dataset).stem}-{plan.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     if run is not None:
         check_new(Path(run), _RESUME)
@@ -134,7 +137,7 @@ def execute(
     path.mkdir(parents=True, exist_ok=True)
     with lock.hold(path) as held:
         check_new(path, _RESUME)  # again, now that it is locked
-        return _train(grid, groups, data, held, record, terminal)
+        return _train(grid, groups, data, held, record, terminal, chosen)
 
 
 def resume(
@@ -181,13 +184,18 @@ def resume(
     settings |= {"dataset": found.dataset, "data_dir": found.data_dir}
     record["data_paths"] = places.recorded(found)
     grid = Grid(model, settings, varied, seeds)
-    plans = grid.plans()
+    plans = _plans(grid, data)
     with lock.hold(path) as held:
         return _train(grid, _groups(plans, data), data, held, record, terminal)
 
 
 def _value(stored: Any) -> Any:
     return tuple(stored) if isinstance(stored, list) else stored
+
+
+def _plans(grid: Grid, data: pipeline.Data) -> dict[str, Plan]:
+    """Every member's plan, with what these data decide chosen."""
+    return {name: plan.settled(data.spec) for name, plan in grid.plans().items()}
 
 
 def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[members.Group]:
@@ -208,6 +216,7 @@ def _train(
     held: lock.Held,
     record: dict[str, Any],
     terminal: Any,
+    chosen: Mapping[str, Choice] = MappingProxyType({}),
 ) -> Sweep:
     """Train the groups that ``record`` lacks, one after another; then compare all members."""
     path = held.folder
@@ -221,6 +230,8 @@ def _train(
     sizes = [members.mesh_of(len(group.members), plan.training.devices) for group in groups]
     devices = "; ".join(dict.fromkeys(meshes.describe(mesh) for mesh in sizes))
     facts = report.header(plan, grid.varied, grid.seeds, groups, data, devices, path)
+    if chosen:
+        facts["chosen"] = words.chosen_line(chosen)
     watch = terminal or observers.Quiet()
     watch.header(facts)
     with signals.caught() as heard:

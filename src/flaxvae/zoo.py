@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from flaxvae import declared, parts
+from flaxvae import choosing, declared, parts
 from flaxvae.declared import Only
 from flaxvae.errors import UsageError
 from flaxvae.recipe import Codes, DataSpec, Recipe
@@ -47,6 +47,7 @@ def _not_negative(**arguments: float) -> None:
 
 
 def _likelihood(data: DataSpec, body: Body):
+    body = choosing.body(data, body)
     kinds, channels, name = parts.likelihoods, data.shape[-1], body.likelihood
     levels = data.levels or 0
     if name in _ON_LEVELS:
@@ -70,6 +71,7 @@ _ON_LEVELS = ("discretized_logistic", "logistic_mixture")
 
 
 def _log_px(data: DataSpec, body: Body) -> Literal["probability", "density", "cross_entropy"]:
+    body = choosing.body(data, body)
     if body.likelihood in _ON_LEVELS:
         return "probability"
     if body.likelihood == "bernoulli":
@@ -83,6 +85,7 @@ def _recipe(model: Model, objective: Objective, data: DataSpec, body: Body, **fa
 
 
 def _network(data: DataSpec, body: Body, heads, values: int, spatial: bool = False):
+    body = choosing.body(data, body)
     network = _float32_network(data, body, heads, values, spatial)
     return network._replace(compute="bfloat16") if body.precision == "bf16" else network
 
@@ -652,6 +655,7 @@ def vq_vae(
     _not_negative(commitment=commitment)
     _check((decay >= 0) & (decay < 1), f"--decay {decay}", "at least 0 and below 1")
     _check(prior_width % 4 == 0, f"--prior-width {prior_width}", "a multiple of 4, its heads")
+    body = choosing.body(data, body)
     likelihood = _likelihood(data, body)
     if body.net == "mlp":
         grid = (4, 4)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flaxvae.data import images, labels, sources
+from flaxvae.data import images, labels, sources, tones
 from flaxvae.data import rows as row_views
 from flaxvae.data.images import Render
 from flaxvae.data.rows import Rows
@@ -201,10 +201,11 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
         missing = tuple(np.setdiff1d(test.y, train.y).tolist())
         if missing:
             notes.append(f"labels that only test images have: {labels.listed(missing)}")
+    binary = settings.binarization != "none"
+    grey = 0.0 if binary else tones.grey(len(train.x), train.images)
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
     levels = train.render is not None or np.issubdtype(dataset.train.x.dtype, np.integer)
-    binary = settings.binarization != "none"
     spec = DataSpec(
         f"{dataset.name}, {images.PHRASES[settings.binarization]}",
         train.shape,
@@ -215,6 +216,7 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
         labels=dataset.names,
         unlabelled=dataset.unlabelled,
         kind="images" if len(train.shape) == 3 else "vectors",
+        grey=grey,
     )
     return Data(
         spec,

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from flaxvae import declared, lookup, outside
 from flaxvae.analysis.evaluation import UNITS, Evaluation
+from flaxvae.choosing import Choice
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import command, counted
@@ -133,12 +134,27 @@ def training_line(training: TrainSettings, varied: Collection[str] = ()) -> str:
     return "{epochs}, batch {batch_size}, {optimizer} {learning_rate} ({schedule})".format(**said)
 
 
-def header(plan: Plan, data: Data, parameters: int, mesh: Mesh, path: Path) -> dict[str, str]:
-    """What is about to be trained, on what, with what."""
+def chosen_line(chosen: Mapping[str, Choice]) -> str:
+    """What the data decided, why, and how to decide otherwise."""
+    said = [f"{name} {value(choice.value)} for {choice.why}" for name, choice in chosen.items()]
+    flags = ", ".join(map(declared.flag, chosen))
+    return f"{', '.join(said)}; {flags} set{'s another' if len(chosen) == 1 else ' others'}"
+
+
+def header(
+    plan: Plan,
+    data: Data,
+    parameters: int,
+    mesh: Mesh,
+    path: Path,
+    chosen: Mapping[str, Choice],
+) -> dict[str, str]:
+    """What is about to be trained, on what, with what; ``chosen`` is what the data decided."""
     training = plan.training
     return {
         "model": f"{plan.model}, {counted(parameters, 'parameter')} ({choices(plan)})",
         "data": data_line(data),
+        **({"chosen": chosen_line(chosen)} if chosen else {}),
         "training": f"{training_line(training)}, seed {training.seed}",
         "devices": meshes.describe(mesh),
         "units": units([plan.recipe(data.spec)]),

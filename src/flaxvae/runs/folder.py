@@ -55,6 +55,7 @@ class _Spec(TypedDict):
     labels: NotRequired[list[int | str] | None]
     unlabelled: NotRequired[str]
     kind: NotRequired[Literal["images", "vectors", "table"]]
+    grey: NotRequired[Annotated[float, Within(lambda x: 0 <= x <= 1, "0 to 1")] | None]
 
 
 class _Record(_Format):
