@@ -217,19 +217,13 @@ NPZ_REFUSED = {
     "empty": ({"x": X[:, :0]}, "(20, 0, 5)"),
     "NaN": ({"x": NAN}, "hold 1 values that are NaN or infinite, the first at index (1, 1, 2)"),
     "a Gaussian's means": ({"x": np.float32(1.2 * X / 255 - 0.1)}, "np.clip(x, 0, 1)"),
-    "floats of bytes": ({"x": X.astype(np.float32)}, "divide by 255"),
-    "floats of 16 bits": ({"x": X * 257.0}, "divide by 65535"),
     "floats of digits": ({"x": X // 16 * 1.0}, "divide them by the value of white"),
     "standardized": ({"x": (X - 128.0) / 64}, "with black at 0 and white at 1"),
-    "-1 to 1": (
-        {"x": X / 127.5 - 1},
-        "from -1 to 1; expected 0 to 1: if they range from -1 to 1, use (x",
-    ),
+    "partly below 0": ({"x": X / 300 - 0.4}, "from -0.4 to 0.45; expected 0 to 1: np.clip"),
+    "bytes with halves": ({"x": X / 2 + 100.0}, "floats made from bytes: divide by 255"),
+    "many channels first": ({"x": np.zeros((20, 6, 8, 8))}, "here [20, 8, 8, 6]; save np.moveaxis"),
     "signed bytes": ({"x": (X - 128).view(np.int8)}, "with black at 0"),
     "32 bits": ({"x": X.astype(np.uint32) << 24}, "expected 0 to 65535: divide them by"),
-    "channels first": ({"x": np.zeros((20, 3, 8, 8))}, "here [20, 8, 8, 3]; save np.moveaxis"),
-    "grey channel first": ({"x": np.zeros((20, 1, 8, 9))}, "here [20, 8, 9, 1]"),
-    "0 and 1 as bytes": ({"x": X % 2}, "bool"),
     "text": ({"x": X.astype(str)}, "type <U"),
     "complex": ({"x": X * 1j}, "type complex128"),
     "other test shape": ({"x": X, "x_test": X[:, 1:]}, "(5, 5, 1)"),
@@ -238,6 +232,33 @@ NPZ_REFUSED = {
     "times": ({"x": X.astype("m8[s]")}, "type timedelta64[s]"),
     "records": ({"x": np.zeros((20, 6), [("a", "u1"), ("b", "u1")])}, "type [('a', 'u1')"),
 }
+
+
+F32 = (X / 127.5 - 1).astype(np.float32)
+BYTES_FIRST = np.stack([X] * 3, 1)
+CONVERTED = {
+    "floats of bytes": (X.astype(np.float32), X, 255, "whole numbers 0 to 255: 255 is white"),
+    "floats of 16 bits": (X * 257.0, X.astype(np.uint16) * 257, 65535, "65535 is white"),
+    "-1 to 1": (F32, (F32 + 1) / 2, 1, "values are -1 to 1: read as -1 black, 1 white"),
+    "halves of -1 to 1": (F32.astype(np.float16), (F32.astype("f2") + np.float32(1)) / 2, 1, "-1"),
+    "channels first": (BYTES_FIRST, np.stack([X] * 3, -1), 255, "(20, 3, 6, 5): read as [N, H, W"),
+    "grey channel first": (X[:, None], X, 255, "channels come first in (20, 1, 6, 5)"),
+    "0 and 1 as bytes": (X % 2, X % 2, 1, "values are 0 and 1: 1 is white"),
+    "0 and 1 as int64": (X % 2 - np.int64(0), X % 2, 1, "values are 0 and 1: 1 is white"),
+    "constant": (X * 0 + 7, X * 0 + 7, 255, "all values are 7: there is nothing to learn"),
+}
+
+
+@pytest.mark.parametrize("case", CONVERTED)
+def test_what_can_be_meant_in_one_way_only_is_converted_and_said(tmp_path, case):
+    x, stored, peak, said = CONVERTED[case]
+    data = load(tmp_path, x=x, x_test=x[:4])
+    seen = np.concatenate([data.train.x, data.test.x]).reshape(24, *data.train.x.shape[1:])
+    np.testing.assert_array_equal(seen.reshape(24, *stored.shape[1:]), [*stored, *stored[:4]])
+    assert (data.peak, data.signed) == (peak, "-1" in case)
+    assert seen.dtype == {255: np.uint8, 65535: np.uint16}.get(peak, data.train.x.dtype)
+    (note,) = data.notes
+    assert said in note
 
 
 @pytest.mark.parametrize("case", NPZ_REFUSED)

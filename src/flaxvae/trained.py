@@ -38,7 +38,8 @@ class Trained:
     """A recipe with trained variables.
 
     Arrays go in and come out as NumPy. Images may be [N, *shape] or, with one channel, [N, H, W]:
-    whole numbers with the dataset's own white, or floats in [0, 1]. They are binarized as the
+    whole numbers with the dataset's own white, or floats in [0, 1]. Where the training images were
+    floats in [-1, 1], so are those of an array that goes below 0. They are binarized as the
     evaluation images were, where the model was trained on binary ones. Labels are the dataset's.
 
     Any number of images is padded to one of a few sizes: calls on other numbers do not compile
@@ -55,6 +56,7 @@ class Trained:
     mesh: Mesh = dataclasses.field(default_factory=meshes.local)
     peak: float | None = None  # what whole numbers are divided by; None: as their type says
     binarization: Binarization = "none"  # of the images that the model was trained on
+    signed: bool = False  # they were floats in [-1, 1]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._facts())})"
@@ -263,12 +265,14 @@ class Trained:
         x, shape = np.asarray(x), self.spec.shape
         if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
             x = x[..., None]
+        elif x.shape[1:] != shape and x.ndim == 4 and (*x.shape[2:], x.shape[1]) == shape:
+            x = np.moveaxis(x, 1, -1)
         if x.shape[1:] != shape or not len(x):
             wanted, seen = ", ".join(map(str, shape)), x.shape
-            first = len(shape) == 3 and seen[1:] == (shape[2], *shape[:2])
-            hint = "; np.moveaxis(x, 1, -1) makes it so" if first else ""
-            raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1{hint}")
-        x, peak = pixels.stored(pixels.array(x, what), self._peak(x), what)
+            raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1")
+        x = pixels.array(x, what)
+        form = pixels.known_form(x.dtype, pixels.values(x, what), self._peak(x), self.signed, what)
+        x, peak = form.of(x), form.peak
         split = Split(x, self.labels(y, len(x)), peak)
         if self.binarization == "none":
             if self.spec.binary and not np.isin(x, (0, peak)).all():

@@ -1,14 +1,17 @@
 """NumPy files, read safely: no pickle, and at most half of this machine's memory.
 
-A few kilobytes of a compressed file can expand to terabytes. So the size of an array is checked
-before it is read: an .npz member gives no more bytes than its archive entry declares, and an .npy
-no more than it has.
+A large array is memory-mapped: the .npy, or a member of an .npz that is not compressed. A few
+kilobytes of a compressed one can expand to terabytes. So the size of an array is checked before it
+is read: an .npz member gives no more bytes than its archive entry declares.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import stat
+import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from flaxvae import machine
+from flaxvae.data import rows
 from flaxvae.errors import DataError, remedy
 
 GB = 10**9
@@ -47,8 +51,11 @@ class Arrays:
         with _reading(self.path):
             if isinstance(self._loaded, np.ndarray):
                 return self._loaded
-            sizes = {info.filename: info.file_size for info in self._loaded.zip.infolist()}
-            size = sizes.get(f"{key}.npy", sizes.get(key, 0))
+            members = {info.filename: info for info in self._loaded.zip.infolist()}
+            member = members.get(f"{key}.npy") or members.get(key)
+            size = 0 if member is None else member.file_size
+            if member is not None and size > rows.IN_MEMORY and not member.compress_type:
+                return _mapped(self.path, member)
             self._taken += size
             check_size(
                 self.path, self._taken, key if self._taken == size else f"{key}, with others,"
@@ -74,13 +81,37 @@ def opened(path: Path) -> Iterator[Arrays]:
             raise DataError(
                 f"{path}: not a NumPy file (it begins with {start!r}); write it with np.savez"
             )
-        check_size(path, about.st_size)
-        loaded = np.load(path, allow_pickle=False)
+        mapped = about.st_size > rows.IN_MEMORY and start.startswith(b"\x93NUMPY")
+        loaded = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         yield Arrays(path, loaded)
         return
     with loaded:
         yield Arrays(path, loaded)
+
+
+def _mapped(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+    """An array that is stored in an archive as it is in an .npy file, memory-mapped."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        local = struct.unpack("<4s5H3L2H", file.read(30))  # the zip's header of this member
+        file.seek(local[-2] + local[-1], 1)  # its name and extra field
+        start = file.tell()
+        version = np.lib.format.read_magic(file)
+        header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if local[0] != b"PK\x03\x04" or header is None:
+            raise ValueError(f"member {member.filename} is not an .npy of version 1 or 2")
+        shape, columns_first, dtype = header(file)
+        if dtype.hasobject:
+            raise ValueError("Object arrays cannot be loaded")
+        offset = file.tell()
+        if offset - start + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"member {member.filename} is not as long as its header says")
+    order: Any = "F" if columns_first else "C"
+    return np.memmap(path, dtype, "r", offset, shape, order)
 
 
 @contextlib.contextmanager
@@ -93,7 +124,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: no such file") from error
     except Exception as error:  # numpy, zipfile and zlib raise almost anything on damage
         seen = " ".join(str(error).split()) or type(error).__name__
-        if "Object arrays" in seen:
+        if "Object arrays" in seen or "Python objects" in seen:
             raise Objects(
                 f"{path}: holds Python objects (a pickle), which are never loaded; save plain "
                 "arrays of numbers, all images of one shape"

@@ -98,6 +98,7 @@ class Data(NamedTuple):
     sha256: str  # of the stored training and test images
     labels_sha256: str | None = None  # of their labels
     notes: tuple[str, ...] = ()  # remarks
+    signed: bool = False  # the source has floats in [-1, 1], of which these in [0, 1] are made
 
 
 def binarization_key(fold: int) -> jax.Array:
@@ -229,4 +230,5 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
         _digest(*(part.x for part in whole)),
         digest,
         tuple(notes),
+        dataset.signed,
     )

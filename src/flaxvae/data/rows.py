@@ -74,11 +74,16 @@ class Rows:
         return f"Rows(shape={self.shape}, dtype={self.dtype})"
 
 
+def is_mapped(x: np.ndarray) -> bool:
+    """Whether an array is memory-mapped, and too large to be read whole."""
+    return isinstance(x, np.memmap) and x.nbytes > IN_MEMORY
+
+
 def taken(x: np.ndarray | Rows, which: np.ndarray) -> np.ndarray | Rows:
     """Some rows: a view of what is large and not in memory, else an array."""
     if isinstance(x, Rows):
         return x.taken(which)
-    if isinstance(x, np.memmap) and x.nbytes > IN_MEMORY:
+    if is_mapped(x):
         return Rows(x, np.arange(len(x))[which])
     return x[which]
 

@@ -27,6 +27,7 @@ def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any
         "labels_sha256": data.labels_sha256,
         "data_notes": list(data.notes),
         "peak": data.peak,
+        "signed": data.signed,
         "parameters": parameters,
         "devices": meshes.describe(mesh),
         "units": UNITS,

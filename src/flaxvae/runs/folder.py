@@ -72,6 +72,7 @@ class _Record(_Format):
     data_paths: NotRequired[dict[str, str]]  # absolute, where the run's settings are relative
     data_notes: NotRequired[list[str]]
     peak: NotRequired[Annotated[float, Within(lambda x: 0 < x < math.inf, "above 0")]]
+    signed: NotRequired[bool]
     parameters: NotRequired[Positive]
     model_sha256: NotRequired[Sha256]
     devices: NotRequired[str]

@@ -189,6 +189,7 @@ def opened(
         variables,
         mesh=mesh,
         peak=folder.record()["peak"],
+        signed=folder.record().get("signed", False),
         folder=folder,
         plan=plan,
         step=found.step,
