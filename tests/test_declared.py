@@ -51,10 +51,11 @@ def good(name):
     if kind is float:
         return 0.5 if default != 0.5 else 0.25
     if get_origin(kind) is tuple:
-        return (7, 5)
+        return ("a", "b") if kind == tuple[str, ...] else (7, 5)
     if get_origin(kind) is Literal:
         return next(option for option in get_args(kind) if option != default)
-    return {"checkpoint_every": "7steps"}.get(name, "other/name.npz")
+    others = {"checkpoint_every": "7steps", "image_size": "48x80"}
+    return others.get(name, "other/name.npz")
 
 
 def plan_of(name):
@@ -76,6 +77,8 @@ def same(name, kind, value):
     if kind is float:
         others = [np.float64(value), np.float32(value), np.array(value), jnp.array(value)]
         return [*others, fractions.Fraction(value)]
+    if kind == tuple[str, ...]:
+        return [list(value), np.array(value), iter(value)]
     if get_origin(kind) is tuple:
         return [list(value), np.array(value), jnp.array(value), [np.int32(x) for x in value]]
     if get_origin(kind) is Literal:
@@ -89,6 +92,7 @@ BAD = {
     bool: [0, 1, np.int64(1), "True", [True], np.array([True]), "", 1.0],
     str: [0, b"x", ["x"], np.array(["x"]), True, "", "a\0b"],
     tuple: ["64", 8, [True], [1.5], ["8"], [[8]], np.array(8), [NAN], b"8"],
+    tuple[str, ...]: ["a", 8, [True], [1], b"a", [""], [None], np.array("a")],
     Literal: [0, True, b"none", ["none"], "nonsense", np.array(["none"]), ""],
 }
 
@@ -103,7 +107,7 @@ def test_a_setting_is_the_plain_value_or_refused(name):
         assert found == expected, other
         assert type(stored(found)[name]) is type(value)
         assert json.dumps(stored(found)) == json.dumps(stored(expected))
-    for wrong in BAD[get_origin(kind) or kind]:
+    for wrong in BAD[kind if kind in BAD else get_origin(kind)]:
         with pytest.raises(UsageError, match=f"^{name}=.*: expected ") as error:
             plan(name, wrong)
         assert "\n" not in str(error.value)
@@ -283,7 +287,8 @@ def test_a_setting_without_effect_is_refused(model, name):
     for note in notes(kinds[name]):
         kind, taken = bare(kinds[note.name]), set()
         options = get_args(kind) or (0.0, 2.0)
-        for option in ("digits", *note.values) if kind is str else options:
+        examples = note.values or ("folder", "pictures.zip", "a.tar.gz")
+        for option in ("digits", *examples) if kind is str else options:
             choices = {note.name: option, name: good(name)}
             found = [planning.flat(planning.plan_of(model, **chosen)) for chosen in (choices, {})]
             # What the other one depends on in its turn does not matter here.
@@ -300,6 +305,26 @@ def test_a_folder_is_read_of_the_datasets_that_can_be_in_one():
     from flaxvae.data import sources
 
     assert set(settings.IN_FOLDERS) == set(sources.SOURCES) - {"digits"}
+
+
+def test_datasets_with_names_are_no_folders_of_pictures():
+    from flaxvae.data import sources
+
+    assert {*sources.SOURCES, sources.ARRAYS} == set(settings.NAMED)
+    for path in ("mnist", "a.npz", "A.NPY", "tfds:flowers"):
+        assert not settings.of_pictures(path)
+    for path in ("photos", "photos/", "./mnist", "a.zip", "photos.v2", "~/a.tar.gz"):
+        assert settings.of_pictures(path)
+
+
+def test_a_size_may_be_typed_in_many_ways():
+    for size in ("48x80", "48X80", (48, 80), [48, 80]):
+        assert settings.DataSettings("a.zip", image_size=size).image_size == "48x80"
+    for size in ("64", 64, "064x64", (64,)):
+        assert settings.DataSettings("a.zip", image_size=size).image_size == "64x64"
+    for size in ("x", "64x", "1x1", 0, -4, "4x4x4", "large", True, 64.5, (4, 4, 4), "99999"):
+        with pytest.raises(UsageError, match="expected H or HxW"):
+            settings.DataSettings("a.zip", image_size=size)
 
 
 def test_stored_settings_without_effect_are_no_fault(tmp_path, no_figures, capsys):

@@ -1,6 +1,8 @@
 """The front door: public names, the pure step, a model on arrays, and training on arrays."""
 
+import functools
 import inspect
+import operator
 import subprocess
 import sys
 import threading
@@ -74,12 +76,16 @@ def test_train_s_keywords_are_all_settings_that_there_are():
     assert typed.keys() == known.keys()
 
     def bare(kind):
+        more = [
+            note.kinds for note in typing.get_args(kind)[1:] if isinstance(note, declared.Alias)
+        ]
         kind = declared.plain(kind)
         if typing.get_origin(kind) is tuple:
             return typing.Sequence[declared.plain(typing.get_args(kind)[0])]
-        some = [declared.plain(part) for part in typing.get_args(kind) if part is not type(None)]
-        is_optional = type(None) in typing.get_args(kind)
-        return some[0] | None if is_optional else kind
+        some = [bare(part) for part in typing.get_args(kind) if part is not type(None)]
+        if type(None) in typing.get_args(kind):
+            return some[0] | None
+        return functools.reduce(operator.or_, more, kind)
 
     for name, kind in known.items():
         assert str(typed[name]).replace("collections.abc", "typing") == str(bare(kind)), name

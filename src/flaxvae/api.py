@@ -133,7 +133,7 @@ def execute(
     watch = (terminal if hosts.first() else None) or observers.Quiet()  # the others are silent
     started = time.monotonic()
     task = _asked(plan, run, resume, allow_changes)
-    data = task.load(arrays)
+    data = task.load(arrays, watch.watch("decoding pictures"))
     plan = task.plan
     recipe, mesh = plan.recipe(data.spec), meshes.make(plan.training.devices)
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
@@ -173,11 +173,11 @@ class _Task:
     found: DataSettings  # with which the data were found
     chosen: Mapping[str, Choice] = dataclasses.field(default_factory=dict)  # by the data, loaded
 
-    def load(self, arrays: Any) -> Data:
+    def load(self, arrays: Any, watch: Callable[[int, int], None]) -> Data:
         """The data, the same in every process."""
         plan, old = self.plan, self.resumed
         if old is None:
-            data = pipeline.prepare(plan.data, arrays)
+            data = pipeline.prepare(plan.data, arrays, watch)
         else:
             check = functools.partial(check_same_data, old)
             data, self.found = places.find(plan.data, old.record(), check)
@@ -212,9 +212,7 @@ class _Task:
             folder.hold(held)
             watch.header(words.header(self.plan, data, parameters, mesh, path, self.chosen))
             if unlinked:
-                watch.note(
-                    f"no {path.parent / 'latest'} ({unlinked}): use its folder"
-                )
+                watch.note(f"no {path.parent / 'latest'} ({unlinked}): use its folder")
             yield folder, heard
 
     def run(
@@ -268,7 +266,7 @@ def _new_folder(plan: Plan, run: str | None) -> Path:
     if hosts.first():
         if run is None:
             seed, now = plan.training.seed, time.strftime("%Y%m%d-%H%M%S")
-            path = make_new(f"{Path(plan.data.dataset).stem}-{plan.model}-s{seed}-{now}")
+            path = make_new(f"{sources.called(plan.data.dataset)}-{plan.model}-s{seed}-{now}")
         path.mkdir(parents=True, exist_ok=True)
     return Path(hosts.share(str(path)))
 

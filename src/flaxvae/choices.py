@@ -11,6 +11,7 @@ from typing import TypedDict
 from flaxvae.settings import (
     Activation,
     Annealing,
+    Background,
     Binarization,
     Convolutions,
     FreeBitsPer,
@@ -20,6 +21,7 @@ from flaxvae.settings import (
     OnNan,
     Optimizer,
     Precision,
+    Resize,
     Schedule,
 )
 from flaxvae.zoo import Codebook, FlowKind, Gradient, Kernel, Noise
@@ -30,7 +32,12 @@ class Choices(TypedDict, total=False):
     dataset: str
     data_dir: str | None
     binarization: Binarization
-    validation: float
+    validation: float | None
+    image_size: str | int | tuple[int, int] | None
+    resize: Resize
+    background: Background
+    normal: Sequence[str]
+    strict: bool
     # The training
     epochs: int | None
     batch_size: int

@@ -37,14 +37,19 @@ _TROUBLE = re.compile(r"Error (?:reading|writing) persistent compilation cache e
 
 def folder() -> Path | None:
     """The folder for compiled programs, or None if none are to be kept."""
+    found = root()
+    return None if found is None else (found / machine.processor()).resolve()
+
+
+def root() -> Path | None:
+    """The folder for all that flaxvae keeps for the next time, or None if nothing is kept."""
     chosen = os.environ.get("FLAXVAE_CACHE_DIR")
     if chosen == "":
         return None
     try:
-        root = Path(chosen).expanduser() if chosen else _user_caches() / "flaxvae"
+        return Path(chosen).expanduser() if chosen else _user_caches() / "flaxvae"
     except RuntimeError:  # a user without a home
         return None
-    return (root / machine.processor()).resolve()
 
 
 def _user_caches() -> Path:

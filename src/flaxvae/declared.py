@@ -54,16 +54,30 @@ class Within(NamedTuple):
 class Only:
     """A setting has an effect only where another has one of some values: a part of a type.
 
-    Without values: where the other is anything but None, 0 and "none". Where the other is "auto",
-    it may have one of these values once the data are known.
+    The values are listed, or those in a range; without either, all but None, 0 and "none". Where
+    the other is "auto", it may have one of the listed values once the data are known.
     """
 
-    def __init__(self, name: str, *values: str):
-        self.name, self.values = name, values
+    def __init__(self, name: str, *values: str, within: Within | None = None):
+        self.name, self.values, self.within = name, values, within
 
     def holds(self, settings: Settings) -> bool:
         found = settings[self.name]
+        if self.within is not None:
+            return bool(self.within.ok(found))
         return found in ("auto", *self.values) if self.values else found not in (None, 0, "none")
+
+    @property
+    def words(self) -> str:
+        """The values, for people."""
+        return " or ".join(self.values) if self.within is None else self.within.words
+
+
+class Alias(NamedTuple):
+    """Other ways to give a value: a part of an ``Annotated`` type."""
+
+    usual: Callable[[Any], Any]  # the usual way of such a value, or the value
+    kinds: Any  # the types of such values
 
 
 MOST = 2**31 - 1  # steps are counted in int32
@@ -175,8 +189,7 @@ def idle(kinds: Settings, settings: Sequence[Settings], usual: Sequence[Settings
             if isinstance(note, Only) and chosen and not any(map(note.holds, chosen)):
                 found, other = chosen[0][note.name], flag(note.name)
                 beside = f"without {other}" if found is None else f"with {other} {seen(found)}"
-                values = " or ".join(note.values)
-                wanted = f"{other} {values}" if values else f"another {other}"
+                wanted = f"{other} {note.words}" if note.words else f"another {other}"
                 return (
                     f"{flag(name)} {seen(chosen[0][name])} has no effect {beside}: expected "
                     f"{wanted}, or leave it out"
@@ -211,6 +224,8 @@ def typed(function: Function) -> Function:
 def _fit(kind: Any, value: Any) -> Any:
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
+        for note in parts[1:]:
+            value = note.usual(value) if isinstance(note, Alias) else value
         found = _fit(parts[0], value)
         for note in parts[1:]:
             if isinstance(note, Within) and not note.ok(found):
@@ -291,7 +306,8 @@ def _several(kind: Any, values: Any) -> tuple[Any, ...]:
     except TypeError:
         found = None
     if found is None:
-        raise _Unfit("several numbers, such as (64, 32)")
+        names = kind is str
+        raise _Unfit(f"several {'names, such as (a, b)' if names else 'numbers, such as (64, 32)'}")
     try:
         return tuple(_fit(kind, value) for value in found)
     except _Unfit as unfit:

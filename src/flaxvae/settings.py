@@ -13,7 +13,17 @@ import re
 from typing import Annotated, Any, Literal
 
 from flaxvae import declared
-from flaxvae.declared import AboveZero, Count, NotNegative, Only, Part, Positive, Seed, Within
+from flaxvae.declared import (
+    AboveZero,
+    Alias,
+    Count,
+    NotNegative,
+    Only,
+    Part,
+    Positive,
+    Seed,
+    Within,
+)
 from flaxvae.errors import UsageError
 
 Binarization = Literal["none", "dynamic", "fixed", "threshold"]
@@ -37,7 +47,11 @@ Kl = Literal["closed_form", "monte_carlo"]
 Annealing = Literal["none", "linear", "cyclical"]
 FreeBitsPer = Literal["dimension", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
+Resize = Literal["crop", "fit", "stretch"]
+Background = Literal["white", "grey", "black"]
 IN_FOLDERS = ("mnist", "fashion_mnist", "kmnist")  # datasets that a folder of IDX files may hold
+NAMED = ("digits", *IN_FOLDERS, "arrays")  # datasets that are no path
+ARRAY_FILES = (".npz", ".npy")
 # Far below float32's largest number: steps of any finite gradient are finite, too.
 Rate = Annotated[float, Within(lambda x: 0 < x <= 1e30, "above 0, at most 1e30")]
 
@@ -67,12 +81,48 @@ _SECONDS = {"s": 1, "min": 60, "h": 3600}
 Interval = Annotated[str, Within(interval, "such as 15s, 5min, 500steps or 1epoch")]
 
 
+def of_pictures(dataset: str) -> bool:
+    """Whether a dataset is the path of a folder of pictures, or of a zip or tar of one."""
+    array = dataset.lower().endswith(ARRAY_FILES)
+    return not (dataset in NAMED or dataset.startswith("tfds:") or array)
+
+
+def height_and_width(size: str | None) -> tuple[int, int] | None:
+    """``"48x80"`` as (48, 80)."""
+    if size is None:
+        return None
+    height, width = size.split("x")
+    return int(height), int(width)
+
+
+def _size(value: Any) -> Any:
+    """A size of an image as ``"48x80"``: of that, "64", 64 or (48, 80); any other value as is."""
+    sizes = list(value) if isinstance(value, tuple | list) else str(value).lower().split("x")
+    whole = [str(size) for size in sizes if str(size).isdecimal()]
+    fits = 1 <= len(sizes) == len(whole) <= 2 and not isinstance(value, bool)
+    return f"{int(whole[0])}x{int(whole[-1])}" if fits else value
+
+
+def _is_size(text: str) -> bool:
+    found = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
+    return found is not None and min(int(found[1]), int(found[2])) >= 2
+
+
+Size = Annotated[
+    str,
+    Alias(_size, int | tuple[int, int]),
+    Within(_is_size, "H or HxW, 2 to 9999, such as 64 or 48x80"),
+]
+_PICTURES = Only("dataset", within=Within(of_pictures, "FOLDER, a zip or a tar of pictures"))
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
     """Which images to use, and how to preprocess their pixels."""
 
     dataset: str = "digits"
-    """digits (built in), mnist, fashion_mnist, kmnist, or the path of an .npz or .npy file."""
+    """digits (built in), mnist, fashion_mnist, kmnist, or the path of a folder of pictures (also a
+    zip or tar of one), or of an .npz or .npy file."""
 
     data_dir: Annotated[str | None, Only("dataset", *IN_FOLDERS)] = None
     """Folder with the IDX files (.gz or not), or with a sub-folder of them named after the dataset.
@@ -82,9 +132,26 @@ class DataSettings:
     """none: pixels in [0, 1]; dynamic: a new Bernoulli(pixel) draw every time an image is used;
     fixed: one such draw, the same in every run; threshold: pixel >= 0.5."""
 
-    validation: Part = 1 / 12
+    validation: Part | None = None
     """Fraction of the training images held out for the validation ELBO, at least one image; 0
-    trains on all of them."""
+    trains on all of them. By default 1/12; of a folder of pictures 1/20."""
+
+    image_size: Annotated[Size | None, _PICTURES] = None
+    """Height and width of the images, H or HxW; by default their own where it is the same, else
+    64x64."""
+
+    resize: Annotated[Resize, _PICTURES] = "crop"
+    """How pictures get another shape: crop what sticks out, fit all of it with margins, or stretch
+    it."""
+
+    background: Annotated[Background, _PICTURES] = "white"
+    """What is behind transparent pictures, and around those that --resize fit fits."""
+
+    normal: tuple[str, ...] = ()
+    """Classes to train and validate on; those of others are for tests, as anomalies."""
+
+    strict: Annotated[bool, _PICTURES] = False
+    """A file that cannot be read is an error, not a remark."""
 
     def __post_init__(self):
         declared.conform_fields(self)

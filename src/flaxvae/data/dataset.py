@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxvae.data import labels, rows
+from flaxvae.data.pictures import Preprocessing
 from flaxvae.data.rows import Rows
 from flaxvae.errors import DataError
 
@@ -51,6 +52,10 @@ class Dataset(NamedTuple):
     """Given by the source; else some of the training examples are held out."""
     signed: bool = False
     """The source has floats in [-1, 1], of which these in [0, 1] are made."""
+    sha256: str | None = None
+    """Of all stored images, where it is known already."""
+    preprocessing: Preprocessing | None = None
+    """How pictures in files became these images."""
 
 
 def assembled(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +18,12 @@ import numpy as np
 from flaxvae.data import images, labels, sources, tones
 from flaxvae.data import rows as row_views
 from flaxvae.data.images import Render
+from flaxvae.data.pictures import Preprocessing
 from flaxvae.data.rows import Rows
 from flaxvae.recipe import DataSpec
 from flaxvae.settings import Binarization, DataSettings
+
+VALIDATION = 1 / 12  # of the training images, unless a source or the settings say otherwise
 
 
 class Split(NamedTuple):
@@ -99,6 +102,7 @@ class Data(NamedTuple):
     labels_sha256: str | None = None  # of their labels
     notes: tuple[str, ...] = ()  # remarks
     signed: bool = False  # the source has floats in [-1, 1], of which these in [0, 1] are made
+    preprocessing: Preprocessing | None = None  # of pictures in files, where they are from some
 
 
 def binarization_key(fold: int) -> jax.Array:
@@ -168,18 +172,23 @@ def _digest(*arrays: Any) -> str:
     return digest.hexdigest()
 
 
-def prepare(settings: DataSettings, arrays: Any = None) -> Data:
+def prepare(
+    settings: DataSettings, arrays: Any = None, watch: Callable[[int, int], None] | None = None
+) -> Data:
     """Load the dataset, or take one; hold out validation images, binarize what is binarized once.
+
+    ``watch`` is told how many pictures of how many are decoded, where they are.
 
     Raises:
         UsageError: the dataset is unknown.
         DataError: the files are missing, damaged, or not images.
     """
     if arrays is None:
-        dataset = sources.load(settings.dataset, settings.data_dir)
+        dataset = sources.load(settings.dataset, settings.data_dir, settings, watch)
     else:
         dataset = sources.from_arrays(arrays)
     how, notes = settings.binarization, list(dataset.notes)
+    share = VALIDATION if settings.validation is None else settings.validation
     whole = [dataset.train, dataset.test]
 
     def split(part: sources.Part) -> Split:
@@ -190,11 +199,11 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
         whole.insert(1, dataset.validation)
         train, held = split(dataset.train), split(dataset.validation)
     else:
-        train_rows, held_rows = _hold_out(len(dataset.train.x), settings.validation)
+        train_rows, held_rows = _hold_out(len(dataset.train.x), share)
         given = split(dataset.train)
         train, held = taken(given, train_rows), taken(given, held_rows)
     validation = binarized(held, how, fold=1) if len(held.x) else None
-    if settings.validation > 0 and validation is None:
+    if share > 0 and validation is None:
         notes.append("only one training image, so no validation images")
     test, digest = binarized(split(dataset.test), how, fold=2), None
     if train.y is not None and test.y is not None:
@@ -227,8 +236,9 @@ def prepare(settings: DataSettings, arrays: Any = None) -> Data:
         dataset.peak,
         how,
         dataset.origin,
-        _digest(*(part.x for part in whole)),
+        dataset.sha256 or _digest(*(part.x for part in whole)),
         digest,
         tuple(notes),
         dataset.signed,
+        dataset.preprocessing,
     )

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxvae.data import arrays, idx, tfds
+from flaxvae.data import arrays, containers, idx, tfds
 from flaxvae.data.arrays import ARRAYS, Pictures, from_arrays, read_images
 from flaxvae.data.dataset import Dataset, Part
+from flaxvae.data.folder import load as load_folder
 from flaxvae.errors import DataError, Finding, UsageError, did_you_mean
-from flaxvae.settings import IN_FOLDERS
+from flaxvae.settings import IN_FOLDERS, DataSettings, of_pictures
 
 __all__ = ["ARRAYS", "Dataset", "Part", "Pictures", "from_arrays", "read_images"]
 
@@ -43,19 +44,37 @@ def in_file(dataset: str) -> bool:
     return Path(dataset).suffix.lower() in (".npz", ".npy")
 
 
+def is_path(dataset: str) -> bool:
+    """Whether a dataset is a file or a folder of the user's, which may be moved."""
+    return in_file(dataset) or of_pictures(dataset)
+
+
+def called(dataset: str) -> str:
+    """A dataset's name, or that of its file or folder without the ending."""
+    return containers.stem(dataset) if of_pictures(dataset) else Path(dataset).stem
+
+
 def in_folder(dataset: str) -> bool:
     """Whether a dataset may be read from a folder."""
     return dataset in IN_FOLDERS
 
 
-def load(dataset: str, data_dir: str | None = None) -> Dataset:
-    """A dataset by name, or a NumPy file by path.
+def load(
+    dataset: str,
+    data_dir: str | None = None,
+    settings: DataSettings = DataSettings(),
+    watch: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """A dataset by name, or a NumPy file or a folder of pictures by path.
 
     Args:
-        dataset: a name in `SOURCES`, or a path ending in .npz or .npy.
+        dataset: a name in `SOURCES`, or a path: ending in .npz or .npy, of a folder of pictures,
+            or of a zip or tar of one.
         data_dir: folder with the IDX files of mnist, fashion_mnist or kmnist, in it or in a
             sub-folder named after the dataset; else the FLAXVAE_DATA_DIR variable, else
             tensorflow-datasets.
+        settings: how pictures are preprocessed.
+        watch: is told how many pictures of how many are decoded.
 
     Returns:
         The examples, checked.
@@ -67,6 +86,9 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
     path = Path(dataset).expanduser()
     if in_file(dataset):
         return arrays.load(path)
+    missing = not path.exists() and (path.name != dataset or containers.is_archive(dataset))
+    if of_pictures(dataset) and (path.is_dir() or containers.is_archive(dataset) or missing):
+        return load_folder(dataset, settings, watch)
     if dataset == ARRAYS:
         raise DataError(
             "the images were arrays in memory: expected a file of the same; write them with "
@@ -74,13 +96,13 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
         )
     if dataset not in SOURCES and path.exists():
         raise UsageError(
-            f"--dataset {dataset}: not an .npz or .npy file; read the images into one array and "
-            "save it with np.savez('images.npz', x=images)"
+            f"--dataset {dataset}: not a folder, a zip or a tar of pictures, nor an .npz or .npy "
+            "file: expected one of them, such as np.savez('images.npz', x=images) writes"
         )
     if dataset not in SOURCES:
         raise UsageError(
-            f"--dataset {dataset}: expected {', '.join(SOURCES)}, or the path of an .npz or .npy "
-            f"file{did_you_mean(dataset, SOURCES)}"
+            f"--dataset {dataset}: expected {', '.join(SOURCES)}, or the path of a folder of "
+            f"pictures or of an .npz or .npy file{did_you_mean(dataset, (*SOURCES, *_here()))}"
         )
     if dataset == "digits":
         return _digits()
@@ -90,6 +112,11 @@ def load(dataset: str, data_dir: str | None = None) -> Dataset:
     else:
         (x, y, *test), origin = tfds.read(dataset)
     return arrays.checked(dataset, origin, {"training": (x, y), "test": (test[0], test[1])})
+
+
+def _here() -> list[str]:
+    """What lies in the working folder."""
+    return [path.name for path in Path().iterdir()]
 
 
 def find(dataset: str) -> Finding:

@@ -28,6 +28,7 @@ def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any
         "data_notes": list(data.notes),
         "peak": data.peak,
         "signed": data.signed,
+        "preprocessing": None if data.preprocessing is None else data.preprocessing.as_json(),
         "parameters": parameters,
         "devices": meshes.describe(mesh),
         "units": UNITS,

@@ -71,6 +71,7 @@ class _Record(_Format):
     labels_sha256: NotRequired[Sha256 | None]
     data_paths: NotRequired[dict[str, str]]  # absolute, where the run's settings are relative
     data_notes: NotRequired[list[str]]
+    preprocessing: NotRequired[dict[str, Any] | None]  # of pictures in files
     peak: NotRequired[Annotated[float, Within(lambda x: 0 < x < math.inf, "above 0")]]
     signed: NotRequired[bool]
     parameters: NotRequired[Positive]

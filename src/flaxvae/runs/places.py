@@ -22,7 +22,7 @@ from flaxvae.settings import DataSettings, Place
 def recorded(settings: DataSettings) -> dict[str, str]:
     """Where a file or a folder of data is now, absolute: what run.json says besides settings."""
     dataset, folder = settings.dataset, settings.data_dir or os.environ.get("FLAXVAE_DATA_DIR")
-    if sources.in_file(dataset):
+    if sources.is_path(dataset):
         return {"dataset": _absolute(dataset)}
     if sources.in_folder(dataset) and folder:
         return {"data_dir": _absolute(folder)}
@@ -32,9 +32,9 @@ def recorded(settings: DataSettings) -> dict[str, str]:
 def chosen(settings: DataSettings, place: Place) -> DataSettings:
     """Settings with the place that somebody gave. Raises UsageError if it cannot be one."""
     new, old = place.dataset, settings.dataset
-    own = sources.in_file(old) or old == sources.ARRAYS  # the user's: it may be anywhere
-    if new is not None and new != old and not (sources.in_file(new) and own):
-        what = "an .npz or .npy file" if own else f"{old}, or leave it out"
+    own = sources.is_path(old) or old == sources.ARRAYS  # the user's: it may be anywhere
+    if new is not None and new != old and not (sources.is_path(new) and own):
+        what = "a file or a folder" if own else f"{old}, or leave it out"
         raise UsageError(f"--dataset {new}: the run was trained on {old}; expected {what}")
     if place.data_dir is not None and not sources.in_folder(old):
         raise UsageError(
@@ -72,7 +72,9 @@ def find(
         where, here = dataclasses.replace(where, **there), True
     try:
         return check(pipeline.prepare(where)), where
-    except DataError as error:
+    except (DataError, UsageError) as error:
+        if isinstance(error, UsageError) and not (were and not here):
+            raise
         hint = ""
         if were and not here:
             hint = f"; if it was moved, say with {declared.flag(name)} where it is now"

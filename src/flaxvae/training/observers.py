@@ -46,6 +46,9 @@ class Quiet:
 
     def note(self, text): ...
 
+    def watch(self, what):
+        return lambda done, total: None
+
 
 class Kept(NamedTuple):
     """A state that was kept, as NumPy arrays."""

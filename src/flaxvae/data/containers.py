@@ -1,0 +1,230 @@
+"""Files in a folder, a zip or a tar, read in place: nothing is ever extracted.
+
+An archive may come from anybody. What its directory declares is checked before it is read, and a
+member never gives more bytes than are declared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tarfile
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple
+
+from flaxvae.errors import DataError, counted, remedy
+
+ZIPS, TARS = (".zip",), (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MOST_FILE = 2**29  # bytes of one file
+RATIO, FREE = 200, 2**30  # an archive may expand so many times, and anyway to so many bytes
+
+
+class Member(NamedTuple):
+    """A file: its name, relative and with slashes, and what changes when its content does."""
+
+    name: str
+    size: int
+    stamp: tuple[int, ...]
+
+
+class Container(NamedTuple):
+    """The files of a folder or an archive; ``read`` gives the content of one, in any thread.
+
+    ``read`` raises OSError, or another exception where an archive is damaged.
+    """
+
+    path: Path
+    members: Sequence[Member]
+    read: Callable[[str], bytes]
+    notes: Sequence[str] = ()  # what was left out
+
+
+def is_archive(path: str) -> bool:
+    """Whether a path is named like a zip or a tar."""
+    return path.lower().endswith(ZIPS + TARS)
+
+
+def stem(path: str) -> str:
+    """The name of a folder or an archive without the ending."""
+    name = Path(path).expanduser().absolute().resolve().name
+    ending = next((e for e in (*ZIPS, *TARS) if name.lower().endswith(e)), "")
+    return name[: len(name) - len(ending)] or "pictures"
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Container]:
+    """The files of a folder, a zip or a tar, sorted by name; hidden ones do not count.
+
+    Raises DataError if it cannot be read, is encrypted, or expands to far more than it is.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if path.is_dir():
+                container = _folder(path)
+            elif zipfile.is_zipfile(path):
+                container = _zip(path, stack.enter_context(zipfile.ZipFile(path)))
+            else:
+                container = _tar(path, stack)
+        except DataError:
+            raise
+        except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            seen = reason or " ".join(str(error).split())[:100] or "it ends too early"
+            advice = remedy(reason, "expected a folder, a zip or a tar; write it again")
+            raise DataError(f"{path}: cannot be read ({seen}); {advice}") from None
+        yield container
+
+
+@contextlib.contextmanager
+def single(path: Path) -> Iterator[Container]:
+    """One file, as if it were alone in its folder."""
+    about = path.stat()
+    stamp = about.st_size, about.st_mtime_ns, about.st_ctime_ns
+    yield Container(path, [Member(path.name, about.st_size, stamp)], lambda name: path.read_bytes())
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _folder(path: Path) -> Container:
+    """All files below a folder; a folder that links lead to again and again counts once."""
+    found, waiting, known = list[Member](), [(path, "")], set[tuple[int, int]]()
+    while waiting:
+        folder, prefix = waiting.pop()
+        about = folder.stat()
+        if (about.st_dev, about.st_ino) in known:
+            continue
+        known.add((about.st_dev, about.st_ino))
+        below = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if _hidden(entry.name):
+                    continue
+                try:
+                    if entry.is_dir():
+                        below.append((Path(entry.path), name + "/"))
+                        continue
+                    seen = entry.stat()
+                except OSError:  # a link to nothing: whoever reads it is told
+                    found.append(Member(name, 0, ()))
+                    continue
+                stamp = seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+                found.append(Member(name, seen.st_size, stamp))
+        waiting += sorted(below, reverse=True)
+
+    def read(name: str) -> bytes:
+        with (path / name).open("rb") as file:
+            return file.read(MOST_FILE)
+
+    return Container(path, sorted(found), read)
+
+
+def _safe(name: str) -> bool:
+    """Whether a name in an archive is of a file inside it."""
+    path = PurePosixPath(name)
+    return not (path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0])
+
+
+def _check_bomb(path: Path, declared: int) -> None:
+    size = path.stat().st_size
+    if declared > max(RATIO * size, FREE):
+        raise DataError(
+            f"{path}: {size:,} bytes that would expand to {declared:,}, as a zip bomb does; "
+            f"expected at most {RATIO} times its size"
+        )
+
+
+def _outside(names: Sequence[str]) -> list[str]:
+    """What to say of members whose names lead out of an archive."""
+    if not names:
+        return []
+    what = counted(len(names), "member")
+    return [f"{what} left out whose names lead out of the archive: {listed(names)}"]
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, each shortened."""
+    shown = [name if len(name) <= 60 else f"…{name[-59:]}" for name in names[:most]]
+    text = ", ".join(n if n.isprintable() else repr(n) for n in shown)
+    return text + ", …" * (len(names) > most)
+
+
+def _zip(path: Path, archive: zipfile.ZipFile) -> Container:
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    if any(info.flag_bits & 1 for info in infos):
+        raise DataError(f"{path}: encrypted; expected a zip without a password: write it again")
+    if sum(info.compress_size for info in infos) > path.stat().st_size:
+        raise DataError(f"{path}: members that overlap, as in a zip bomb; write it again")
+    _check_bomb(path, sum(info.file_size for info in infos))
+    outside = [info.filename for info in infos if not _safe(info.filename)]
+    inside = {i.filename: i for i in infos if _safe(i.filename) and not _hidden(i.filename)}
+    members = [Member(n, i.file_size, (i.file_size, i.CRC)) for n, i in inside.items()]
+
+    def read(name: str) -> bytes:
+        if inside[name].file_size > MOST_FILE:
+            raise OSError(None, f"over {MOST_FILE:,} bytes")
+        return archive.read(inside[name])
+
+    return Container(path, sorted(members), read, _outside(outside))
+
+
+def _tar(path: Path, stack: contextlib.ExitStack) -> Container:
+    """A tar; a compressed one is read from a scratch file, which has no name on the disk."""
+    plain = stack.enter_context(_plain(path))
+    archive = stack.enter_context(tarfile.TarFile(fileobj=plain))
+    about, lock = path.stat(), threading.Lock()
+    files = [info for info in archive if info.isfile()]
+    outside = [info.name for info in files if not _safe(info.name)]
+    inside = {
+        info.name.removeprefix("./"): info
+        for info in files
+        if _safe(info.name) and not _hidden(info.name.removeprefix("./"))
+    }
+    whole = about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+    def read(name: str) -> bytes:
+        info = inside[name]
+        with lock:
+            plain.seek(info.offset_data)
+            return plain.read(min(info.size, MOST_FILE))
+
+    members = [Member(n, i.size, (i.size, i.offset_data, *whole)) for n, i in inside.items()]
+    return Container(path, sorted(members), read, _outside(outside))
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[BinaryIO]:
+    """A tar's bytes, decompressed if they are not."""
+    with path.open("rb") as file:
+        start = file.read(6)
+        file.seek(0)
+        module = _decompressor(start)
+        if module is None:
+            yield file
+            return
+        most = max(RATIO * path.stat().st_size, FREE)
+        with tempfile.TemporaryFile() as scratch, module(path) as packed:
+            done = 0
+            while block := packed.read(2**20):
+                done += len(block)
+                if done > most:
+                    _check_bomb(path, done)
+                scratch.write(block)
+            scratch.seek(0)
+            yield scratch
+
+
+def _decompressor(start: bytes) -> Any:
+    import bz2
+    import gzip
+    import lzma
+
+    known = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+    return next((module for magic, module in known.items() if start.startswith(magic)), None)
