@@ -96,11 +96,11 @@ def height_and_width(size: str | None) -> tuple[int, int] | None:
 
 
 def _size(value: Any) -> Any:
-    """A size of an image as ``"48x80"``: of that, "64", 64 or (48, 80); any other value as is."""
+    """A size of an image as ``"48x80"``: of that, "64", 64 or (48, 80); anything else as text."""
     sizes = list(value) if isinstance(value, tuple | list) else str(value).lower().split("x")
     whole = [str(size) for size in sizes if str(size).isdecimal()]
     fits = 1 <= len(sizes) == len(whole) <= 2 and not isinstance(value, bool)
-    return f"{int(whole[0])}x{int(whole[-1])}" if fits else value
+    return f"{int(whole[0])}x{int(whole[-1])}" if fits else str(value)
 
 
 def _is_size(text: str) -> bool:

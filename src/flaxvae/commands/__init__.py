@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flaxvae.commands.cache import cache
 from flaxvae.commands.doctor import doctor
 from flaxvae.commands.encode import encode
 from flaxvae.commands.evaluate import evaluate
@@ -34,5 +35,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "encode": encode,
     "figures": figures,
     "verify": verify,
+    "cache": cache,
     "doctor": doctor,
 }

@@ -16,9 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxvae.data import cache, containers, labels, layouts, pictures
-from flaxvae.data.cache import Asked, Decoded, Watch
+from flaxvae.data.cache import Decoded
+from flaxvae.data.containers import Container
+from flaxvae.data.cache import Decoded
 from flaxvae.data.containers import Container
 from flaxvae.data.dataset import Dataset, Part
+from flaxvae.data.decode import Asked, Watch
 from flaxvae.data.layouts import Example
 from flaxvae.data.pictures import Preprocessing
 from flaxvae.errors import DataError, UsageError, counted, did_you_mean

@@ -179,6 +179,8 @@ def check(kind: Any, value: Any, name: str = "") -> None:
         _require(isinstance(value, dict), name, value, "an object")
         for key, each in value.items():
             check(parts[1], each, f"{name} {seen(key)}")
+    elif origin is Literal:
+        _require(value in parts, name, value, f"one of {', '.join(parts)}")
     elif kind is not Any:
         _require(_PLAIN[kind][0](value), name, value, _PLAIN[kind][1])
 
