@@ -212,7 +212,9 @@ class _Task:
             folder.hold(held)
             watch.header(words.header(self.plan, data, parameters, mesh, path, self.chosen))
             if unlinked:
-                watch.note(f"no {path.parent / 'latest'} ({unlinked}): use its folder")
+                watch.note(
+                    f"no {path.parent / 'latest'} ({unlinked}): use its folder"
+                )
             yield folder, heard
 
     def run(

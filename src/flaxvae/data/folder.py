@@ -18,8 +18,6 @@ import numpy as np
 from flaxvae.data import cache, containers, labels, layouts, pictures
 from flaxvae.data.cache import Decoded
 from flaxvae.data.containers import Container
-from flaxvae.data.cache import Decoded
-from flaxvae.data.containers import Container
 from flaxvae.data.dataset import Dataset, Part
 from flaxvae.data.decode import Asked, Watch
 from flaxvae.data.layouts import Example

@@ -221,7 +221,9 @@ def _pixels(image: Image.Image, seen: Seen, turned: int, how: Preprocessing) -> 
     elif how.peak > 255:
         found = found.astype(np.uint32) * 257
     found = found[..., None] if found.ndim == 2 else found
-    return np.broadcast_to(found, how.shape).astype(how.dtype, copy=False)
+    if found.shape != how.shape:  # 16 bits, and others have colours
+        found = np.broadcast_to(found, how.shape)
+    return found.astype(how.dtype, copy=False)
 
 
 def _flat(image: Image.Image, seen: Seen, how: Preprocessing) -> Image.Image:

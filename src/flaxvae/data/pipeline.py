@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flaxvae.data import images, labels, sources, tones
+from flaxvae.data import images, labels, normal, sources, tones
 from flaxvae.data import rows as row_views
 from flaxvae.data.images import Render
 from flaxvae.data.pictures import Preprocessing
 from flaxvae.data.rows import Rows
 from flaxvae.recipe import DataSpec
-from flaxvae.settings import Binarization, DataSettings
+from flaxvae.settings import Binarization, DataSettings, of_pictures
 
 VALIDATION = 1 / 12  # of the training images, unless a source or the settings say otherwise
 
@@ -187,6 +187,8 @@ def prepare(
         dataset = sources.load(settings.dataset, settings.data_dir, settings, watch)
     else:
         dataset = sources.from_arrays(arrays)
+    if settings.normal and not of_pictures(settings.dataset):  # of those, by the source
+        dataset = normal.only(dataset, settings.normal)
     how, notes = settings.binarization, list(dataset.notes)
     share = VALIDATION if settings.validation is None else settings.validation
     whole = [dataset.train, dataset.test]

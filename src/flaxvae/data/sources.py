@@ -8,6 +8,7 @@ possible); dividing by ``peak`` brings them to [0, 1].
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
