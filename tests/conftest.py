@@ -25,6 +25,13 @@ jax.config.update("jax_compilation_cache_dir", os.environ["FLAXVAE_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def pytest_configure(config):
+    """Short tests are compiled quickly, for their time is compilation; long ones as users' are."""
+    if "not slow" in config.option.markexpr:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="session")
 def assert_mean():
     """The Monte Carlo rule: a mean over axis 0 lies within five of its own standard errors."""
@@ -56,14 +63,6 @@ def no_figures(monkeypatch):
     from flaxvae import api
 
     monkeypatch.setattr(api.figures, "write", lambda *arguments: [])
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules whose time is all compilation: half of that is spent on speed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

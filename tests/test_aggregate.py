@@ -15,8 +15,6 @@ from flaxvae.core import Batch, elbo
 from flaxvae.distributions import Normal
 from flaxvae.parts import aggregate, assemble, latents, likelihoods, networks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 log_aggregate = jax.jit(aggregate.log_aggregate, static_argnames="examples")
 mmd = jax.jit(aggregate.mmd, static_argnames="kernel")
 

@@ -17,8 +17,6 @@ from flaxvae.devices import batches
 from flaxvae.errors import UsageError
 from flaxvae.parts import autoregressive
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 GRID, CODES = (2, 2), 3
 PRIOR = autoregressive.code_prior(GRID, CODES, width=8, layers=2, heads=2)
 LOGITS, LOG_PROB = jax.jit(PRIOR.logits), jax.jit(PRIOR.log_prob)

@@ -12,8 +12,6 @@ from flaxvae.core import Batch, elbo
 from flaxvae.errors import UsageError
 from flaxvae.parts import assemble, codebook, likelihoods, networks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 P, K, DIM = 3, 5, 2
 
 

@@ -10,8 +10,6 @@ import pytest
 
 from flaxvae.parts import convolutions as cv
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CASES = [  # kernel, stride, image, channels of the large and the small side
     (3, 2, (28, 28), (1, 4)),
     (3, 2, (7, 7), (3, 2)),

@@ -19,8 +19,6 @@ from flaxvae.core import Batch, Latent, Model, elbo, elbo_samples, log_weights
 from flaxvae.distributions import Normal
 from flaxvae.recipe import DataSpec
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 S = 0.5
 W = np.array([[1.0, 0.3], [1.0, -0.3], [0.5, 0.0], [0.0, 0.4], [0.0, -0.4]])
 W[:, 1] -= W[:, 0] * (W[:, 0] @ W[:, 1]) / (W[:, 0] @ W[:, 0])

@@ -7,8 +7,6 @@ import pytest
 
 from flaxvae.parts import corruption
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Never 0 or 1, so that replaced numbers are recognised.
 IMAGES = jax.random.uniform(jax.random.key(0), (50, 20, 10, 3), minval=0.1, maxval=0.9)
 VECTORS = IMAGES.reshape(50, -1)

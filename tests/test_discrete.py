@@ -13,8 +13,6 @@ from scipy import special, stats
 from flaxvae.core import Batch, elbo_samples, log_weights
 from flaxvae.parts import assemble, discrete, likelihoods, networks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, K, PIXELS = 2, 3, 4
 HARD = {"relaxation": {"temperature": jnp.float32(1.0)}, "params": {}}
 samples_of = jax.jit(elbo_samples, static_argnums=(0, 4))

@@ -11,8 +11,6 @@ from scipy import integrate, stats
 from flaxvae.core import Batch, Model, elbo
 from flaxvae.parts import assemble, flows, latents, likelihoods, made, networks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DIM, CONTEXT = 4, 3
 FLOWS = {
     "planar": flows.planar(DIM, 3),

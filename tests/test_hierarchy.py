@@ -14,8 +14,6 @@ from flaxvae.distributions import Normal
 from flaxvae.errors import UsageError
 from flaxvae.parts import assemble, hierarchy, latents, likelihoods, networks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DIMS, WIDTHS, FEATURES = (3, 2, 1), (5, 4, 3), 6
 DRAWS = 20_000
 

@@ -8,8 +8,6 @@ from scipy import stats
 
 from flaxvae.parts import latents
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NONE = {"params": {}}
 
 

@@ -14,8 +14,6 @@ from flaxvae.errors import UsageError
 from flaxvae.logistic import DiscretizedLogistic, LogisticMixture
 from flaxvae.parts import likelihoods
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EPS = float(np.finfo(np.float32).eps)
 
 

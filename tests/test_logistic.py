@@ -12,8 +12,6 @@ from scipy import special
 
 from flaxvae.logistic import DiscretizedLogistic, LogisticMixture
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EPS = float(np.finfo(np.float32).eps)
 # The digits have 17 levels, bytes 256; two is a Bernoulli.
 every_number_of_levels = pytest.mark.parametrize("levels", [2, 17, 256])

@@ -13,8 +13,6 @@ from flaxvae.core import Batch
 from flaxvae.parts import memory
 from flaxvae.recipe import DataSpec
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def rows(seed, *shape):
     return jnp.float32(np.random.default_rng(seed).normal(size=shape))

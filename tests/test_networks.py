@@ -15,8 +15,6 @@ from flaxvae.core import Batch
 from flaxvae.parts import assemble, convolutions, image_networks, latents, likelihoods, networks
 from flaxvae.recipe import DataSpec
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def uniform(seed, *shape):
     return jax.random.uniform(jax.random.key(seed), shape)

@@ -13,8 +13,6 @@ from scipy import special
 from flaxvae.core import Batch, elbo_samples
 from flaxvae.parts import assemble, latents, likelihoods, networks, objectives
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def uniform(seed, *shape):
     return jax.random.uniform(jax.random.key(seed), shape)

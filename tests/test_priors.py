@@ -14,8 +14,6 @@ from flaxvae.distributions import Normal
 from flaxvae.parts import assemble, latents, likelihoods, networks, priors
 from flaxvae.parts.flows import Flow
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPE = (3, 2, 1)
 
 

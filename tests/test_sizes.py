@@ -15,8 +15,6 @@ from flaxvae.parts import likelihoods
 from flaxvae.recipe import DataSpec
 from flaxvae.settings import Body
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LIKELIHOODS = [x for x in get_args(get_type_hints(Body)["likelihood"]) if x != "auto"]
 SHAPES = [
     (1, 1, 1),

@@ -30,7 +30,7 @@ from flaxvae.settings import Body, DataSettings, TrainSettings
 from flaxvae.training import loop, members, observers
 from flaxvae.training import step as steps
 
-pytestmark = pytest.mark.usefixtures("no_figures", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("no_figures")
 RATES, TOO_HIGH = [1e-3, 3e-4], 1e30
 CHOICES = {**TINY, "epochs": 2}
 MEMBER = "beta={},learning_rate={},seed={}"

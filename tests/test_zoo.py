@@ -35,8 +35,6 @@ from flaxvae.settings import Body, DataSettings, TrainSettings
 from flaxvae.training import loop
 from flaxvae.training import step as steps
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPE, D, B, N = (8, 8, 1), 3, 16, 200
 PER_EPOCH = N // B  # 12 steps, and 8 images left over
 SPEC = DataSpec("noise", SHAPE, classes=10, binary=True, levels=2, examples=N)
