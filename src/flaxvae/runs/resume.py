@@ -36,7 +36,8 @@ def another_run(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     """The settings by which ``new`` would make another run of ``old``: {name: (old, new)}."""
     differences = changed(old, new)
     refused = {k: v for k, v in differences.items() if k not in _FREE_ON_RESUME}
-    if all(x == sources.ARRAYS or sources.is_path(x) for x in refused.get("dataset", [""])):
+    where = refused.get("dataset", ())
+    if where and all(x == sources.ARRAYS or sources.is_path(x) for x in where):
         del refused["dataset"]  # it may have been moved: its contents are compared
     was, now = old.training.epochs or 0, new.training.epochs or 0
     # More epochs only, and not where the learning rate of the past ones depends on their number.
