@@ -6,6 +6,7 @@
     likelihood   images/s and memory of log p(x) by 5,000 importance samples
     start        seconds to --help, and to the first step with a cold and a warm compilation cache
     overhead     what the guard against NaN, the metrics and checkpoints add to a training
+    data         pictures/s into the cache, and seconds to the first step of a second start
 
 About 25 minutes in all on two cores, with nothing else running. Each group writes
 results/<group>.json; docs/benchmarks.md and its plot are made from all that are there, so groups
@@ -33,13 +34,14 @@ def main() -> None:
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--label", default="", help="added to the results' names, such as h100")
+    parser.add_argument("--pictures", default="", help="a zip of 32x32 pictures, for data")
     parser.add_argument("--quick", action="store_true", help="see that all runs; writes nothing")
     asked = parser.parse_args()
     unknown = [name for name in asked.groups if name not in GROUPS]
     if unknown:
         parser.error(f"unknown group {unknown[0]!r}: expected one of {', '.join(GROUPS)}")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # contenders share a GPU
-    how = How(asked.torch_python, asked.quick)
+    how = How(asked.torch_python, asked.quick, asked.pictures)
     if not how.has_torch():
         print("PyTorch is not installed: timing without it (pip install torch==2.13.0)")
     for name in asked.groups or GROUPS:

@@ -21,6 +21,7 @@ class Case:
     devices: int = 1
     k: int = 5000  # importance samples, for likelihoods
     images: int = IMAGES
+    pictures: str = ""  # the path of a folder or a zip, where it is about those
 
     @property
     def shape(self) -> Net:

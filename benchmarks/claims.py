@@ -57,6 +57,20 @@ def _cost(what: str, net: str) -> Callable[[Rows], Spread]:
     return lambda rows: _times(_row(rows, what=what, net=net)["cost"], 100)
 
 
+def _of_pillow(label: str) -> Callable[[Rows], Spread | None]:
+    """Our rate of decoding divided by a bare loop's."""
+
+    def found(rows: Rows) -> Spread | None:
+        ours = [row for row in rows if label in row["label"]]
+        return ours[0]["found"]["pictures pillow"]["ratio"] if ours else None
+
+    return found
+
+
+def _second_start(rows: Rows) -> Spread:
+    return max((row["second_start"] for row in rows), key=lambda seconds: seconds["middle"])
+
+
 CONV, MLP, IWAE = "conv net", "mlp 784-512-20", "mlp 784-200-200-50"
 CLAIMS = (
     Claim(f"{CONV}: PyTorch, DataLoader", "training", _faster("conv", "torch DataLoader"), 2.0),
@@ -75,6 +89,9 @@ CLAIMS = (
     Claim(f"{IWAE}: guard and metrics", "overhead", _cost("guard", "iwae"), 5, " %", True),
     Claim(f"{CONV}: checkpoints", "overhead", _cost("checkpoints", "conv"), 2, " %", True),
     Claim(f"{MLP}: checkpoints", "overhead", _cost("checkpoints", "mlp512"), 2, " %", True),
+    Claim("cache of small JPEGs: a Pillow loop", "data", _of_pillow("small"), 0.8),
+    Claim("cache of mixed JPEGs: a Pillow loop", "data", _of_pillow("64 to 320"), 0.8),
+    Claim("pictures: first step, second start", "data", _second_start, 5, " s", True),
 )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +42,7 @@ class How(NamedTuple):
 
     python: str  # the interpreter that has PyTorch
     quick: bool  # only see that all runs
+    zip: str = ""  # the path of a zip of small pictures
 
     def has_torch(self) -> bool:
         asked = [self.python, "-c", "import torch"]
@@ -159,6 +162,27 @@ def overhead(how: How) -> list[Row]:
     return rows
 
 
+def data(how: How) -> list[Row]:
+    """Pictures into the cache, by a bare loop over Pillow, and seconds to a second start."""
+    from benchmarks.contenders import pictures
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        pictures.make(Path(folder), 300 if how.quick else pictures.MIXED)
+        sources = {"JPEGs of 64 to 320 pixels a side, to 64x64": (folder, 64)}
+        if how.zip:
+            sources["small JPEGs in a zip, 32x32"] = (how.zip, 32)
+        for label, (path, size) in sources.items():
+            case = Case("conv", images=200 if how.quick else 4000, size=size, pictures=path)
+            cases = dict.fromkeys(("pictures cache", "pictures pillow"), case)
+            found = how.time(cases, dict.fromkeys(cases, case.images), Turns(5, 0.5))
+            _compared(f"{label}: pictures/s", found)
+            seconds = starts.of_pictures(path, 1 if how.quick else 3)
+            print(f"{label}: {seconds['middle']:.1f} s to a second start's first step", flush=True)
+            rows.append({"label": label, "found": found, "second_start": seconds})
+    return rows
+
+
 GROUPS: dict[str, Callable[[How], list[Row]]] = {
     "training": training,
     "growth": growth,
@@ -166,4 +190,5 @@ GROUPS: dict[str, Callable[[How], list[Row]]] = {
     "likelihood": likelihood,
     "start": start,
     "overhead": overhead,
+    "data": data,
 }

@@ -112,6 +112,16 @@ def _overhead(rows: Rows) -> list[str]:
     return lines
 
 
+def _data(rows: Rows) -> list[str]:
+    lines = ["| pictures/s | flaxvae's cache | bare Pillow | flaxvae is | second start, s |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in rows:
+        ours, theirs = (row["found"][f"pictures {who}"] for who in ("cache", "pillow"))
+        told = f"{_told(ours['rate'])} | {_told(theirs['rate'])} | {_times(theirs)}"
+        lines.append(f"| {row['label']} | {told} | {_told(row['second_start'], '.1f')} |")
+    return lines
+
+
 TABLES = {
     "training": _training,
     "growth": _growth,
@@ -119,6 +129,7 @@ TABLES = {
     "likelihood": _likelihood,
     "start": _start,
     "overhead": _overhead,
+    "data": _data,
 }
 
 

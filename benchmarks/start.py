@@ -28,6 +28,16 @@ def measure(times: int) -> dict[str, Spread]:
     return {name: spread(seconds) for name, seconds in found.items()}
 
 
+def of_pictures(path: str, times: int) -> Spread:
+    """The first step of a training on pictures that were decoded by one before it."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(times + 1):
+            command = ("benchmarks.first_step", "--dataset", path, "--run", f"{folder}/run{i}")
+            found.append(_seconds(command, {"FLAXVAE_CACHE_DIR": f"{folder}/cache"}))
+    return spread(found[1:] * 2)  # twice, because quartiles need two
+
+
 def _seconds(module: tuple[str, ...], variables: Mapping[str, str] | None = None) -> float:
     begun = time.perf_counter()
     subprocess.run(

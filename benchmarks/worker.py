@@ -12,6 +12,7 @@ import time
 from benchmarks.case import Case
 
 MODULES = {"torch": "pytorch", "flax": "plain_flax", "guard": "guard", "epochs": "epochs"}
+MODULES |= {"pictures": "pictures"}
 
 
 def find(name: str):

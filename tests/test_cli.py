@@ -243,7 +243,7 @@ def test_damaged_idx_files(refused, tmp_path, change, words):
 
 def test_the_idx_folder_of_these_tests_is_sound_otherwise(refused, tmp_path):
     idx_folder(tmp_path / "idx")
-    refused("train --dataset mnist --data-dir idx", 2, "--batch-size 128", "15")
+    refused("train --dataset mnist --data-dir idx --batch-size 64", 2, "--batch-size 64", "15")
     refused("train --dataset mnist --data-dir absent", 3, "absent", "no such folder")
 
 

@@ -211,6 +211,9 @@ def test_a_table_and_the_files_it_names(tmp_path):
     assert "3 pictures left out that labels.csv does not name" in data.notes
     columns = {**dict.fromkeys(numbered(4)), "labels.csv": "a,b\n1,2\n"}
     fails(written(tmp_path / "d", columns), "labels.csv has the columns a, b; expected one with")
+    (tmp_path / "d" / "labels.csv").unlink()
+    (tmp_path / "d" / "labels.csv").symlink_to("nowhere")
+    fails(tmp_path / "d", "labels.csv cannot be read (No such file or directory)")
     broken = {**dict.fromkeys(numbered(4)), "metadata.jsonl": '{"file_name": \n'}
     fails(written(tmp_path / "e", broken), "metadata.jsonl cannot be read")
 
@@ -309,12 +312,12 @@ def test_broken_files_are_named_and_left_out(tmp_path):
     wrong = {"a.png": "hello", "b.jpg": picture(1, (60, 60), "JPEG")[:900], "c.gif": "",
              "d.png": picture(1, (1, 1))}  # fmt: skip
     written(tmp_path, {**dict.fromkeys(numbered(50)), **wrong})
-    (tmp_path / "e.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "\n.png").symlink_to(tmp_path / "nowhere")
     for data in (load(tmp_path), load(tmp_path)):  # decoded, and from the cache
         assert everything(data) == numbered(50)
         note = next(note for note in data.notes if "left out" in note)
         assert note.startswith("5 files left out: ") and note.endswith(", …")
-        assert note.count("(") == 3
+        assert r"'\n.png' (cannot be read (No such file or directory)), a.png (not a pict" in note
     fails(tmp_path, "5 files that cannot be used", "--strict", strict=True)
 
 
@@ -456,13 +459,15 @@ def test_from_a_folder_to_a_trained_model_and_after_a_move(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
     written(tmp_path / "pets", numbered(40, "cat/") + numbered(40, "dog/"))
-    asked = "--net mlp --widths 16 --latent-dim 2 --epochs 1 --batch-size 16 --devices 1 --no-cache"
+    asked = "--net mlp --widths 16 --latent-dim 2 --epochs 1 --devices 1 --no-cache"
     cli.main(["train", "--dataset", "pets", "--image-size", "8x4", "--run", "run", *asked.split()])
     run = flaxvae.load("run")
     assert run.spec.shape == (8, 4, 3) and run.spec.names == ("cat", "dog")
     stored = json.loads((tmp_path / "run" / "run.json").read_text())
     how = pictures.Preprocessing.from_json(stored["preprocessing"])
     assert how == pictures.Preprocessing(8, 4, 3, "crop", "white", 255.0)
+    assert stored["training"]["batch_size"] == 64  # of fewer pictures than usually in a batch
+    assert "batch size 64 for 7" in " ".join(capsys.readouterr().out.replace("_", " ").split())
     test = run.data().test
     assert sorted(test.files) == sorted(n for n in numbered(40, "cat/") + numbered(40, "dog/")
                                         if folder.place(n) < 0.05)  # fmt: skip
@@ -474,3 +479,16 @@ def test_from_a_folder_to_a_trained_model_and_after_a_move(tmp_path, monkeypatch
     with pytest.raises(SystemExit):
         cli.main(["train", "--dataset", "digits", "--image-size", "8", *asked.split()])
     assert "--image-size 8x8 has no effect with --dataset digits" in capsys.readouterr().err
+
+
+def test_unlabelled_training_and_labelled_tests_are_prepared(tmp_path):
+    from flaxvae.data import pipeline
+
+    names = numbered(9, "train/") + numbered(3, "test/good/") + numbered(3, "test/crack/")
+    data = pipeline.prepare(DataSettings(str(written(tmp_path / "a", names)), validation=0))
+    assert data.spec.classes is None and data.validation is None
+    assert data.test.classes.tolist() == [0] * 3 + [1] * 3
+    assert data.test.files == sorted(names[9:])
+    names = numbered(9, "a/") + numbered(9, "b/")
+    data = pipeline.prepare(DataSettings(str(written(tmp_path / "b", names)), validation=0))
+    assert data.validation is None and data.spec.classes == 2 and data.labels_sha256

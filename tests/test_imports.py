@@ -46,7 +46,7 @@ HOMES = {
     "flax": ("parts/",),
     "matplotlib": ("report/",),
     "tensorflow_datasets": ("data/",),
-    "PIL": ("data/",),
+    "PIL": ("data/pictures.py", "data/tfds.py"),
     "tyro": ("flags.py",),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

@@ -30,7 +30,7 @@ from flaxvae.declared import typed
 from flaxvae.devices import hosts
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError, counted
-from flaxvae.plan import Plan, make_plan, settle
+from flaxvae.plan import Plan, fitting, make_plan, settle
 from flaxvae.recipe import Recipe
 from flaxvae.report import figures, words
 from flaxvae.report.terminal import Terminal
@@ -180,12 +180,15 @@ class _Task:
             data = pipeline.prepare(plan.data, arrays, watch)
         else:
             check = functools.partial(check_same_data, old)
-            data, self.found = places.find(plan.data, old.record(), check)
+            data, self.found = places.find(plan.data, old.record(), check, watch=watch)
         anywhere = dataclasses.replace(plan.data, data_dir=None)
         asked = [plan.model, dict(plan.arguments), asdict(anywhere), asdict(plan.training)]
         hosts.check_same([asked, data.sha256, data.labels_sha256], "settings, images or labels")
         self.chosen = plan.chosen(data.spec)
         self.plan = settle([plan], data.spec)[0]
+        if old is None:
+            self.plan, smaller = fitting(self.plan, data.spec)
+            self.chosen = {**self.chosen, **smaller}
         return data
 
     @contextlib.contextmanager
@@ -212,9 +215,7 @@ class _Task:
             folder.hold(held)
             watch.header(words.header(self.plan, data, parameters, mesh, path, self.chosen))
             if unlinked:
-                watch.note(
-                    f"no {path.parent / 'latest'} ({unlinked}): use its folder"
-                )
+                watch.note(f"no {path.parent / 'latest'} ({unlinked}): use its folder")
             yield folder, heard
 
     def run(

@@ -135,6 +135,17 @@ def settle(plans: Sequence[Plan], spec: DataSpec) -> list[Plan]:
     return found
 
 
+def fitting(plan: Plan, spec: DataSpec) -> tuple[Plan, dict[str, Choice]]:
+    """The plan, with a smaller batch if the default is more than all training images."""
+    usual = TrainSettings().batch_size
+    if plan.training.batch_size != usual or not 0 < spec.examples < usual:
+        return plan, {}
+    size = 1 << (spec.examples.bit_length() - 1)  # a power of 2, as devices are
+    training = dataclasses.replace(plan.training, batch_size=size)
+    why = f"{spec.examples:,} training image{'s' * (spec.examples > 1)}"
+    return dataclasses.replace(plan, training=training), {"batch_size": Choice(size, why)}
+
+
 def changed(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
     """The settings in which two plans differ: {name: (old, new)}."""
     before, after = flat(old), flat(new)

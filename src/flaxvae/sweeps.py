@@ -30,7 +30,7 @@ from flaxvae import lookup, outside, signals, writing
 from flaxvae.analysis.evaluation import UNITS, Evaluation, evaluation_keys, measurement, numbers
 from flaxvae.api import Progress, watching, with_data
 from flaxvae.choosing import Choice
-from flaxvae.data import pipeline
+from flaxvae.data import pipeline, sources
 from flaxvae.declared import Positive
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, DivergedError, Stopped, UsageError, command, counted
@@ -109,11 +109,14 @@ def execute(
     grid: Grid, *, run: str | None = None, arrays: Any = None, terminal: Any = None
 ) -> Sweep:
     """``sweep`` for a grid."""
-    data = pipeline.prepare(next(iter(grid.plans().values())).data, arrays)
+    watch = (terminal or observers.Quiet()).watch("decoding pictures")
+    data = pipeline.prepare(next(iter(grid.plans().values())).data, arrays, watch)
     chosen, grid = grid.chosen(data.spec), grid.settled(data.spec)
     plans = _plans(grid, data)
     plan = next(iter(plans.values()))
-    stem = f"sweep-{Path(plan.data.dataset).stem}-{plan.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = (
+        f"sweep-{sources.called(plan.data.dataset)}-{plan.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
     if run is not None:
         check_new(Path(run), _RESUME)
     groups = _groups(plans, data)

@@ -58,6 +58,7 @@ _LINES = [
     ("clip grad_clip clip_grad clip_grad_norm gradient_clip gradient_clip_val max_grad_norm",
      "clip_norm", ""),
     ("early_stopping early_stop", "patience", "a number of epochs"),
+    ("img_size imsize im_size image_shape resolution img_dim", "image_size", ""),
     ("val val_split validation_split val_size val_fraction valid", "validation", ""),
     ("binarize binarized binarise binary", "binarization", ""),
     ("fp16 bf16 amp mixed_precision half dtype", "precision", ""),

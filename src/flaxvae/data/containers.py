@@ -76,6 +76,7 @@ def opened(path: Path) -> Iterator[Container]:
         except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             seen = reason or " ".join(str(error).split())[:100] or "it ends too early"
+            path = Path(getattr(error, "filename", None) or path)
             advice = remedy(reason, "expected a folder, a zip or a tar; write it again")
             raise DataError(f"{path}: cannot be read ({seen}); {advice}") from None
         yield container
@@ -151,10 +152,14 @@ def _outside(names: Sequence[str]) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, each shortened."""
-    shown = [name if len(name) <= 60 else f"…{name[-59:]}" for name in names[:most]]
-    text = ", ".join(n if n.isprintable() else repr(n) for n in shown)
-    return text + ", …" * (len(names) > most)
+    """The first few names."""
+    return ", ".join(map(shown, names[:most])) + ", …" * (len(names) > most)
+
+
+def shown(name: str) -> str:
+    """A name on one line, shortened."""
+    text = name if len(name) <= 60 else f"…{name[-59:]}"
+    return text if text.isprintable() else repr(text)
 
 
 def _reader(file: BinaryIO) -> Callable[[int, int], bytes]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from flaxvae import machine
 from flaxvae.data import pictures
-from flaxvae.data.containers import Container
+from flaxvae.data.containers import Container, shown
 from flaxvae.data.pictures import Preprocessing, Seen, Unreadable
 from flaxvae.errors import DataError
 from flaxvae.settings import Background, Resize
@@ -72,10 +72,10 @@ def write(
                 return found
             if found is not None:
                 break
-    (name, why), *_ = _looked(container, names[:1]).broken.items() or [(names[0], "broken")]
+    why = _looked(container, names[:1]).broken.get(names[0], "damaged")
     raise DataError(
         f"{container.path}: none of its {len(names):,} files is a picture that can be read; the "
-        f"first is {name}: {why}"
+        f"first is {shown(names[0])}: {why}"
     )
 
 
@@ -183,7 +183,7 @@ def _looked(container: Container, names: Sequence[str]) -> _Chunk:
     seen, broken = Counter[Seen](), dict[str, str]()
     for name in names:
         try:
-            seen[pictures.look(_content(container, name))] += 1
+            seen[pictures.look(content(container, name))] += 1
         except Unreadable as why:
             broken[name] = str(why)
     return _Chunk(None, broken, seen)
@@ -196,7 +196,7 @@ def _rows(
     seen, broken = Counter[Seen](), dict[str, str]()
     for name in names:
         try:
-            one, row = pictures.row(_content(container, name), how, takes)
+            one, row = pictures.row(content(container, name), how, takes)
         except Unreadable as why:
             broken[name] = str(why)
             continue
@@ -208,7 +208,8 @@ def _rows(
     return _Chunk(found[:count], broken, seen)
 
 
-def _content(container: Container, name: str) -> bytes:
+def content(container: Container, name: str) -> bytes:
+    """What is in a file. Raises Unreadable."""
     try:
         return container.read(name)
     except Exception as error:  # zipfile and zlib raise almost anything on damage

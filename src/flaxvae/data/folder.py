@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxvae.data import cache, containers, labels, layouts, pictures
+from flaxvae.data import cache, containers, decode, labels, layouts, pictures
 from flaxvae.data.cache import Decoded
 from flaxvae.data.containers import Container
 from flaxvae.data.dataset import Dataset, Part
@@ -80,7 +80,12 @@ def _examples(container: Container, strict: bool) -> tuple[list[Example], list[s
             f"{container.path}: no pictures in it ({seen or 'it is empty'}); expected files that "
             f"end in {', '.join(pictures.SUFFIXES[:4])} or the like, in it or its sub-folders"
         )
-    tables = {m.name: container.read(m.name) for m in container.members if layouts.is_table(m.name)}
+    tables = {}
+    for name in [m.name for m in container.members if layouts.is_table(m.name)]:
+        try:
+            tables[name] = decode.content(container, name)
+        except pictures.Unreadable as why:
+            raise DataError(f"{container.path}: {name} {why}; expected a table") from None
     return layouts.arranged(str(container.path), names, tables, strict)
 
 
@@ -196,8 +201,8 @@ def _remarks(path: Path, rows: Decoded, settings: DataSettings) -> list[str]:
         notes.append(f"{counted(deep, 'picture')} of 16 bits made 8 bits, as the others are")
     if rows.broken:
         what = counted(len(rows.broken), "file")
-        first = [f"{name} ({why})" for name, why in list(rows.broken.items())[:3]]
-        said = ", ".join(first) + ", …" * (len(rows.broken) > 3)
+        first = [f"{containers.shown(name)} ({why})" for name, why in rows.broken.items()]
+        said = ", ".join(first[:3]) + ", …" * (len(first) > 3)
         if settings.strict:
             raise DataError(
                 f"{path}: {what} that cannot be used: {said}; expected none with --strict"

@@ -209,7 +209,7 @@ def prepare(
         notes.append("only one training image, so no validation images")
     test, digest = binarized(split(dataset.test), how, fold=2), None
     if train.y is not None and test.y is not None:
-        digest = _digest(*(part.y for part in whole))
+        digest = _digest(*(part.y for part in whole if part.y is not None))
         missing = tuple(np.setdiff1d(test.y, train.y).tolist())
         if missing:
             notes.append(f"labels that only test images have: {labels.listed(missing)}")

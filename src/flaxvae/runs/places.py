@@ -50,6 +50,7 @@ def find(
     record: Mapping[str, Any],
     check: Callable[[Data], Data],
     place: Place = Place(),
+    watch: Callable[[int, int], None] | None = None,
 ) -> tuple[Data, DataSettings]:
     """The data of a run, and the settings by which they were found.
 
@@ -58,6 +59,7 @@ def find(
         record: run.json, whose ``data_paths`` says where they were.
         check: raises DataError unless they are those of the run.
         place: where they are now, if that is known.
+        watch: is told how many pictures of how many are decoded, where they are.
 
     Raises:
         UsageError: a place that cannot be one.
@@ -71,7 +73,7 @@ def find(
         there: dict[str, Any] = {name: before}
         where, here = dataclasses.replace(where, **there), True
     try:
-        return check(pipeline.prepare(where)), where
+        return check(pipeline.prepare(where, watch=watch)), where
     except (DataError, UsageError) as error:
         if isinstance(error, UsageError) and not (were and not here):
             raise
