@@ -198,6 +198,25 @@ def test_tables(tmp_path, table):
         assert files(data)["test"] == names[6:]
 
 
+def test_a_table_is_of_the_files_beside_it(tmp_path):
+    table = TABLES["labels.csv"]
+    names = numbered(9, "train/") + numbered(3, "test/a/") + numbered(3, "test/b/")
+    data = load(written(tmp_path, {**dict.fromkeys(names), "train/labels.csv": table}))
+    assert (
+        len(labels(data)) == 15
+        and data.train.y[0] == "a"
+        and not any("left out" in note for note in data.notes)
+    )
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    names = numbered(9, "train/") + numbered(9, "car/")
+    assert load(written(tmp_path / "a", names)).names == ("car", "train")
+    data = load(written(tmp_path / "b", [*names, *numbered(9, "test/")]))
+    assert files(data)["test"] == numbered(9, "test/") and data.names is None
+    assert "beside the splits, left out: 9 files in car" in data.notes
+
+
 def test_a_table_and_the_files_it_names(tmp_path):
     some = {**dict.fromkeys(numbered(4)), "labels.csv": TABLES["labels.csv"]}
     data = load(written(tmp_path / "a", some))

@@ -61,7 +61,9 @@ def arranged(
             rows |= some
             notes += remarks
         given = {example.name: example for example in found}
-        missing = [name for name in given if name not in rows]
+        folders = tuple(table[: -len(table.rpartition("/")[2])] for table in tables)
+        missing = [n for n in given if n not in rows and n.startswith(folders)]
+        rows |= {n: given[n] for n in given if not n.startswith(folders)}  # of no table
         if missing:
             what = counted(len(missing), "picture")
             notes.append(f"{what} left out that {' and '.join(tables)} does not name")
@@ -95,7 +97,9 @@ def _root(names: Sequence[str]) -> str:
 def _by_folder(names: Sequence[str], root: str) -> tuple[list[Example], list[str]]:
     parts = {name: name[len(root) :].split("/")[:-1] for name in names}
     tops = {folders[0].lower() for folders in parts.values() if folders}
-    splits = "train" in {_SPLIT.get(top) for top in tops} or (tops and tops <= _SPLIT.keys())
+    kinds = {_SPLIT[top] for top in tops if top in _SPLIT}
+    alone = tops <= {*_SPLIT, *_ASIDE}  # else "train" may be a class, beside cars and planes
+    splits = bool(kinds) and (alone or ("train" in kinds and len(kinds) > 1))
     found, aside = [], dict[str, int]()
     for name, folders in parts.items():
         top = folders[0] if folders else ""
