@@ -4,6 +4,7 @@
     growth       training by batch size, size of image, devices
     evaluation   images/s of the ELBO
     likelihood   images/s and memory of log p(x) by 5,000 importance samples
+    sprites      images/s that are drawn, against those that a network takes
     start        seconds to --help, and to the first step with a cold and a warm compilation cache
     overhead     what the guard against NaN, the metrics and checkpoints add to a training
     data         pictures/s into the cache, and seconds to the first step of a second start

@@ -24,7 +24,7 @@ class Claim(NamedTuple):
 
 
 def _row(rows: Rows, **keys: str) -> Mapping[str, Any]:
-    return next(row for row in rows if all(row[key] == value for key, value in keys.items()))
+    return next(row for row in rows if all(row.get(key) == value for key, value in keys.items()))
 
 
 def _faster(net: str, theirs: str) -> Callable[[Rows], Spread | None]:
@@ -71,6 +71,11 @@ def _second_start(rows: Rows) -> Spread:
     return max((row["second_start"] for row in rows), key=lambda seconds: seconds["middle"])
 
 
+def _drawn(name: str) -> Callable[[Rows], Spread]:
+    """The rate at which images are drawn divided by that at which a network takes them."""
+    return lambda rows: _row(rows, what="drawn", name=name)["found"][f"{OURS} {name}"]["ratio"]
+
+
 CONV, MLP, IWAE = "conv net", "mlp 784-512-20", "mlp 784-200-200-50"
 CLAIMS = (
     Claim(f"{CONV}: PyTorch, DataLoader", "training", _faster("conv", "torch DataLoader"), 2.0),
@@ -82,6 +87,8 @@ CLAIMS = (
     Claim(f"{IWAE}: PyTorch, tensors", "training", _faster("iwae", "torch tensors"), 1.4),
     Claim("k = 5,000: 50 images/s at 180 GFLOP/s of peak", "likelihood", _likelihood, 1.0),
     Claim("k = 5,000: temporary memory", "likelihood", _memory, 50, " MiB", True),
+    Claim("sprites: drawn, of those trained on", "sprites", _drawn("sprites"), 10),
+    Claim("sprites_color: drawn, of those trained on", "sprites", _drawn("sprites_color"), 10),
     Claim("first step, warm cache", "start", _seconds("warm"), 2.5, " s", True),
     Claim("`flaxvae --help`", "start", _seconds("help"), 0.5, " s", True),
     Claim(f"{CONV}: guard and metrics", "overhead", _cost("guard", "conv"), 5, " %", True),

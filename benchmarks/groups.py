@@ -26,6 +26,7 @@ from benchmarks.workers import (
     spread,
 )
 from flaxvae import machine
+from flaxvae.settings import DRAWN
 
 Row = dict[str, Any]
 
@@ -126,6 +127,18 @@ def likelihood(how: How) -> list[Row]:
     return [{"label": label, "k": case.k, "mib": ours.likelihood_mib(case), "found": found}]
 
 
+def sprites(how: How) -> list[Row]:
+    """How fast sprites come: images that are drawn, and a network that takes them."""
+    rows = []
+    for name in DRAWN:
+        case = Case("conv", size=64)
+        cases = {f"draw {name}": case, f"{OURS} {name}": case}
+        found = how.time(cases, dict.fromkeys(cases, case.batch))
+        _compared(f"{name}, drawn and trained on: images/s", found)
+        rows.append({"what": "drawn", "name": name, "found": found})
+    return rows
+
+
 def start(how: How) -> list[Row]:
     seconds = starts.measure(2 if how.quick else 7)
     print("seconds:", {name: round(s["middle"], 2) for name, s in seconds.items()}, flush=True)
@@ -188,6 +201,7 @@ GROUPS: dict[str, Callable[[How], list[Row]]] = {
     "growth": growth,
     "evaluation": evaluation,
     "likelihood": likelihood,
+    "sprites": sprites,
     "start": start,
     "overhead": overhead,
     "data": data,

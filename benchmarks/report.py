@@ -89,6 +89,18 @@ def _likelihood(rows: Rows) -> list[str]:
     return [*lines, "", f"Temporary memory: {row['mib']:.1f} MiB."]
 
 
+def _sprites(rows: Rows) -> list[str]:
+    lines = [
+        "| conv net, 64 x 64, batch 128 | drawn alone, images/s | drawn and trained on | times |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        drawn, trained = (row["found"][f"{who} {row['name']}"] for who in ("draw", OURS))
+        rates = f"{_told(drawn['rate'])} | {_told(trained['rate'])}"
+        lines.append(f"| {row['name']} | {rates} | {_times(trained)} |")
+    return lines
+
+
 def _start(rows: Rows) -> list[str]:
     names = {
         "cold": "`flaxvae train` to its first step, empty compilation cache",
@@ -127,6 +139,7 @@ TABLES = {
     "growth": _growth,
     "evaluation": _evaluation,
     "likelihood": _likelihood,
+    "sprites": _sprites,
     "start": _start,
     "overhead": _overhead,
     "data": _data,

@@ -304,7 +304,7 @@ def test_a_setting_without_effect_is_refused(model, name):
 def test_a_folder_is_read_of_the_datasets_that_can_be_in_one():
     from flaxvae.data import sources
 
-    assert set(settings.IN_FOLDERS) == set(sources.SOURCES) - {"digits"}
+    assert set(settings.IN_FOLDERS) == set(sources.SOURCES) - {"digits", *settings.DRAWN}
 
 
 def test_datasets_with_names_are_no_folders_of_pictures():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import flaxvae as fv
+from flaxvae import lookup
 from flaxvae.data import pipeline, sources
 from flaxvae.data.pipeline import Split
 from flaxvae.settings import DataSettings
@@ -66,6 +67,27 @@ def test_binarized_images_depend_on_their_row_alone(source, how):
         assert (seen[grey == 1] == 1).all() and (seen[grey == 0] == 0).all()
         middle = seen[(grey > 0) & (grey < 1)]
         assert 0 < middle.mean() < 1
+
+
+def test_a_loss_sees_what_its_batch_is_rendered_from(source, tmp_path):
+    def with_factors(data: fv.DataSpec) -> fv.Recipe:
+        recipe = lookup.build("vae", data, net="mlp", widths=(8,), latent_dim=2)
+
+        def objective(model):
+            loss = recipe.objective(model)
+
+            def judged(variables, key, batch, step):
+                value, (metrics, updates) = loss(variables, key, batch, step)
+                same = (bars(batch.factors) == batch.x).mean()
+                return value, (metrics | {"rendered": same}, updates)
+
+            return judged
+
+        return recipe._replace(objective=objective)
+
+    choices = {"epochs": 1, "batch_size": 8, "validation": 0.25, "progress": False}
+    run = fv.train("bars", model=with_factors, **choices, run=str(tmp_path / "run"))
+    assert run.history["train_rendered"][-1] == 1
 
 
 @pytest.mark.parametrize("how", ["none", "threshold"])

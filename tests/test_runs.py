@@ -135,9 +135,7 @@ def test_where_there_are_no_symbolic_links(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cli.main(["train", *QUICK.split()])
     out = " ".join(capsys.readouterr().out.split())
-    assert (
-        out.count("no runs/latest (Operation not permitted): use its folder") == 1
-    )
+    assert out.count("no runs/latest (Operation not permitted): use its folder") == 1
     (path,) = (tmp_path / "runs").iterdir()  # and nothing else
     assert flaxvae.load(path)
 

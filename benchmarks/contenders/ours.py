@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE
 from flaxvae import lookup
 from flaxvae.analysis.evaluation import CHUNK, importance_weighted_elbo
 from flaxvae.core import Batch
+from flaxvae.data import sprites
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
@@ -20,11 +22,12 @@ from flaxvae.settings import TrainSettings
 from flaxvae.training import step
 
 
-def parts(case: Case) -> tuple[Recipe, Data]:
-    """The VAE of a case, and data of its images."""
+def parts(case: Case, train: Split | None = None) -> tuple[Recipe, Data]:
+    """The VAE of a case, and data of its images or of others."""
     net = case.shape
-    train = Split(case.data()[..., None], None, 255.0)
-    spec = DataSpec("noise", train.x.shape[1:], None, False, 256, len(train.x))
+    if train is None:
+        train = Split(case.data()[..., None], None, 255.0)
+    spec = DataSpec("noise", train.shape, None, False, 256, len(train.x))
     data = Data(spec, train, None, train, 255.0, "none", "", "")
     flat = {"net": net.kind, "latent_dim": net.latents}
     if net.kind == "mlp":
@@ -32,8 +35,12 @@ def parts(case: Case) -> tuple[Recipe, Data]:
     return lookup.build("vae", spec, **flat), data
 
 
-def train(case: Case, changed: Callable[[Recipe], Recipe] = lambda recipe: recipe):
-    recipe, data = parts(case)
+def train(
+    case: Case,
+    changed: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+    images: Split | None = None,
+):
+    recipe, data = parts(case, images)
     settings = TrainSettings(epochs=1, batch_size=case.batch)
     trainer = step.trainer(changed(recipe), data, settings, meshes.make(case.devices), 1000)
     state, order = trainer.init(), trainer.order(0)
@@ -42,6 +49,35 @@ def train(case: Case, changed: Callable[[Recipe], Recipe] = lambda recipe: recip
         nonlocal state
         state = trainer.segment(state, order, steps)
         jax.block_until_ready(state)
+
+    run(1)
+    return run
+
+
+def _sprites(case: Case, color: bool) -> Split:
+    rows = sprites.splits(color)[0][: case.images]
+    return Split(rows, None, sprites.PEAK, render=sprites.draw)
+
+
+def train_on_sprites(case: Case, color: bool):
+    """As ``train``, of images that each step draws."""
+    return train(case, images=_sprites(case, color))
+
+
+def draw(case: Case, color: bool):
+    """Only draw the batches of ``train_on_sprites``, all alone."""
+    rows = jax.numpy.asarray(_sprites(case, color).x)
+
+    @jax.jit
+    def batches_of(steps, rows):
+        def step(i, images):
+            first = i * case.batch % (len(rows) - case.batch)
+            return sprites.draw(jax.lax.dynamic_slice_in_dim(rows, first, case.batch))
+
+        return jax.lax.fori_loop(0, steps, step, sprites.draw(rows[: case.batch]))
+
+    def run(steps: int) -> None:
+        batches_of(steps, rows).block_until_ready()
 
     run(1)
     return run
@@ -109,6 +145,10 @@ def gemm(case: Case):
 
 CONTENDERS = {
     "flaxvae": train,
+    "flaxvae sprites": functools.partial(train_on_sprites, color=False),
+    "flaxvae sprites_color": functools.partial(train_on_sprites, color=True),
+    "draw sprites": functools.partial(draw, color=False),
+    "draw sprites_color": functools.partial(draw, color=True),
     "flaxvae evaluation": evaluation,
     "flaxvae likelihood": likelihood,
     "gemm": gemm,

@@ -37,6 +37,8 @@ def likelihood(data: DataSpec) -> Choice:
         return Choice("bernoulli", "binary data")
     if data.kind == "table":
         return Choice("gaussian", "a table")
+    if data.factors:
+        return Choice("bernoulli", "drawn images")
     if grey is None:  # described by hand
         grey = 1.0 if colour and levels else 0.0
     if grey < GREY:

@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     x: Array  # [B, *data] float32, in [0, 1] for images
     y: Array | None = None  # [B] integer labels
     mask: Array | None = None  # [B] 0 for rows that only pad the batch
+    factors: Array | None = None  # [B, F] what x was rendered from, if it was
 
 
 class Latent(NamedTuple):

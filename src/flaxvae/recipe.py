@@ -27,6 +27,7 @@ class DataSpec(NamedTuple):
     unlabelled: str = ""  # why existing labels cannot be used
     kind: Literal["images", "vectors", "table"] = "images"  # a table's values are any numbers
     grey: float | None = None  # fraction of training values from 1/4 to 3/4; None: unknown
+    factors: tuple[tuple[str, int], ...] = ()  # names of known factors, and how many values
 
     @property
     def names(self) -> tuple[int, ...] | tuple[str, ...]:

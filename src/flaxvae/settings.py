@@ -50,7 +50,8 @@ OnNan = Literal["stop", "skip", "rollback"]
 Resize = Literal["crop", "fit", "stretch"]
 Background = Literal["white", "grey", "black"]
 IN_FOLDERS = ("mnist", "fashion_mnist", "kmnist")  # datasets that a folder of IDX files may hold
-NAMED = ("digits", *IN_FOLDERS, "arrays")  # datasets that are no path
+DRAWN = ("sprites", "sprites_color")  # datasets that are drawn from their factors
+NAMED = ("digits", *DRAWN, *IN_FOLDERS, "arrays")  # datasets that are no path
 ARRAY_FILES = (".npz", ".npy")
 # Far below float32's largest number: steps of any finite gradient are finite, too.
 Rate = Annotated[float, Within(lambda x: 0 < x <= 1e30, "above 0, at most 1e30")]
@@ -121,8 +122,8 @@ class DataSettings:
     """Which images to use, and how to preprocess their pixels."""
 
     dataset: str = "digits"
-    """digits (built in), mnist, fashion_mnist, kmnist, or the path of a folder of pictures (also a
-    zip or tar of one), or of an .npz or .npy file."""
+    """digits, sprites or sprites_color (built in), mnist, fashion_mnist, kmnist, or the path of a
+    folder of pictures (also a zip or tar of one), or of an .npz or .npy file."""
 
     data_dir: Annotated[str | None, Only("dataset", *IN_FOLDERS)] = None
     """Folder with the IDX files (.gz or not), or with a sub-folder of them named after the dataset.

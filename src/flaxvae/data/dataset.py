@@ -56,6 +56,8 @@ class Dataset(NamedTuple):
     """Of all stored images, where it is known already."""
     preprocessing: Preprocessing | None = None
     """How pictures in files became these images."""
+    factors: tuple[tuple[str, int], ...] = ()
+    """The name of each ground-truth factor, and the number of its values."""
 
 
 def assembled(

@@ -229,6 +229,7 @@ def prepare(
         unlabelled=dataset.unlabelled,
         kind="images" if len(train.shape) == 3 else "vectors",
         grey=grey,
+        factors=dataset.factors,
     )
     return Data(
         spec,

@@ -1,4 +1,4 @@
-"""Sources of images: built-in digits, MNIST and its relatives, or a NumPy file.
+"""Sources of images: built-in digits, sprites, MNIST and its relatives, or a NumPy file.
 
 Every source gives a `Dataset` that has passed the same checks: images of one shape, finite and in
 range (`pixels`), with labels that fit them (`labels`). Pixels stay as stored (bytes where
@@ -19,7 +19,7 @@ from flaxvae.data.arrays import ARRAYS, Pictures, from_arrays, read_images
 from flaxvae.data.dataset import Dataset, Part
 from flaxvae.data.folder import load as load_folder
 from flaxvae.errors import DataError, Finding, UsageError, did_you_mean
-from flaxvae.settings import IN_FOLDERS, DataSettings, of_pictures
+from flaxvae.settings import DRAWN, IN_FOLDERS, DataSettings, of_pictures
 
 __all__ = ["ARRAYS", "Dataset", "Part", "Pictures", "from_arrays", "read_images"]
 
@@ -34,6 +34,8 @@ class Source(NamedTuple):
 
 SOURCES = {
     "digits": Source("1,797 real 8x8 handwritten digits, built in (scikit-learn)", 500),
+    "sprites": Source("737,280 64x64 shapes, drawn from known factors (as in dSprites)", 2),
+    "sprites_color": Source("the same in colours, which are two more factors", 2),
     "mnist": Source("70,000 28x28 handwritten digits (IDX files or tensorflow-datasets)", 20),
     "fashion_mnist": Source("70,000 28x28 articles of clothing (likewise)", 20),
     "kmnist": Source("70,000 28x28 cursive Japanese characters (likewise)", 20),
@@ -74,14 +76,14 @@ def load(
         data_dir: folder with the IDX files of mnist, fashion_mnist or kmnist, in it or in a
             sub-folder named after the dataset; else the FLAXVAE_DATA_DIR variable, else
             tensorflow-datasets.
-        settings: how pictures are preprocessed.
+        settings: how pictures are preprocessed and split.
         watch: is told how many pictures of how many are decoded.
 
     Returns:
         The examples, checked.
 
     Raises:
-        UsageError: no such dataset.
+        UsageError: no such dataset, or a setting that it does not have.
         DataError: the files are missing, damaged, or not images.
     """
     path = Path(dataset).expanduser()
@@ -107,6 +109,15 @@ def load(
         )
     if dataset == "digits":
         return _digits()
+    if dataset in DRAWN:
+        from flaxvae.data import sprites  # which imports JAX
+
+        if settings.validation is not None:
+            raise UsageError(
+                f"--validation {settings.validation:g} has no effect with {dataset}, of which "
+                f"{sprites.HELD_OUT:,} images are held out: expected none; leave it out"
+            )
+        return sprites.load(dataset)
     folder = data_dir or os.environ.get("FLAXVAE_DATA_DIR")
     if folder:
         (x, y, *test), origin = idx.read_folder(Path(folder).expanduser(), dataset)
@@ -126,6 +137,8 @@ def find(dataset: str) -> Finding:
     try:
         if dataset == "digits":
             return Finding(True, dataset, _digits().origin)
+        if dataset in DRAWN:
+            return Finding(True, dataset, "drawn from their factors")
         if folder:
             path = Path(folder).expanduser()
             if path.is_dir() and not idx.present(path, dataset):

@@ -75,7 +75,8 @@ def over_split(
 
     @functools.partial(jax.jit, static_argnames="render")
     def one(variables, key, number, x, y, peak, render):
-        batch = Batch(images.made(x, peak, render), y)
+        factors = None if render is None else x
+        batch = Batch(images.made(x, peak, render), y, factors=factors)
         fold = jax.random.fold_in
         if key.ndim or number.ndim:
             fold = jax.vmap(fold, (0 if key.ndim else None, 0 if number.ndim else None))

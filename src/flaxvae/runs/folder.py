@@ -43,6 +43,14 @@ class _Format(TypedDict):
     versions: NotRequired[dict[str, str]]
 
 
+def _factor(x: Any) -> bool:
+    named = isinstance(x, list) and len(x) == 2 and isinstance(x[0], str)
+    return named and type(x[1]) is int and x[1] > 0
+
+
+_Factor = Annotated[list[Any], Within(_factor, "a name and a number of values")]
+
+
 class _Spec(TypedDict):
     """``DataSpec`` in JSON."""
 
@@ -56,6 +64,7 @@ class _Spec(TypedDict):
     unlabelled: NotRequired[str]
     kind: NotRequired[Literal["images", "vectors", "table"]]
     grey: NotRequired[Annotated[float, Within(lambda x: 0 <= x <= 1, "0 to 1")] | None]
+    factors: NotRequired[list[_Factor]]
 
 
 class _Record(_Format):
@@ -222,6 +231,8 @@ class RunFolder:
         """What the recipe was told of the data."""
         found = self.record()["data_spec"]
         lists = {name: tuple(x) for name, x in found.items() if isinstance(x, list)}
+        if "factors" in lists:
+            lists["factors"] = tuple(map(tuple, lists["factors"]))
         try:
             return DataSpec(**found | lists)
         except TypeError as error:

@@ -239,9 +239,10 @@ def program(
     def make_batch(rows: Array, key: Array, x_all, y_all) -> Batch:
         # XLA's CPU loops gather flat rows faster than images.
         x = x_all.reshape(len(x_all), -1)[rows].reshape(-1, *x_all.shape[1:])
+        factors = None if train.render is None else x
         x = images.made(x, train.peak, train.render)
         x = images.binarize(x, data.binarization, key)
-        return Batch(x, None if y_all is None else y_all[rows])
+        return Batch(x, None if y_all is None else y_all[rows], factors=factors)
 
     def step(state: TrainState, noise: Noise, order, x_all, y_all, tolerance=0) -> TrainState:
         position = state.step - state.offset
