@@ -12,7 +12,7 @@ from flaxvae.data import pipeline, tones
 from flaxvae.errors import UsageError
 from flaxvae.grid import make_grid
 from flaxvae.recipe import DataSpec
-from flaxvae.report import words
+from flaxvae.report import sweeps, words
 from flaxvae.settings import Body, DataSettings
 
 PHOTOGRAPHS = DataSpec("faces", (28, 20, 1), levels=256, examples=1_565, grey=0.7)
@@ -40,6 +40,11 @@ PHOTOGRAPHS = DataSpec("faces", (28, 20, 1), levels=256, examples=1_565, grey=0.
 def test_the_likelihood_goes_by_the_values(facts, expected):
     spec = DataSpec("data", (8, 8, 1), examples=100)._replace(**facts)
     assert choosing.likelihood(spec).value == expected
+
+
+def test_what_is_stored_as_bool_has_probabilities():
+    spec = DataSpec("masks", (4, 4, 1), levels=2, grey=0.0)
+    assert flaxvae.vae(spec, Body(net="mlp")).log_px == "probability"
 
 
 def test_the_network_goes_by_the_shape():
@@ -168,3 +173,17 @@ def test_the_header_says_what_was_chosen_and_why():
     )
     one = words.chosen_line(planning.make_plan(net="mlp", epochs=3).chosen(PHOTOGRAPHS))
     assert one.endswith("; --likelihood sets another")
+
+
+def test_a_sweep_of_likelihoods_compares_bits_where_there_are_any():
+    def row(likelihood, **measures):
+        found = {name: {"mean": x, "std": None} for name, x in measures.items()}
+        return {"settings": {"likelihood": likelihood}, "seeds": 1, "diverged": [], **found}
+
+    table = [row("gaussian", mse=0.5), row("discretized_logistic", mse=0.4, bits_per_dim=4.5)]
+    head, first, second = sweeps.lines(table)
+    assert head.split() == ["MSE", "bits/dim"]
+    assert first.split() == ["likelihood", "gaussian", "0.50000"]
+    assert second.split() == ["likelihood", "discretized_logistic", "0.40000", "4.500"]
+    beta = {**table[1], "settings": {"beta": 1.0}}
+    assert sweeps.lines([beta])[0].split() == ["MSE"]

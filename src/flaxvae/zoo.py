@@ -75,7 +75,7 @@ def _log_px(data: DataSpec, body: Body) -> Literal["probability", "density", "cr
     if body.likelihood in _ON_LEVELS:
         return "probability"
     if body.likelihood == "bernoulli":
-        return "probability" if data.binary else "cross_entropy"
+        return "probability" if data.binary or data.levels == 2 else "cross_entropy"
     return "density"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,21 +23,13 @@ from flaxvae.settings import DRAWN, IN_FOLDERS, DataSettings, of_pictures
 __all__ = ["ARRAYS", "Dataset", "Part", "Pictures", "from_arrays", "read_images"]
 
 
-class Source(NamedTuple):
-    """A dataset that can be loaded by name."""
-
-    summary: str
-    epochs: int
-    """Suggested passes over the training images."""
-
-
-SOURCES = {
-    "digits": Source("1,797 real 8x8 handwritten digits, built in (scikit-learn)", 500),
-    "sprites": Source("737,280 64x64 shapes, drawn from known factors (as in dSprites)", 2),
-    "sprites_color": Source("the same in colours, which are two more factors", 2),
-    "mnist": Source("70,000 28x28 handwritten digits (IDX files or tensorflow-datasets)", 20),
-    "fashion_mnist": Source("70,000 28x28 articles of clothing (likewise)", 20),
-    "kmnist": Source("70,000 28x28 cursive Japanese characters (likewise)", 20),
+SOURCES = {  # by name
+    "digits": "1,797 real 8x8 handwritten digits, built in (scikit-learn)",
+    "sprites": "737,280 64x64 shapes, drawn from known factors (as in dSprites)",
+    "sprites_color": "the same in colours, which are two more factors",
+    "mnist": "70,000 28x28 handwritten digits (IDX files or tensorflow-datasets)",
+    "fashion_mnist": "70,000 28x28 articles of clothing (likewise)",
+    "kmnist": "70,000 28x28 cursive Japanese characters (likewise)",
 }
 
 

@@ -21,6 +21,7 @@ MEASURES = {  # of an evaluation: what stands above the column, its sign, decima
     "active_units": ("active", 1, 1),
     "codes_used": ("codes used", 1, 1),
     "mse": ("MSE", 1, 5),
+    "bits_per_dim": ("bits/dim", 1, 3),  # where likelihoods differ: -ELBOs cannot be compared
 }
 NOTE = "mean ± standard deviation over seeds, of test images"
 
@@ -67,7 +68,7 @@ def header(
 
 def _cell(row: Row, name: str) -> str:
     if name not in row:
-        return "diverged"
+        return "" if row["seeds"] else "diverged"
     _, sign, places = MEASURES[name]
     mean, std = sign * row[name]["mean"], row[name]["std"]
     places = places if abs(mean) < 1000 else 0
@@ -77,6 +78,8 @@ def _cell(row: Row, name: str) -> str:
 def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
     """A table's headings, its cells, and what its rows are called."""
     measures = [name for name in MEASURES if any(name in row for row in table)]
+    if not any("likelihood" in row["settings"] for row in table):
+        measures = [name for name in measures if name != "bits_per_dim"]
     headings = [MEASURES[name][0] for name in measures]
     labels = []
     for row in table:
