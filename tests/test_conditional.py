@@ -93,7 +93,7 @@ def test_pairs_are_those_of_a_search_for_each_image(same):
         (10, "label 10: expected 0 to 9"),
         (-1, "label -1: expected 0 to 9"),
         (2.5, "label 2.5: expected 0 to 9"),
-        ([1, 2, 3], r"labels of shape \(3,\): expected one, or 5"),
+        ([1, 2, 3], r"labels of shape \(3,\): expected one label or 5"),
         ([0, 1, 2, 3, 10], "label 10: expected 0 to 9"),
     ],
 )

@@ -215,7 +215,7 @@ def test_a_model_of_binary_images_refuses_grey_ones():
     """Under it they would have no probability, and get one all the same."""
     model, x = trained(spec=SPEC._replace(binary=True)), squares(4)
     for ask in (model.encode, model.score, model.evaluate):
-        with pytest.raises(UsageError, match="are grey, and this model is of binary ones"):
+        with pytest.raises(UsageError, match="are grey, but this model was built for binary ones"):
             ask(x)
     assert model.evaluate((x > 0.5).astype(np.float32)).log_px == "probability"
     thresholded = fv.Trained(model.recipe, model.variables, binarization="threshold")
@@ -226,7 +226,7 @@ def test_a_model_of_binary_images_refuses_grey_ones():
 def test_an_evaluation_checks_what_it_is_asked(options, said):
     with pytest.raises(UsageError, match=f"^{said}: expected"):
         trained().evaluate(squares(2), **options)
-    with pytest.raises(UsageError, match=r"^k=2: expected 0, for a plain autoencoder has no bound"):
+    with pytest.raises(UsageError, match=r"^k=2: expected 0; a plain autoencoder has no bound"):
         trained("ae").evaluate(squares(2), k=2)
 
 

@@ -1,9 +1,9 @@
-"""A model in hand: a recipe with its variables, and what can be done with them on arrays.
+"""A trained model: a recipe with its variables, and what it can do with arrays.
 
     model = Trained(recipe, state.variables)
     model.encode(x), model.decode(z), model.sample(64), model.reconstruct(x), model.score(x)
 
-No folder is needed; a ``Run`` is this and the folder that it came from.
+It needs no folder; a ``Run`` is a Trained with the folder that it came from.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ class Trained:
     """A recipe with trained variables.
 
     Arrays go in and come out as NumPy. Images may be [N, *shape] or, with one channel, [N, H, W]:
-    whole numbers with the dataset's own white, or floats in [0, 1]. Where the training images were
-    floats in [-1, 1], so are those of an array that goes below 0. They are binarized as the
-    evaluation images were, where the model was trained on binary ones. Labels are the dataset's.
+    whole numbers on the dataset's own scale, or floats in [0, 1]; if the training images were
+    floats in [-1, 1], so are those of an array that goes below 0. If the model was trained on
+    binary images, they are binarized as the evaluation images were. Labels are the dataset's.
 
-    Any number of images is padded to one of a few sizes: calls on other numbers do not compile
-    again. A Trained may be used from several threads.
+    Batches are padded to one of a few sizes, so that other numbers of images do not compile again.
+    A Trained may be used from several threads.
 
-    The same images on as many devices give the same bits. One device may add up a product of few
-    rows in another order than one of many: other company, or another number of devices, changes
-    results by rounding, 1e-7 of their size.
+    The same images on the same number of devices give the same bits. Matrix products of few rows
+    may be summed in another order than those of many, so a different batch or number of devices
+    changes results by rounding, a relative 1e-7.
     """
 
     recipe: Recipe
     variables: Variables
     _: dataclasses.KW_ONLY
     mesh: Mesh = dataclasses.field(default_factory=meshes.local)
-    peak: float | None = None  # what whole numbers are divided by; None: as their type says
+    peak: float | None = None  # what whole numbers are divided by; None: decided by their type
     binarization: Binarization = "none"  # of the images that the model was trained on
     signed: bool = False  # they were floats in [-1, 1]
 
@@ -73,24 +73,24 @@ class Trained:
 
     @property
     def _called(self) -> str:
-        """What messages call the model."""
+        """The model's name in messages."""
         return "this model"
 
     @property
     def generates(self) -> bool:
-        """Whether there is a prior to draw from: a codebook's is fitted after training."""
+        """Whether there is a prior to draw from; a codebook's is fitted after training."""
         codes = self.recipe.codes
         return codes is None or codes.prior is None or "prior" in self.variables
 
     def encode(self, x: Any, y: Any = None, *, watch: batches.Watch | None = None) -> np.ndarray:
-        """The code of each image, [N, D], drawn by no key: ``recipe.code`` says what it is."""
+        """The code of each image, [N, D], without noise: ``recipe.code`` says what it is."""
         return self._encode(self.split(x, y), self.variables, jax.random.key(0), watch)
 
     def decode(self, z: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes.
 
-        In [0, 1], like all that decodes, but for the Gaussian likelihoods, whose means are any
-        numbers; ``np.clip(x, 0, 1)`` makes images of them, to encode or reconstruct again.
+        Means are in [0, 1], except those of Gaussian likelihoods, which are unbounded: use
+        ``np.clip(x, 0, 1)`` before encoding or reconstructing them again.
         """
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or z.shape[1] != self.latent_size:
@@ -111,11 +111,11 @@ class Trained:
         """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
 
         ``temperature`` scales the prior's standard deviation. A conditional model takes one label
-        ``y`` or n of them; by default all its classes, in order. Of more draws the first are the
-        same.
+        ``y`` or n of them; by default all its classes, in order. A larger ``n`` adds draws after
+        the same first ones.
 
-        Raises UsageError for numbers or labels out of range, a temperature where the prior has
-        none, or a prior that is not fitted yet.
+        Raises UsageError for numbers or labels out of range, a temperature that the prior does not
+        have, or a prior that is not fitted yet.
         """
         codes = self.recipe.codes
         if temperature != 1 and codes is not None and codes.prior is None:
@@ -128,7 +128,7 @@ class Trained:
         if y is None and self.recipe.classes is not None:
             names = np.array(self.spec.names)
             y = names[np.arange(n) * len(names) // n]
-        drawn = 1 << (n - 1).bit_length()  # a few numbers of draws are compiled, not every one
+        drawn = 1 << (n - 1).bit_length()  # so that only a few sizes are compiled
         z = self._prior_sample(self.variables, jax.random.key(seed), drawn, temperature)
         return self.decode(z[:n], y)
 
@@ -150,11 +150,11 @@ class Trained:
         seed: Seed = 0,
         watch: batches.Watch | None = None,
     ) -> np.ndarray:
-        """-ELBO of each image in nats, averaged over draws of z, [N]: high where it is unusual.
+        """-ELBO of each image in nats, averaged over draws of z, [N]: high for unusual images.
 
-        The noise is the image's own, by its pixels, its label and the seed: an image has the same
-        score alone and in any company, in any order, on any number of devices. A plain autoencoder,
-        which has no bound, gives -log p(x | z = f(x)). ``watch`` hears how far it is.
+        The noise depends only on the image's pixels, its label and the seed, so an image has the
+        same score in any batch, in any order, on any number of devices. A plain autoencoder, which
+        has no bound, gives -log p(x | z = f(x)). ``watch`` is told of progress.
         """
         split, key = self.split(x, y), jax.random.key(seed)
         inputs = (self.variables, np.int32(samples))
@@ -172,7 +172,7 @@ class Trained:
     ) -> Evaluation:
         """ELBO and its terms, tighter bounds, squared error: see ``analysis.evaluation.evaluate``.
 
-        ``x`` are images, or a split of the data as it is.
+        ``x`` are images, or a whole split of the data.
         """
         split = x if isinstance(x, Split) else self.split(x, y)
         options: dict[str, Any] = {"k": k, "samples": samples, "seed": seed, "watch": watch}
@@ -180,15 +180,15 @@ class Trained:
 
     @typed
     def interpolate(self, start: Any, end: Any, y: Any = None, *, steps: Steps = 10) -> np.ndarray:
-        """Decoded straight lines between the codes of images, [N, *shape] and [N, *shape].
+        """Decoded straight lines between the codes of two arrays of images, [N, *shape] each.
 
         Returns:
-            [N, steps, *shape], both ends included. A conditional model encodes and decodes a row
+            [N, steps, *shape], both ends included. A conditional model encodes and decodes each row
             with its label ``y``.
         """
         ends = self.encode(start, y), self.encode(end, y)
         if len(ends[0]) != len(ends[1]):
-            raise UsageError(f"{len(ends[0])} images and {len(ends[1])}: expected as many")
+            raise UsageError(f"{len(ends[0])} images and {len(ends[1])}: expected the same number")
         path = latent_space.interpolate(*ends, steps)
         label = None if y is None else np.repeat(np.broadcast_to(y, len(path)), steps)
         decoded = self.decode(path.reshape(-1, path.shape[-1]), label)
@@ -208,7 +208,7 @@ class Trained:
     ) -> latent_space.Traversal:
         """Decoded walks along one latent dimension at a time: ``analysis.latent_space.traversal``.
 
-        By default the ``usage`` [D] of all units is alike: the first ones are walked.
+        By default all units have the same ``usage`` [D], and the first ones are walked.
         """
         if self.recipe.codes is not None:
             raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
@@ -231,11 +231,11 @@ class Trained:
         return self.recipe.model.decode(variables, z, batch.y).mean
 
     def labels(self, y: Any, n: int) -> np.ndarray | None:
-        """Class numbers [n] for a conditional model, which gets one label for all or one for each.
+        """Class numbers [n] for a conditional model, from one label for all or one for each.
 
-        None for others, which look at no label.
+        None for other models, which ignore labels.
 
-        Raises UsageError where they are missing, or not among the data's classes.
+        Raises UsageError if they are missing, or not among the data's classes.
         """
         if self.recipe.classes is None:
             return None
@@ -244,7 +244,7 @@ class Trained:
             raise UsageError(f"{self._called} is conditional: expected labels, {known}")
         shape = np.shape(y)
         if len(shape) > 1 or (shape and shape != (n,)):
-            raise UsageError(f"labels of shape {shape}: expected one, or {n}")
+            raise UsageError(f"labels of shape {shape}: expected one label or {n}")
         found, strange = labels.find(y, self.spec.names)
         if strange is not None:
             hint = did_you_mean(str(strange), map(str, self.spec.labels or ()))
@@ -254,12 +254,12 @@ class Trained:
         return np.broadcast_to(found, (n,))
 
     def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
-        """Images checked and prepared as those of the training were, with class numbers.
+        """Images, checked and prepared as in training, with class numbers.
 
         ``what`` names them in messages.
 
         Raises:
-            UsageError: another shape than the model's, or labels missing where it needs them.
+            UsageError: a shape other than the model's, or missing labels that it needs.
             DataError: values that are not finite, or outside [0, 1].
         """
         x, shape = np.asarray(x), self.spec.shape
@@ -277,8 +277,8 @@ class Trained:
         if self.binarization == "none":
             if self.spec.binary and not np.isin(x, (0, peak)).all():
                 raise UsageError(
-                    f"{what} are grey, and {self._called} is of binary ones: expected 0 and 1; "
-                    "binarize them, or give Trained the binarization of its training"
+                    f"{what} are grey, but {self._called} was built for binary ones: expected 0 "
+                    "and 1; binarize them, or give Trained the binarization used in training"
                 )
             return split
         key, own = pipeline.binarization_key(fold=3), pipeline.fingerprints(split)
@@ -304,7 +304,7 @@ class Trained:
         batch = Batch(jnp.zeros((1, *self.spec.shape)), label)
         return jax.eval_shape(self.code, self.variables, None, batch).shape[1]
 
-    # Compiled once, for each of a few sizes.
+    # Compiled once for each of a few sizes.
 
     @functools.cached_property
     def _encode(self):

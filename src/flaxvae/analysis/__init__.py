@@ -1,1 +1,1 @@
-"""What a run has learnt: reads a trained model, never trains."""
+"""What a model has learnt: reads trained models, never trains."""

@@ -1,4 +1,4 @@
-"""How good a model is: ELBO and its terms, tighter bounds, bits a dimension, squared error."""
+"""How good a model is: ELBO and its terms, tighter bounds, bits per dimension, squared error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from flaxvae.recipe import Recipe
 Array = jax.Array
 
 UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
-ACTIVE = 0.01  # variance over images of a unit's code, above which it counts as used
-CHUNK = 1000  # images decoded at once at most, over draws and examples: any k in bounded memory
+ACTIVE = 0.01  # a unit counts as used if its code's variance over images is above this
+CHUNK = 1000  # most images decoded at once, draws times examples: bounds memory for any k
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,35 +38,35 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The numbers of a model on images: nats summed over dimensions, averaged over images.
+    """A model's numbers on images: nats summed over dimensions, averaged over images.
 
-    What a model does not have is None.
+    Numbers that a model does not have are None.
     """
 
     images: int  # how many
-    log_px: Literal["probability", "density", "cross_entropy"]  # of what log p(x|z) is the
-    # logarithm: elbo bounds the log of a probability or a density of x; the cross-entropy of grey
-    # pixels under a Bernoulli is neither
+    # What log p(x|z) is the logarithm of: elbo bounds the log of a probability or a density of x;
+    # the cross-entropy of grey pixels under a Bernoulli is neither
+    log_px: Literal["probability", "density", "cross_entropy"]
     mse: float  # squared error of the reconstruction from the code, averaged over pixels too
     reconstruction: float  # -log p(x|z)
-    code_variance: tuple[float, ...] | None = None  # [D] over images, of continuous codes
-    codes_used: int | None = None  # of discrete ones
+    code_variance: tuple[float, ...] | None = None  # [D] over images, for continuous codes
+    codes_used: int | None = None  # for discrete codes
     perplexity: float | None = None  # exp(entropy of their frequencies)
     active_units: int | None = None  # of code_variance above 0.01 (Burda et al. 2015)
     elbo: float | None = None
     elbo_standard_error: float | None = None  # over images
     kl: float | None = None
     kl_per_unit: tuple[float, ...] | None = None  # by dimension, level, or discrete variable
-    bits_per_dim: float | None = None  # -elbo / (D log 2), of a probability
+    bits_per_dim: float | None = None  # -elbo / (D log 2), if log_px is "probability"
     importance_weighted_elbo: Estimate | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Its fields but for those that are None, for JSON."""
+        """Its fields that are not None, for JSON."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Evaluation:
-        """The inverse of ``as_json``; other fields are left out."""
+        """The inverse of ``as_json``; unknown fields are ignored."""
         known = {f.name: stored[f.name] for f in dataclasses.fields(cls) if f.name in stored}
         for name in ("code_variance", "kl_per_unit"):
             if name in known:
@@ -79,9 +79,9 @@ class Evaluation:
 def importance_weighted_elbo(model: Model, k: int, chunk: int):
     """log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), as a function of a batch.
 
-    A lower bound on log p(x) in expectation, tight as k grows (Burda et al. 2015), where p(x|z) is
-    a probability or a density of x (``Recipe.log_px``). The sum runs over chunks of ``chunk`` draws
-    with a streaming logsumexp, so memory does not grow with k.
+    In expectation a lower bound on log p(x), tight as k grows (Burda et al. 2015), if p(x|z) is a
+    probability or a density of x (``Recipe.log_px``). A streaming logsumexp sums over chunks of
+    ``chunk`` draws, so memory does not grow with k.
 
     Returns:
         ``function(variables, key, batch) -> [B]`` nats.
@@ -109,10 +109,10 @@ def _mean(values: np.ndarray) -> float:
 def measurement(
     recipe: Recipe, samples: int = 1
 ) -> Callable[[Variables, Array, Batch], dict[str, Array]]:
-    """What ``numbers`` needs of every image, as a function of (variables, key, batch): arrays [B].
+    """What ``numbers`` needs for every image, as a function of (variables, key, batch): arrays [B].
 
     elbo, reconstruction and kl [B, L], averaged over ``samples`` draws of z; mse; and code [B, D],
-    or of discrete codes their indices.
+    or the indices of discrete codes.
     """
     model, codes = recipe.model, recipe.codes
     terms = batches.bound_terms(model)
@@ -132,7 +132,7 @@ def measurement(
 
 
 def evaluation_keys(seed: int) -> Array:
-    """The keys of an evaluation: of the bound, and of the importance weights."""
+    """The keys of an evaluation: for the bound, and for the importance weights."""
     return jax.random.split(jax.random.key(seed))
 
 
@@ -150,23 +150,23 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on a split.
 
-    Draws belong to places in the split: the same images in another order, or on a number of devices
-    that cuts them into other batches, get other draws. ``Trained.score`` gives an image its own.
+    Draws depend on positions in the split: the same images in another order, or in other batches
+    on another number of devices, get other draws. ``Trained.score`` does not depend on these.
 
     Args:
         recipe, variables: the model.
         split: the images.
-        k: draws of the importance-weighted ELBO, a tighter bound; 0 leaves it out.
+        k: draws for the importance-weighted ELBO, a tighter bound; 0 leaves it out.
         samples: draws of z for the ELBO.
         seed: decides the draws.
-        mesh: devices, between which a batch is split; by default all of this process.
-        watch: hears how far it is, or with k how far the importance-weighted ELBO is.
+        mesh: devices among which a batch is split; by default all of this process.
+        watch: is told of progress; with k, that of the importance-weighted ELBO.
 
     Raises:
-        UsageError: k or samples out of range, or a bound asked of a plain autoencoder.
+        UsageError: k or samples out of range, or a bound for a plain autoencoder.
     """
     if k and not recipe.has_bound:
-        raise UsageError(f"--k {k}: expected 0, for a plain autoencoder has no bound")
+        raise UsageError(f"--k {k}: expected 0; a plain autoencoder has no bound")
     mesh = mesh or meshes.local()
     bound_key, weight_key = evaluation_keys(seed)
     measure = batches.over_split(measurement(recipe, samples), mesh)
@@ -182,9 +182,9 @@ def evaluate(
     return dataclasses.replace(result, importance_weighted_elbo=estimate)
 
 
-@np.errstate(invalid="ignore", over="ignore")  # what has diverged shows as inf or nan
+@np.errstate(invalid="ignore", over="ignore")  # a model that diverged gives inf or nan
 def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> Evaluation:
-    """The numbers of ``evaluate`` from what ``measurement`` gave of all images of a split."""
+    """The numbers of ``evaluate``, from what ``measurement`` found for all images of a split."""
     count, size = len(split.x), math.prod(split.shape)
     result: dict[str, Any] = {}
     if recipe.codes is None:

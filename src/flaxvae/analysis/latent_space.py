@@ -22,7 +22,7 @@ Decode = Callable[..., np.ndarray]  # (z [N, D], label) -> [N, *shape]
 
 
 class Traversal(NamedTuple):
-    images: np.ndarray  # [U, steps, *shape]: row u moves unit units[u] alone
+    images: np.ndarray  # [U, steps, *shape]: in row u only unit units[u] moves
     units: np.ndarray  # [U] latent dimensions, most used first
 
 
@@ -38,18 +38,18 @@ def traversal(
     steps: Steps = 11,
     span: AboveZero = 3.0,
 ) -> Traversal:
-    """Decode walks along one latent dimension at a time, the others held (Higgins et al. 2017).
+    """Decode walks along one latent dimension at a time, the others fixed (Higgins et al. 2017).
 
     Args:
-        decode: of continuous latents.
-        usage: [D] how much each unit is used, to choose by: its KL, or the variance of its code.
-        codes: [N, D] codes of the data, whose mean and standard deviation take the place of the
-            prior's 0 and 1; needed where the prior is not standard normal.
+        decode: for continuous latents.
+        usage: [D] how much each unit is used: its KL, or the variance of its code.
+        codes: [N, D] codes of the data, whose mean and standard deviation replace the prior's 0
+            and 1; needed if the prior is not standard normal.
         start: [D] the code to walk through; by default the mean.
-        label: of a conditional model.
-        units: how many of the most used ones.
-        steps: images a row.
-        span: standard deviations to either side of the mean.
+        label: for a conditional model.
+        units: how many units, the most used ones.
+        steps: images per row.
+        span: standard deviations on either side of the mean.
 
     Raises:
         UsageError: numbers out of range.
@@ -74,8 +74,8 @@ class Manifold(NamedTuple):
 def manifold(decode: Decode, n: int, usage: np.ndarray) -> Manifold:
     """A grid through the prior's inverse CDF, decoded (Kingma & Welling 2013, figure 4).
 
-    z = Phi^-1(u) for u evenly spaced inside (0, 1), so that each tile stands for as much of the
-    prior as any other, in the plane of the two units with the largest ``usage`` [D] (their KL).
+    z = Phi^-1(u) for u evenly spaced inside (0, 1), so that every tile stands for the same mass of
+    the prior, in the plane of the two units with the largest ``usage`` [D] (their KL).
     """
     units = np.sort(np.argsort(usage)[-2:])
     quantile = statistics.NormalDist().inv_cdf
@@ -89,11 +89,11 @@ def manifold(decode: Decode, n: int, usage: np.ndarray) -> Manifold:
 
 class Plane(NamedTuple):
     points: np.ndarray  # [N, 2]
-    explained: tuple[float, float] | None  # parts of the variance; None: the latents themselves
+    explained: tuple[float, float] | None  # fractions of the variance; None: the latents themselves
 
 
 def plane(codes: np.ndarray) -> Plane:
-    """Codes [N, D] in two dimensions: as they are if D = 2, else by PCA (0 padded if D = 1)."""
+    """Codes [N, D] in two dimensions: unchanged if D = 2, else by PCA (padded with 0 if D = 1)."""
     if codes.shape[1] == 1:
         return Plane(np.concatenate([codes, np.zeros_like(codes)], 1), None)
     if codes.shape[1] == 2:

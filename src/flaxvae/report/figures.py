@@ -1,7 +1,6 @@
 """The figures of a run, in one table: when each applies, what it computes, how it is drawn.
 
-``flaxvae train`` draws at its end those that apply, ``flaxvae figures`` draws them again. A page
-can show what they compute in its own way.
+``flaxvae train`` draws those that apply when it finishes; ``flaxvae figures`` draws them again.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ FIGURES: dict[str, Figure] = {
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises UsageError for a name of no figure."""
+    """Raises UsageError for a name that is not a figure's."""
     for name in names:
         if name not in FIGURES:
             raise UsageError(
@@ -77,22 +76,22 @@ def check(names: Sequence[str]) -> None:
 
 
 def suited(of: Subject, only: Sequence[str] = ()) -> list[str]:
-    """The figures that apply, or of them those of these names.
+    """The names of the figures that apply, or those in ``only``.
 
-    Raises UsageError for a name of none that applies.
+    Raises UsageError for a figure in ``only`` that does not apply.
     """
     check(only)
     for name in only:
         if not FIGURES[name].applies(of):
             raise UsageError(
-                f"--only {name}: model {of.run.plan.model} has none; expected some of "
+                f"--only {name}: does not apply to model {of.run.plan.model}; expected some of "
                 f"{', '.join(suited(of))}"
             )
     return [name for name in FIGURES if (name in only if only else FIGURES[name].applies(of))]
 
 
 def draw(name: str, path: Path, found: Any) -> Path:
-    """Draw what this figure computed into a PNG file; returns its path."""
+    """Draw a computed figure into a PNG file; returns its path."""
     return FIGURES[name].draw(path, **found._asdict())
 
 
@@ -108,13 +107,13 @@ def write(
         of: the run, its test images and its numbers on them.
         folder: where the PNG files go.
         only: the names of some of them; by default all that apply.
-        watch: hears how many are drawn, of how many.
+        watch: called with the number drawn so far and the total.
 
     Returns:
         The files written.
 
     Raises:
-        UsageError: a name of none that applies; nothing is written.
+        UsageError: a figure that does not apply; nothing is written.
     """
     names, written = suited(of, only), list[Path]()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The page that every figure is drawn on: one style, boxes of exact pixels, one PNG file.
 
-Axes get exact boxes, and ``page`` adds the margins that their labels turn out to need, so no text
-is cut. Each pixel of an image becomes a whole square of screen pixels: nothing is resampled.
+Axes get exact boxes, and ``page`` adds the margins that their labels need, so no text is cut off.
+Each pixel of an image becomes a whole square of screen pixels: nothing is resampled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STYLE |= {"axes.titlelocation": "left", "axes.titlesize": 10}
 STYLE |= {"legend.frameon": False, "legend.handletextpad": 0.2}
 STYLE |= {"xtick.color": GREY, "xtick.labelcolor": INK, "xtick.labelsize": 8}
 STYLE |= {"ytick.color": GREY, "ytick.labelcolor": INK, "ytick.labelsize": 8}
-DPI, LONGEST, TILE = 200, 1600, 320  # a sheet aims at LONGEST pixels a side, a tile at most TILE
+DPI, LONGEST, TILE = 200, 1600, 320  # a sheet aims at LONGEST pixels per side, a tile at most TILE
 PAD, GAP, WIDE_GAP, CAPTION_GAP, NARROWEST, VECTOR_TILE = 32, 4, 20, 52, 720, (90, 140)
 
 
@@ -43,7 +43,7 @@ def sheet(
 ) -> Iterator[tuple[Axes, Array, Array]]:
     """Rows of tiles under axes in pixels: yields the axes and the tiles' centres, x and y.
 
-    A gap is the space before its row or column; the first is ignored. Of images that are neither
+    A gap is the space before its row or column; the first is ignored. For images that are neither
     grey nor colour, the title says which channel is shown.
     """
     rows = [np.asarray(row, float) for row in rows]
@@ -59,7 +59,7 @@ def sheet(
         title = f"{head} (the first of {channels} channels){line}{rest}"
     scale = max(1, min(LONGEST // (h * len(rows)), LONGEST // (w * columns), TILE // max(h, w)))
     h, w = h * scale, w * scale
-    zoom = max(1.0, h * len(rows) / LONGEST, w * columns / LONGEST)  # text and gaps grow along
+    zoom = max(1.0, h * len(rows) / LONGEST, w * columns / LONGEST)  # text and gaps grow with it
     top, left = (
         np.cumsum([0, *(size + round(gap * zoom) for gap in gaps[1:])])
         for size, gaps in ((h, row_gap or [GAP] * len(rows)), (w, column_gap or [GAP] * columns))
@@ -84,7 +84,7 @@ def sheet(
 
 
 def colours(images: Array) -> Array:
-    """Images ``[N, H, W, C]`` as 8-bit colour ``[N, H, W, 3]``; what is not finite is magenta."""
+    """Images ``[N, H, W, C]`` as 8-bit colour ``[N, H, W, 3]``; non-finite pixels are magenta."""
     grey_or_colour = images if images.shape[-1] == 3 else images[..., :1]
     colour = np.broadcast_to(grey_or_colour, (*images.shape[:-1], 3))
     known = np.isfinite(colour).all(axis=-1, keepdims=True)
@@ -95,9 +95,9 @@ def colours(images: Array) -> Array:
 def page(
     path: Path, title: str, boxes: Sequence[Box], canvas: Array | None = None, zoom: float = 1.0
 ) -> Iterator[list[Axes]]:
-    """Axes in pixel boxes ``(x, y, width, height)``; on leaving: margins, title and the file.
+    """Axes in pixel boxes ``(x, y, width, height)``; on exit, adds margins and title and saves.
 
-    The first line of the title says what is shown; the others, in smaller print, of which run.
+    The first line of the title says what is shown; the others, smaller, name the run.
     """
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -105,7 +105,7 @@ def page(
     from matplotlib.transforms import Bbox
 
     def lay_out(width: float, height: float, x0: float = 0, y0: float = 0) -> None:
-        # The hundredth of a pixel keeps rounding from losing a whole one.
+        # The hundredth of a pixel keeps rounding from dropping a whole one.
         fig.set_size_inches((width + 0.01) / fig.dpi, (height + 0.01) / fig.dpi)
         for ax, (x, y, w, h) in zip(axes, boxes):
             ax.set_position(((x0 + x) / width, (y0 + y) / height, w / width, h / height))
@@ -143,7 +143,7 @@ def page(
 def wrap(text: Text, width: float) -> None:
     """Break ``text`` into lines no wider than ``width`` pixels, by measuring them.
 
-    An interval, [0, 1], stays in one line.
+    An interval, [0, 1], is kept on one line.
     """
     paragraphs = re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text.get_text()).splitlines()
     characters = max(map(len, paragraphs), default=0)

@@ -1,9 +1,9 @@
-"""Figures of a run: NumPy arrays in, one PNG file out; models and JAX stay outside.
+"""Figures of a run: NumPy arrays in, one PNG file out; no models, no JAX.
 
 Images are ``[N, H, W, C]`` means in ``[0, 1]``, never logits: grey for one channel, colour for
-three, else the first channel, which is said; a pixel that is not finite is magenta. Vectors,
-``[N, D]``, are drawn as lines on one common scale. A title's first line says what is shown, the
-others of which run.
+three, else the first channel, as the title then says; a pixel that is not finite is magenta.
+Vectors, ``[N, D]``, are drawn as lines on a common scale. A title's first line says what is shown;
+the others name the run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def image_grid(
 ) -> Path:
     """Labelled rows of images: ``rows`` is ``[R, N, ...]``, or ``R`` arrays of unequal length.
 
-    ``columns`` are named above the first row, below ``xlabel``.
+    Names of ``columns`` stand above the first row, under ``xlabel``.
     """
     with sheet(path, title, rows) as (ax, x, y):
         ax.set_yticks(y, [textwrap.fill(label, 26) for label in labels])
@@ -66,7 +66,7 @@ def samples(path: Path, images: Array, *, title: str) -> Path:
 def reconstructions(
     path: Path, originals: Array, reconstructions: Array, *, title: str, errors: Array | None = None
 ) -> Path:
-    """Originals, each over its reconstruction and, if given, its squared error; ten in a row."""
+    """Originals, each above its reconstruction and, if given, its squared error; ten per row."""
     columns = math.ceil(len(originals) / math.ceil(len(originals) / 10))  # rows of equal length
     pairs = zip(_rows_of(originals, columns), _rows_of(reconstructions, columns), strict=True)
     rows = [row for pair in pairs for row in pair]
@@ -83,9 +83,9 @@ def reconstructions(
 
 
 def interpolations(path: Path, images: Array, *, ends: Array, title: str) -> Path:
-    """One path a row, ``[rows, steps, ...]``, between the two images that it connects.
+    """One path per row, ``[rows, steps, ...]``, between the two images that it connects.
 
-    These, ``ends`` ``[rows, 2, ...]``, stand apart at the left and the right.
+    These, ``ends`` ``[rows, 2, ...]``, are set off at the left and the right.
     """
     rows = np.concatenate([ends[:, :1], images, ends[:, 1:]], axis=1)
     last = rows.shape[1] - 1
@@ -97,13 +97,13 @@ def interpolations(path: Path, images: Array, *, ends: Array, title: str) -> Pat
 
 
 def manifold(path: Path, images: Array, *, z: Array, title: str, xlabel: str, ylabel: str) -> Path:
-    """Decoded means on an ``n x n`` grid of latent points, tiles butted together.
+    """Decoded means on an ``n x n`` grid of latent points.
 
-    Images without a margin of their own stand apart.
+    Tiles touch if the images have plain margins of their own; others are spaced apart.
 
     Image ``i * n + j`` is decoded from ``(z[j], z[i])``: as on any graph, ``z[0]`` is at the left
-    and at the bottom. ``z`` are the normal quantiles, equally spaced in probability; whole numbers
-    are marked, between the tiles where they fall.
+    and at the bottom. ``z`` are the normal quantiles, equally spaced in probability; ticks mark
+    whole numbers, which fall between tiles.
     """
     n, z = len(z), np.asarray(z)
     if len(images) != n * n:
@@ -124,8 +124,8 @@ def latent_scatter(
 ) -> Path:
     """Codes ``[N, 2]`` coloured by class, in a shuffled order so that no class hides another.
 
-    Classes are named at the medians of their codes. The page has the shape of the codes' range;
-    where that is too long, one axis is stretched, which is said.
+    Class names stand at the medians of their codes. The page has the shape of the codes' range; if
+    that is too long, one axis is stretched, and its label says so.
     """
     from matplotlib import colormaps, patheffects
 
@@ -142,7 +142,7 @@ def latent_scatter(
         axis, times = stretched
         notes[axis] = f", scale stretched {times:,.0f} times"
     with page(path, title, [(0, 0, *box)]) as [ax]:
-        # Then a class has one colour everywhere.
+        # With few classes, each has the same colour in every figure.
         few = names.dtype.kind in "iu" and names.min() >= 0 and names.max() < 10
         palette = colormaps["tab10" if few else "turbo"](names if few else spread)
         area = min(max(20_000 / (len(points) + 1), 3), 24)
@@ -166,10 +166,10 @@ def latent_scatter(
 
 
 def _frame(points: Array) -> tuple[Array, Array, tuple[int, int], tuple[int, float] | None]:
-    """Middle and half lengths of a scatter's axes, its box in pixels, and what is stretched.
+    """Centre and half lengths of a scatter's axes, its box in pixels, and what is stretched.
 
-    One unit is as long on both axes, unless the page would be more than STRETCH times as long on
-    one side: then the other is stretched to that, (axis, times).
+    Both axes have the same scale, unless one side of the page would be more than STRETCH times as
+    long as the other: then the short one is stretched to that ratio, (axis, times).
     """
     if not len(points):
         return np.zeros(2), np.ones(2), (1300, 1300), None
@@ -177,7 +177,7 @@ def _frame(points: Array) -> tuple[Array, Array, tuple[int, int], tuple[int, flo
     longest = max(span.max(), 1e-6)
     sides = np.maximum(span / longest, 1 / STRETCH)
     axis = int(np.argmin(span))
-    # Codes that are all alike have no range to stretch: they lie on a line, or a point.
+    # Codes that are all alike have no range to stretch: they lie on a line or a point.
     filled = span[axis] > 1e-6 * longest
     half = np.maximum(span if filled else sides * longest, 1e-6) * 0.53
     times = sides[axis] * longest / span[axis] if filled else 1.0
@@ -187,11 +187,11 @@ def _frame(points: Array) -> tuple[Array, Array, tuple[int, int], tuple[int, flo
 
 
 def curves(path: Path, history: Sequence[Mapping[str, Any]], *, title: str) -> Path:
-    """−ELBO, reconstruction and KL against the epoch, for those that the history holds.
+    """−ELBO, reconstruction and KL by epoch, for those that the history has.
 
-    The KL's weight is a further panel where it changes, and its target a line of the KL's. The
-    scale fits the bulk of the epochs where all of them would take more than twice the room; how
-    many points it leaves out, and how far, is said.
+    If the KL's weight changes, it gets its own panel; the KL's target is a line in the KL's panel.
+    If outliers would more than double the range, the scale fits the bulk of the epochs, and the
+    label says how many points are off scale and how far.
     """
     panels: dict[str, dict[str, Array]] = {}
 
@@ -204,7 +204,7 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], *, title: str) -> P
             if np.nan_to_num(found, posinf=0, neginf=0).any():
                 panels.setdefault(f"{name} (nats)", {})[part] = found
     if not panels:
-        raise ValueError("no curve to draw: the history holds no reconstruction term")
+        raise ValueError("no curve to draw: the history has no reconstruction term")
     target, weight = line("kl_target"), line("kl_weight")
     if "KL (nats)" in panels and np.isfinite(target).any():
         panels["KL (nats)"]["target"] = target
@@ -221,7 +221,7 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], *, title: str) -> P
 
 
 def _panel(ax: Axes, name: str, epochs: Array, lines: Mapping[str, Array]) -> None:
-    """One quantity: a line for each part, named at its right end together with its last value."""
+    """One quantity: a line for each part, labelled at its right end with its last value."""
     from matplotlib.ticker import MaxNLocator
 
     values = np.concatenate(list(lines.values()))
@@ -240,7 +240,7 @@ def _panel(ax: Axes, name: str, epochs: Array, lines: Mapping[str, Array]) -> No
                 (y[known][-1], epochs[known][-1], f"{part} {_digits(y[known][-1])}", colour)
             )
     ends.sort(key=lambda end: end[0])
-    # In axes' height: each at its line, and where two would touch, both a little off.
+    # In units of the axes' height: each label at its line; labels that would touch move apart.
     ideal = np.clip([(end[0] - low) / (high - low) for end in ends], 0, 1)
     places = ideal.copy()
     for i in range(1, len(places)):
@@ -270,7 +270,7 @@ def _panel(ax: Axes, name: str, epochs: Array, lines: Mapping[str, Array]) -> No
 
 
 def _scale(values: Array) -> tuple[float, float]:
-    """The range to draw: all of it, unless a few points on a side would take more than half."""
+    """The range to draw: all values, unless a few outliers on one side would take over half."""
     # Tukey's outer fences, but at least the middle nine tenths.
     q5, q25, q75, q95 = np.percentile(values, [5, 25, 75, 95])
     fences = min(4 * q25 - 3 * q75, q5), max(4 * q75 - 3 * q25, q95)
@@ -289,7 +289,7 @@ def bars(
 ) -> Path:
     """A panel for each group: {group: {bar: (low, middle, high)}}; the first bar is highlighted.
 
-    All groups have the same bars, or some of them.
+    Groups may lack some of the bars.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -311,14 +311,14 @@ def bars(
 
 
 def _above(ax: Axes, x: Array, names: Sequence[str]) -> None:
-    """Names of columns, above them."""
+    """Put the names of columns above them."""
     ax.xaxis.tick_top()
     ax.xaxis.set_label_position("top")
     ax.set_xticks(x, names)
 
 
 def _margins(images: Array) -> bool:
-    """Whether images have a plain margin, so that they may touch."""
+    """Whether images have a plain margin, so that they can touch."""
     if images.ndim != 4 or images.shape[-1] != 1:
         return False
     edges = [images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]]

@@ -1,4 +1,4 @@
-"""What the figures of a run show: arrays and words, which ``figures`` draws."""
+"""What the figures of a run show: arrays and text, which ``figures`` draws."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Array = np.ndarray
 
 
 class Subject:
-    """What figures are of: a run, the test images, and the numbers of the run on these.
+    """What figures show: a run, the test images, and the run's evaluation on them.
 
-    What is not given is found once a figure needs it: of a finished run the numbers in its summary.
+    What is not given is loaded when a figure needs it; a finished run's evaluation is its summary.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Subject:
         return self._evaluation
 
 
-# ---- records: their fields are the arguments of what draws them (``plots``)
+# ---- records: their fields are the arguments of the functions that draw them (``plots``)
 
 
 class Grid(NamedTuple):
@@ -73,7 +73,7 @@ class Reconstructions(NamedTuple):
 
 class Interpolations(NamedTuple):
     images: Array  # [N, steps, *shape]
-    ends: Array  # [N, 2, *shape] the images between which a row goes
+    ends: Array  # [N, 2, *shape] the images that a row connects
     title: str
 
 
@@ -94,15 +94,15 @@ class Scatter(NamedTuple):
 
 
 class Curves(NamedTuple):
-    history: Sequence[Mapping[str, Any]]  # one row an epoch
+    history: Sequence[Mapping[str, Any]]  # one row per epoch
     title: str
 
 
-# ---- one function a figure
+# ---- one function per figure
 
 
 def reconstructions(run: Run, shown: Split, which: str = "test images") -> Reconstructions:
-    """Originals, and the decoder's means at their codes."""
+    """Originals and the decoder's means at their codes."""
     originals = pixels(shown, slice(None))
     decoded = run.reconstruct(originals, shown.y)
     mse = float(np.square(decoded - originals).mean())
@@ -111,24 +111,24 @@ def reconstructions(run: Run, shown: Split, which: str = "test images") -> Recon
 
 
 def denoising(run: Run, shown: Split) -> Grid:
-    """Originals, what corruption leaves of them, and what the model makes of that."""
+    """Originals, corrupted copies, and the model's reconstructions of these."""
     corrupt = run.recipe.corrupt
     assert corrupt is not None
     originals = pixels(shown, slice(None))
     corrupted = np.asarray(corrupt(jax.random.key(0), jnp.asarray(originals)))
-    # As they are: Run.reconstruct would binarize them again, where the data are binary.
+    # Not with Run.reconstruct, which would binarize them again if the data are binary.
     restore = batches.over_split(run.reconstruction, run.mesh)
     seen = shown._replace(x=corrupted, peak=1.0, render=None)
     restored = restore(seen, run.variables, jax.random.key(0))
     labels = ["original", "corrupted", "reconstruction"]
-    title = f"What the model sees through, test images\n{heading(run)}"
+    title = f"Reconstructions of corrupted test images\n{heading(run)}"
     return Grid([originals, corrupted, restored], labels, title)
 
 
 def samples(
     run: Run, n: int = 100, *, seed: int = 0, temperature: float = 1.0, label: Any = None
 ) -> Mosaic:
-    """Decoded draws from the prior; of a plain autoencoder, from a prior it never had."""
+    """Decoded draws from the prior; for a plain autoencoder, decoded draws from N(0, I)."""
     what = "Samples from the prior" if run.recipe.has_bound else "Decoded random codes z ~ N(0, I)"
     at = "" if temperature == 1 else f", temperature {temperature:g}"
     if run.recipe.classes is not None:
@@ -155,10 +155,10 @@ def traversals(
     steps: int = 11,
     span: float = 3.0,
 ) -> Grid:
-    """One row a unit, which alone moves from -span to span; those most used first.
+    """One row per unit, which moves alone from -span to span; the most used units first.
 
-    By default those in use, 2 to 10 of them, of a conditional model for the class in the middle.
-    Where the prior is not N(0, I), the codes of the test images say where units move.
+    By default 2 to 10 units, those in use; for a conditional model, in the middle class. If the
+    prior is not N(0, I), units move over the range of the test images' codes.
     """
     run, evaluation = of.run, of.evaluation
     units = units or min(max(evaluation.active_units or 0, 2), 10)
@@ -188,7 +188,7 @@ def traversals(
 
 
 def manifold(of: Subject, n: int = 20) -> Manifold:
-    """The plane of the two units with the most KL, through the prior's inverse CDF."""
+    """The plane of the two units with the largest KL, through the prior's inverse CDF."""
     run = of.run
     found = latent_space.manifold(run.decode, n, used(run, of.evaluation))
     first, second = (f"z{unit + 1}" for unit in found.units)
@@ -201,7 +201,7 @@ def manifold(of: Subject, n: int = 20) -> Manifold:
 
 
 def latent_scatter(of: Subject) -> Scatter:
-    """Codes of the test images with their labels; by PCA above two dimensions."""
+    """Codes of the test images with their labels; above two dimensions, their PCA."""
     run = of.run
     codes = run.encode(pixels(of.test, slice(None)), of.test.y)
     found = latent_space.plane(codes)
@@ -226,27 +226,26 @@ def pixels(split: Split, rows: slice) -> np.ndarray:
 
 
 def collapse(evaluation: Evaluation) -> str:
-    """What a title adds where the codes say nothing of the images."""
+    """What a title adds if the codes carry no information on the images."""
     none = evaluation.active_units == 0 or evaluation.codes_used == 1
     return "; posterior collapse: no unit is in use" if none else ""
 
 
 def used(run: Run, evaluation: Evaluation) -> np.ndarray:
-    """[D] how much each unit is used: its KL, or where that is not known, its code's variance."""
+    """[D] how much each unit is used: its KL if known, else the variance of its code."""
     kl = np.asarray(evaluation.kl_per_unit)
     return kl if len(kl) == run.latent_size else np.asarray(evaluation.code_variance)
 
 
 def first(split: Split, count: int) -> Split:
-    """As many images of a split, or all there are."""
+    """The first ``count`` images of a split, or all if there are fewer."""
     return pipeline.taken(split, np.arange(min(count, len(split.x))))
 
 
 def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
-    """Successive images, two by two: of different classes, where labels tell, or of the same.
+    """Pairs of images: of different classes if there are labels, or of the same class.
 
-    The first image without a partner gets the next one that fits; there are ``count`` pairs, or
-    as many as there can be.
+    The first image without a partner is paired with the next that fits, up to ``count`` pairs.
     """
     if test.y is None:
         return pipeline.taken(test, np.arange(2 * min(count, len(test.x) // 2)))

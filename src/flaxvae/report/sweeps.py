@@ -1,4 +1,4 @@
-"""A sweep in words: its header, and the table of its settings for terminals and for Markdown."""
+"""A sweep as text: its header, and the table of its settings for a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from flaxvae.plan import Plan
 from flaxvae.report import words
 from flaxvae.training.members import Group
 
-Row = Mapping[str, Any]  # of a table: settings, seeds, diverged, and {"mean", "std"} of measures
-MEASURES = {  # of an evaluation: what stands above the column, its sign, decimals
+Row = Mapping[
+    str, Any
+]  # of the table: settings, seeds, diverged, and {"mean", "std"} of each measure
+MEASURES = {  # of an evaluation: column heading, sign, decimals
     "elbo": ("-ELBO", -1, 2),
     "reconstruction": ("reconstruction", 1, 2),
     "kl": ("KL", 1, 2),
@@ -27,7 +29,7 @@ NOTE = "mean ± standard deviation over seeds, of test images"
 
 
 def label(settings: Mapping[str, Any]) -> str:
-    """Settings for people: "beta 1, learning-rate 0.001"."""
+    """Settings as text: "beta 1, learning-rate 0.001"."""
     return ", ".join(f"{name.replace('_', '-')} {words.value(x)}" for name, x in settings.items())
 
 
@@ -40,7 +42,7 @@ def header(
     devices: str,
     path: Path,
 ) -> dict[str, str]:
-    """What is about to be trained: ``plan`` is any member's."""
+    """What is about to be trained; ``plan`` is any member's."""
     sizes = [len(group.members) for group in groups]
     settings = counted(sum(sizes) // len(seeds), "setting")
     together = "one compilation for all"
@@ -76,7 +78,7 @@ def _cell(row: Row, name: str) -> str:
 
 
 def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
-    """A table's headings, its cells, and what its rows are called."""
+    """A table's headings, its cells, and the names of its rows."""
     measures = [name for name in MEASURES if any(name in row for row in table)]
     if not any("likelihood" in row["settings"] for row in table):
         measures = [name for name in measures if name != "bits_per_dim"]
@@ -90,7 +92,7 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]
 
 
 def lines(table: Sequence[Row], width: int = 80) -> list[str]:
-    """A table for a terminal; where it is too wide, a row's settings stand above its numbers."""
+    """A table for a terminal; if it is too wide, each row's settings stand above its numbers."""
     headings, cells, labels = _cells(table)
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
 
@@ -116,7 +118,7 @@ def markdown(title: str, facts: Mapping[str, str], table: Sequence[Row]) -> str:
 
 
 def remarks(table: Sequence[Row]) -> list[str]:
-    """Which members are left out."""
+    """Lines on the members that are left out."""
     return [
         f"diverged, left out: {label(row['settings'])}"
         f"{', ' * bool(row['settings'])}seed{'s' * (len(row['diverged']) > 1)} "

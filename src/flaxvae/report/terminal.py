@@ -1,7 +1,7 @@
-"""How a run looks in a terminal: a header, one moving bar, few lines, a summary with next steps.
+"""A run in a terminal: a header, a progress bar, a few lines, a summary with next steps.
 
-The bar is Rich's, which honours ``NO_COLOR``; in a file or a pipe the same lines come without it
-and without escape codes. Of many epochs about twenty are printed, the first and last among them.
+The bar is Rich's, which honours ``NO_COLOR``; in a file or a pipe the same lines appear without it
+and without escape codes. Of many epochs about twenty are printed, including the first and the last.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 from flaxvae.errors import Finding, counted
 
-LINES, QUIET = 20, 10.0  # epoch lines in all; seconds between plain progress lines
-COLUMNS = {  # a record's keys, and what stands above their column
+LINES, QUIET = 20, 10.0  # epoch lines in all; seconds between progress lines without a bar
+COLUMNS = {  # a record's keys and their column headings
     "train_elbo": "train -ELBO",
     "train_reconstruction": "reconstruction",
     "train_kl": "KL",
@@ -30,7 +30,7 @@ COLUMNS = {  # a record's keys, and what stands above their column
 
 
 class Terminal:
-    """Where a run reports; a context manager that leaves the terminal as it found it."""
+    """Reports a run; a context manager that leaves the terminal as it found it."""
 
     def __init__(self, stream: TextIO | None = None, width: int | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -57,7 +57,7 @@ class Terminal:
         self._line()
 
     def start(self, total_steps: int, steps_per_epoch: int, done: int = 0) -> None:
-        """Begin, or resume after ``done`` steps; a training before this one is over."""
+        """Begin, or resume after ``done`` steps; ends the report of any earlier training."""
         self.close()
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._epochs = math.ceil(total_steps / steps_per_epoch)
@@ -77,7 +77,7 @@ class Terminal:
             self._bar.start()
 
     def progress(self, step: int, metrics: Mapping[str, float], images_per_second: float) -> None:
-        """After ``step`` steps: moves the bar, or now and then writes a line."""
+        """After ``step`` steps: move the bar, or now and then write a line."""
         now = time.monotonic()
         if self._first is None or step < self._first[0]:  # compiled, or rolled back
             self._first = step, now
@@ -87,7 +87,9 @@ class Terminal:
         if self._bar:
             self._bar.update(0, completed=step, epoch=self._epoch_of(step), rest=text)
             self._bar.refresh()
-        elif now - self._spoke >= max(QUIET, (now - self._started) / 10):  # rarer as it lasts
+        elif now - self._spoke >= max(
+            QUIET, (now - self._started) / 10
+        ):  # less often as time goes by
             self._line(f"    epoch {self._epoch_of(step)}  {100 * step // self._total} %  {text}")
 
     def epoch(self, record: Mapping[str, Any]) -> None:
@@ -97,7 +99,7 @@ class Terminal:
             self._print_epoch()
 
     def stage(self, what: str, done: int = 0, total: int = 0) -> None:
-        """What goes on after the last epoch, and how far it is: in the bar, else in a line."""
+        """What happens after the last epoch, and its progress: in the bar, else in a line."""
         if self._unprinted:
             self._print_epoch()
         if self._bar:
@@ -109,7 +111,7 @@ class Terminal:
     def watch(self, what: str) -> Callable[[int, int], None]:
         """A callback ``(done, total)`` in images, for long work that is not training.
 
-        Of what is short it says nothing.
+        Short work is not reported.
         """
         started = time.monotonic()
         spoke = [started]
@@ -123,7 +125,7 @@ class Terminal:
             left = _duration(spent / done * (total - done))
             speed = f"ETA {left}  {done / spent:,.1f} images/s"
             text = f"{what}: {done:,} of {counted(total, 'image')}  {speed}"
-            if self._tty:  # one line that is written over, and cleared at the end
+            if self._tty:  # one line that is overwritten, and cleared at the end
                 print("\r" + text.ljust(self._width - 1), end="", file=self._stream, flush=True)
                 if done == total:
                     print("\r" + " " * (self._width - 1) + "\r", end="", file=self._stream)
@@ -133,12 +135,12 @@ class Terminal:
         return report
 
     def note(self, text: str) -> None:
-        """One remark, on a line of its own."""
+        """A remark on a line of its own."""
         for line in textwrap.wrap(text, self._width, subsequent_indent="  "):
             self._line(line)
 
     def finding(self, finding: Finding) -> None:
-        """Something that was looked at: ok, wrong, or a remark."""
+        """The result of a check: ok, wrong, or a remark."""
         mark = {True: "ok", False: "wrong", None: "-"}[finding.ok]
         start = f"{mark:<7}{finding.what:<15} "
         indent = " " * (len(start) if len(finding.what) <= 15 else 9)
@@ -148,14 +150,14 @@ class Terminal:
             self._line(line, dim=7 if finding.ok else 0)
 
     def table(self, lines: Sequence[str]) -> None:
-        """Lines that are laid out already, the first of them a heading."""
+        """Preformatted lines, the first of which is a heading."""
         self.close()
         self._line()
         for number, line in enumerate(lines):
             self._line(line, dim=0 if number else len(line))
 
     def summary(self, facts: Mapping[str, str], next_commands: Sequence[tuple[str, str]]) -> None:
-        """How it ended, and what one might do next; commands are never broken."""
+        """The result, and what to do next; commands are never wrapped."""
         self.close()
         digits = {k: m.end() for k, v in facts.items() if (m := re.match(r"[-−]?[\d,]+", v))}
         widest = max(digits.values(), default=0)  # numbers line up at their units
@@ -170,7 +172,7 @@ class Terminal:
                 self.note(f"      {words}")
 
     def close(self) -> None:
-        """Remove the bar, show the cursor again, and print an epoch that was held back."""
+        """Remove the bar, show the cursor again, and print an epoch not printed yet."""
         if self._bar:
             self._bar.stop()
         self._bar = None
@@ -206,7 +208,7 @@ class Terminal:
                 name = ""
 
     def _line(self, text: str = "", dim: int = 0) -> None:
-        """Write a line; on a terminal its first ``dim`` characters are dim."""
+        """Write a line, its first ``dim`` characters dimmed on a terminal."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         text = text.encode(encoding, "replace").decode(encoding)
         self._spoke = time.monotonic()

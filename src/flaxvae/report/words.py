@@ -1,4 +1,4 @@
-"""A run in words: the terminal's header, its closing numbers, and what to do next."""
+"""A run as text: the terminal's header, the final numbers, and what to do next."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ CROSS_ENTROPY = "grey pixels under a Bernoulli give cross-entropies, not log-den
 
 
 def relative(path: Path) -> str:
-    """A path as a person would type it here."""
+    """A path as one would type it here."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def units(recipes: Iterable[Recipe]) -> str:
-    """What the numbers of these models are, and what they are not."""
+    """What the numbers of these models mean."""
     grey = any(recipe.log_px == "cross_entropy" for recipe in recipes)
     return f"{UNITS}; {CROSS_ENTROPY}" if grey else UNITS
 
 
 def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, str]:
-    """An evaluation in words, units included."""
+    """An evaluation as text, with units."""
     recipe = run.recipe
     density, given = recipe.log_px != "cross_entropy", "|y" * (recipe.classes is not None)
     facts = {f"{split} data": f"{counted(found.images, 'image')}, {run.spec.name}"}
@@ -76,13 +76,13 @@ def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, s
 
 
 def shape(data: Data) -> str:
-    """What one example is: "28 x 28 x 1 (h x w x c)"."""
+    """The shape of an example: "28 x 28 x 1 (h x w x c)"."""
     found = " x ".join(map(str, data.spec.shape))
     return f"{found} (h x w x c)" if len(data.spec.shape) == 3 else f"{found} values"
 
 
 def data_line(data: Data) -> str:
-    """A dataset, what an example is, its three parts, where it is from, and what is odd."""
+    """A dataset: its name, shape, splits and origin, and any notes on it."""
 
     def count(split: Split | None) -> str:
         return f"{len(split.x) if split else 0:,}"
@@ -95,9 +95,9 @@ def data_line(data: Data) -> str:
 
 
 def choices(plan: Plan) -> str:
-    """A model's arguments: its own, and of those that models share the unusual ones.
+    """A model's arguments: its own, and shared ones that differ from the default.
 
-    What is none, or has no effect beside the others, is left out.
+    Arguments that are None, or have no effect given the others, are left out.
     """
     usual = {k: v for record in (Body(), Bound()) for k, v in vars(record).items()}
     always, kinds = (*lookup.own(plan.function), "net", "likelihood"), lookup.hints(plan.function)
@@ -111,7 +111,7 @@ def choices(plan: Plan) -> str:
 
 
 def heading(run: Run) -> str:
-    """What tells a run's figures from another's: "vae on mnist, pixels in [0, 1]; ..., seed 0"."""
+    """What identifies a run in its figures: "vae on mnist, pixels in [0, 1]; ..., seed 0"."""
     chosen = choices(run.plan).replace("_", " ")
     epochs = counted(len(run.folder.history()), "epoch")
     seed = f"seed {run.plan.training.seed}"
@@ -127,7 +127,7 @@ def value(setting: Any) -> str:
 
 
 def training_line(training: TrainSettings, varied: Collection[str] = ()) -> str:
-    """How a model learns, in short; of a sweep, what it varies is called so."""
+    """How a model is trained, in short; what a sweep varies is called "varied"."""
     said = {k: "varied" if k in varied else value(v) for k, v in vars(training).items()}
     said["optimizer"] = said["optimizer"].capitalize()
     said["epochs"] = counted(training.epochs or 0, "epoch")
@@ -149,7 +149,7 @@ def header(
     path: Path,
     chosen: Mapping[str, Choice],
 ) -> dict[str, str]:
-    """What is about to be trained, on what, with what; ``chosen`` is what the data decided."""
+    """What is about to be trained, on which data and devices; ``chosen``: decided by the data."""
     training = plan.training
     return {
         "model": f"{plan.model}, {counted(parameters, 'parameter')} ({choices(plan)})",
@@ -163,7 +163,7 @@ def header(
 
 
 def prior_header(run: Run, data: Data, folder: Any, plan: Plan) -> dict[str, str]:
-    """The fit of a prior over codes that is about to begin."""
+    """The header for fitting a prior over codes."""
     return {
         "prior": f"autoregressive over {data.spec.shape} codes, "
         + counted(folder.record()["parameters"], "parameter"),
@@ -175,7 +175,7 @@ def prior_header(run: Run, data: Data, folder: Any, plan: Plan) -> dict[str, str
 
 
 def prior_numbers(run: Run, nats: float) -> dict[str, str]:
-    """What a fitted prior is worth."""
+    """How good a fitted prior is."""
     codes = run.recipe.codes
     assert codes is not None
     count = math.prod(codes.grid)
@@ -187,7 +187,7 @@ def prior_numbers(run: Run, nats: float) -> dict[str, str]:
 
 
 def program() -> str:
-    """How the ``flaxvae`` command is called from here: it need not be on the PATH."""
+    """The ``flaxvae`` command as it can be called from here: it may not be on the PATH."""
     beside = Path(sys.executable).parent / "flaxvae"
     if shutil.which("flaxvae") or not beside.exists():
         return "flaxvae"
@@ -195,7 +195,7 @@ def program() -> str:
 
 
 def next_commands(run: Run) -> list[tuple[str, str]]:
-    """Commands worth running now, each with a few words."""
+    """Commands to run next, each with a short description."""
 
     def words(name: str, *flags: object) -> str:
         return command(
