@@ -229,7 +229,7 @@ def test_a_save_that_was_cut_off_is_no_checkpoint(straight, stopped, tmp_path, c
     older, newer = (flaxvae.load(p).variables for p in (path, stopped))
     assert contents.digest(older) != contents.digest(newer)
     cli.main(["verify", str(path)])
-    assert "was not finished, or is being written" in " ".join(capsys.readouterr().out.split())
+    assert "is unfinished or being written" in " ".join(capsys.readouterr().out.split())
     assert "damaged" not in resume(path, capsys) and same(path, straight)
     assert not list(path.glob("checkpoints/*tmp*"))
 
@@ -285,9 +285,9 @@ def test_a_checkpoint_of_an_older_flaxvae_is_not_set_aside(stopped, tmp_path, ca
     with pytest.raises(SystemExit) as stop:
         resume(path, capsys)
     err = capsys.readouterr().err
-    assert stop.value.code == 3 and err.count("\n") == 1 and "is of an older flaxvae" in err
+    assert stop.value.code == 3 and err.count("\n") == 1 and "is from an older flaxvae" in err
     assert steps_saved(path) == steps_saved(stopped)
-    with pytest.raises(DataError, match="is of an older flaxvae"):
+    with pytest.raises(DataError, match="is from an older flaxvae"):
         flaxvae.load(path)
 
 
@@ -344,7 +344,7 @@ def test_a_full_disk(straight, tmp_path, capsys, blind):
     """For a while, which costs nothing; then to the end, which is an error."""
     path = tmp_path / "run"
     code, out, err = filled(path, [(11, 25), (33, 41)], blind)
-    assert out.count("could not be written (File too large): training goes on") == 1
+    assert out.count("could not be written (File too large): training continues") == 1
     assert code == DataError.exit_code and err.count("flaxvae: ") == 1
     assert err.count("\n") == 1 or blind  # TensorStore's threads complain, too
     assert "the state of step 40 could not be saved" in err and "(File too large)" in err

@@ -79,7 +79,7 @@ def test_a_stopped_fit_says_how_to_go_on(unfitted, tmp_path, monkeypatch):
 
     path = shutil.copytree(unfitted.path, tmp_path / "run")
     monkeypatch.setattr(observers, "Quiet", Stop)
-    with pytest.raises(Stopped, match=rf"saved; `flaxvae fit-prior {path}` goes on"):
+    with pytest.raises(Stopped, match=rf"saved; resume with `flaxvae fit-prior {path}`"):
         fit_prior(path, SETTINGS)
 
 

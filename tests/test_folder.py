@@ -491,7 +491,7 @@ def test_from_a_folder_to_a_trained_model_and_after_a_move(tmp_path, monkeypatch
     assert sorted(test.files) == sorted(n for n in numbered(40, "cat/") + numbered(40, "dog/")
                                         if folder.place(n) < 0.05)  # fmt: skip
     (tmp_path / "pets").rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="say with dataset where it is now"):
+    with pytest.raises(DataError, match="give its new place with dataset"):
         run.data()
     assert run.data(flaxvae.settings.Place(dataset="moved")).sha256 == stored["data_sha256"]
     capsys.readouterr()

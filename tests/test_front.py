@@ -378,7 +378,7 @@ def test_a_sweep_of_arrays(tmp_path, no_figures):
         ("--widths 0 5: expected", "widths=(0, 5): expected"),
         ("--kl monte_carlo of discrete latents", "kl='monte_carlo' of discrete latents"),
         ("use 63, or --devices", "use 63, or devices"),
-        ("`flaxvae train --resume x` goes on", "`flaxvae train --resume x` goes on"),
+        ("resume with `flaxvae train --resume x`", "resume with `flaxvae train --resume x`"),
         ("--epochs 3 of 10 steps", "epochs=3 of 10 steps"),
         ("--learning-rate 1e-3.", "learning_rate=1e-3."),
         ("another --level, or", "another level, or"),

@@ -117,7 +117,9 @@ def test_another_run_in_its_place_is_left_alone(stopped, tmp_path, monkeypatch, 
         before.update(contents(path))
 
     before = {}
-    said = "has been replaced: .* in use by process" if locked else "run.json is of another run"
+    said = (
+        "has been replaced: .* in use by process" if locked else "run.json belongs to another run"
+    )
     with pytest.raises(DataError, match=said):
         train(path, replace, monkeypatch)
     assert contents(path) == before

@@ -71,7 +71,7 @@ def test_from_another_folder_and_after_a_move(here, project, tmp_path, monkeypat
     assert run(capsys, command(name))[0] == 0
     shutil.move(project / "data", tmp_path / "moved")
     try:
-        fails(capsys, command(name), 3, "say with --dataset where it is now")
+        fails(capsys, command(name), 3, "give its new place with --dataset")
         assert run(capsys, command(name, f"--dataset {tmp_path}/moved/mine.npz"))[0] == 0
     finally:
         shutil.move(tmp_path / "moved", project / "data")
@@ -156,7 +156,7 @@ def test_a_folder_of_idx_files(tmp_path, monkeypatch, capsys):
         progress=False, model="vae", dataset="mnist", data_dir="old", epochs=1, run="run", **SMALL
     )
     (tmp_path / "old").rename(tmp_path / "new")
-    fails(capsys, "eval run", 3, "say with --data-dir where it is now")
+    fails(capsys, "eval run", 3, "give its new place with --data-dir")
     assert run(capsys, "eval run --data-dir new")[0] == 0
     monkeypatch.setenv("FLAXVAE_DATA_DIR", str(tmp_path / "new"))
     fails(capsys, "eval run", 3, "old")  # what the run names comes before the variable

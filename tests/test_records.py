@@ -127,7 +127,7 @@ def test_a_changed_run_json_is_noticed(stopped, tmp_path, capsys, edit, how):
         record = records.sealed(record)
     (path / "run.json").write_text(json.dumps(record))
     before = sorted(path.rglob("*"))
-    words = "changed since it was written" if how == "as it was" else "was not written for"
+    words = "changed since it was written" if how == "as it was" else "does not belong to"
     with pytest.raises(DataError, match=words):
         flaxvae.load(path)
     for command in (["train", "--resume"], ["verify"], ["eval"]):

@@ -153,8 +153,8 @@ def test_commands_can_be_pasted(tmp_path, monkeypatch, capsys):
         cli.main([*line, name])
     err = capsys.readouterr().err
     assert shlex.split(err.split("`")[1]) == ["flaxvae", "train", "--resume", name]
-    goes_on = runs.RunFolder(tmp_path / name).goes_on
-    assert shlex.split(goes_on) == ["flaxvae", "train", "--resume", str(tmp_path / name)]
+    resuming = runs.RunFolder(tmp_path / name).resuming
+    assert shlex.split(resuming) == ["flaxvae", "train", "--resume", str(tmp_path / name)]
 
 
 def test_a_plan_survives_the_folder(tmp_path):

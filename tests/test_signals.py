@@ -165,7 +165,7 @@ def test_after_the_last_step(straight, tmp_path, capsys, monkeypatch):
         code, _, err = main(f"train {FLAGS} --epochs 4 --run {path}", capsys)
     assert code == 129 and err.count("\n") == 1
     assert "stopped after training, which is saved, before evaluating test images" in err
-    assert f"`flaxvae train --resume {path}` goes on" in err
+    assert f"resume with `flaxvae train --resume {path}`" in err
     assert steps_saved(path)[-1] == 40 and unfinished(path) == []
     assert not (path / "summary.json").exists()
     resume(path, capsys)
@@ -204,7 +204,7 @@ def test_in_the_fit_of_a_prior(tmp_path, capsys, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Terminal, *patched)
             code, _, err = main(line, capsys)
-        assert code == 143 and said in err and f"`flaxvae fit-prior {path}` goes on" in err
+        assert code == 143 and said in err and f"resume with `flaxvae fit-prior {path}`" in err
         assert unfinished(path) == []
     assert main(line, capsys)[0] == 0 and flaxvae.load(path).generates
 

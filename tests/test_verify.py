@@ -104,7 +104,7 @@ def test_a_flipped_byte_in_a_checkpoint(run, capsys, where):
 def test_a_checkpoint_of_an_older_flaxvae_is_not_called_damaged(run):
     (run / "checkpoints" / "20" / "model").mkdir()
     found = wrong(run)["checkpoint 20"]
-    assert "is of an older flaxvae" in found and "damaged" not in found
+    assert "is from an older flaxvae" in found and "damaged" not in found
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_summary(run):
         assert words in found.pop("summary.json") and not found
     path.write_text(path.read_text()[:-9])
     found = wrong(run)["summary.json"]
-    assert "not JSON" in found and f"`flaxvae train --resume {run}` writes it anew" in found
+    assert "not JSON" in found and f"write it again with `flaxvae train --resume {run}`" in found
 
 
 def test_run_json(run):
@@ -241,7 +241,7 @@ def test_an_interrupted_run_is_well(tmp_path, no_figures, monkeypatch, capsys):
         file.write('{"epo')
     cli.main(["verify", str(tmp_path / "run")])
     out = " ".join(capsys.readouterr().out.split())
-    assert "none yet" in out and "is not finished" in out and "wrong" not in out
+    assert "none yet" in out and "is incomplete" in out and "wrong" not in out
 
 
 def test_a_finished_run_that_goes_on_is_well(run):
@@ -249,7 +249,7 @@ def test_a_finished_run_that_goes_on_is_well(run):
     plan = folder.plan()
     folder.extend(dataclasses.replace(plan, training=dataclasses.replace(plan.training, epochs=3)))
     assert wrong(run) == {}
-    assert remarks(run) == {"summary.json": "of before: in training, or interrupted"}
+    assert remarks(run) == {"summary.json": "out of date: in training, or interrupted"}
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_events(run):
     path.write_bytes(whole[:-5])
     assert wrong(run) == {}
     assert {f.what: f.said for f in verify(RunFolder(run))}[name] == (
-        f"{count - 1:,} events, the last one not finished"
+        f"{count - 1:,} events, the last one incomplete"
     )
 
 
@@ -354,6 +354,6 @@ def test_a_prior(tmp_path, no_figures, monkeypatch):
     for file in files:
         flip(file)
     edit(path / "prior" / "run.json", model_sha256="0" * 64)
-    assert wrong(path) == {} and "not in use" in remarks(path)["prior/run.json"]
+    assert wrong(path) == {} and "not used" in remarks(path)["prior/run.json"]
     (path / "prior" / "run.json").unlink()
     assert "prior/run.json" in wrong(path)

@@ -77,7 +77,7 @@ def _fit_prior(
     plan = dataclasses.replace(run.plan, training=settings)
     folder = prior_folder(run.folder, variables)
     if folder is not None:
-        advice = f"give the same, or remove {folder.path} to fit it anew"
+        advice = f"give the same settings, or remove {folder.path} to fit it again"
         check_resume(folder.plan(), plan, "fit-prior", advice)
     data, mesh = _codes(run, variables, place), meshes.make(settings.devices)
     trainer = steps.trainer(codes.prior, data, settings, mesh, settings.epochs or 0)
@@ -92,7 +92,7 @@ def _fit_prior(
         folder = RunFolder.create(run.path / "prior", plan, facts)
     else:
         folder.extend(plan)
-    folder.goes_on = command("flaxvae", "fit-prior", run.path, *outside.flag(recipes))
+    folder.resuming = command("flaxvae", "fit-prior", run.path, *outside.flag(recipes))
     folder.hold(held)
     watch = terminal or observers.Quiet()
     watch.header(words.prior_header(run, data, folder, plan))

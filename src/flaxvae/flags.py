@@ -126,7 +126,7 @@ def _form(command: Callable[..., Any], argv: list[str]) -> _Form:
         if words - {*kinds, "-h", "--help"}:
             raise UsageError(
                 f"--resume {resume} with other flags: expected none, or where the data are; a "
-                "sweep goes on as it began"
+                "sweep keeps its settings"
             )
     return _Form(function, kinds, list(records), grid)
 

@@ -1,13 +1,13 @@
-"""Checkpoints by Orbax, each sealed with the sha256 of what it holds.
+"""Orbax checkpoints, each sealed with the sha256 of its contents.
 
-A checkpoint is ``state``, whose parts ``contents`` describes, and ``meta``. A damaged one never
-restores: it is set aside, and the newest good one is used. One that could not be written leaves
-nothing behind.
+A checkpoint consists of ``state``, whose parts ``contents`` describes, and ``meta``. A damaged one
+is never restored: it is set aside, and the newest good one is used. A failed save leaves nothing
+behind.
 
-A save copies the arrays, and all else of it happens in a thread of our own while training goes on.
+A save copies the arrays; the rest happens in a thread of our own while training continues.
 
-Arrays are stored whole, whatever devices they came from, and restored as NumPy's: where they go is
-the caller's choice. Of several processes the first alone reads and writes.
+Arrays are stored whole, whichever devices they came from, and restored as NumPy arrays: the caller
+decides where they go. With several processes, only the first reads and writes.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from flaxvae.errors import DataError
 from flaxvae.runs import contents, records
 from flaxvae.training.step import TrainState
 
-LOOK_AGAIN = 0.2  # seconds, in which a training has removed a checkpoint
+LOOK_AGAIN = 0.2  # seconds, enough for a training to finish removing a checkpoint
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held."""
+    """The contents of a checkpoint."""
 
     parts: contents.Parts
     meta: dict[str, Any]
 
 
 class Unsaved(Exception):
-    """A checkpoint could not be written; the text says why, in a few words."""
+    """A checkpoint could not be written; the text says briefly why."""
 
 
 def _reason(error: Exception) -> str:
-    """An error in a few words, in one line: of the system's errors only their name."""
+    """An error in one short line; for errors of the operating system, only their text."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -59,7 +59,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_room(folder: Path, size: int) -> None:
-    """Raises OSError unless ``size`` bytes can be written; Orbax, short of room, is not quiet."""
+    """Raises OSError unless ``size`` bytes can be written: on a full disk, Orbax prints a lot."""
     with writing.scratch(folder / "room") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -68,7 +68,7 @@ def _check_room(folder: Path, size: int) -> None:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another one that takes its place; None if there is none."""
+    """What distinguishes a folder from one that replaces it; None if there is no folder."""
     try:
         found = folder.stat()
     except OSError:
@@ -81,7 +81,7 @@ class _NewestAndBest:
 
     def __init__(self, keep: int):
         self._keep = keep
-        self.values: Mapping[int, float] = {}  # by step, the higher the better
+        self.values: Mapping[int, float] = {}  # by step; higher is better
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [each.step for each in checkpoints]
@@ -91,9 +91,9 @@ class _NewestAndBest:
 
 
 class Checkpoints:
-    """The checkpoints of one run. A context manager: leaving it waits for a save in flight.
+    """The checkpoints of one run. A context manager: its exit waits for a save in flight.
 
-    With ``read_only`` nothing in the folder is touched, so that a run can be loaded while another
+    With ``read_only`` nothing in the folder is changed, so that a run can be loaded while another
     process trains it.
     """
 
@@ -107,10 +107,10 @@ class Checkpoints:
     ):
         """``facts``: recorded in the meta of every checkpoint.
 
-        ``owners``: seals of the run.json that a checkpoint is written for, the present one first;
-        one that names none of them is not restored.
+        ``owners``: seals of the run.json that checkpoints belong to, the current one first; a
+        checkpoint of any other is not restored.
         """
-        for name in ("absl", "asyncio"):  # Orbax reports all that it does
+        for name in ("absl", "asyncio"):  # Orbax logs everything that it does
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.folder, self.facts, self._read_only = folder, facts or {}, read_only
         self._owners = owners
@@ -134,25 +134,25 @@ class Checkpoints:
             self._close()
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, from the oldest, once none is in flight."""
+        """Steps of the checkpoints, oldest first, after any save in flight."""
         if self._writing is not None:
             futures.wait([self._writing])
         return sorted(self._manager().all_steps())
 
     def save(self, state: TrainState, values: Mapping[int, float] | None = None) -> None:
-        """Write the state, in the background once it is copied from the devices.
+        """Write the state, in the background after it is copied from the devices.
 
-        Of several processes the others have to ``meshes.fetch`` the parts meanwhile.
+        With several processes, the others must call ``meshes.fetch`` on the parts meanwhile.
 
         Args:
-            state: nothing is done where its step is there already.
-            values: by step, how good that one was; the best checkpoint with a finite value stays.
+            state: ignored if a checkpoint of its step exists already.
+            values: how good each step was; the best checkpoint with a finite value is kept.
 
         Raises:
-            Unsaved: there is no room for this one, or the last one could not be written (this one
-                then is).
+            Unsaved: there is no room for this checkpoint, or the previous one could not be written
+                (this one is then written).
         """
-        parts = meshes.fetch(contents.to_parts(state))  # first of all, for the others wait in it
+        parts = meshes.fetch(contents.to_parts(state))  # first: other processes wait in it
         late: Unsaved | None = None
         try:
             self.wait()
@@ -162,7 +162,7 @@ class Checkpoints:
         try:
             if step not in self.steps():
                 _check_room(self.folder, sum(x.nbytes for x in jax.tree.leaves(parts)) + 2**16)
-                parts = jax.tree.map(np.array, parts)  # the next step takes the arrays' memory
+                parts = jax.tree.map(np.array, parts)  # the next step reuses the arrays' memory
                 self._writing = self._writer.submit(self._write, step, parts, values or {})
         except Exception as error:
             self._abandon()
@@ -193,11 +193,11 @@ class Checkpoints:
         self._manager().save(step, args=items)
 
     def busy(self) -> bool:
-        """Whether a save is in flight, for which another would wait."""
+        """Whether a save is in flight, which another save would wait for."""
         return self._writing is not None and not self._writing.done()
 
     def wait(self) -> None:
-        """Until nothing is in flight. Raises Unsaved if it could not be written."""
+        """Wait for a save in flight. Raises Unsaved if it could not be written."""
         if self._writing is None:
             return
         try:
@@ -211,17 +211,17 @@ class Checkpoints:
     def restore(
         self, like: contents.Parts, note: Callable[[str], None] = lambda text: None
     ) -> Restored | None:
-        """The newest undamaged checkpoint, NumPy arrays, or None if there is none at all.
+        """The newest undamaged checkpoint, as NumPy arrays, or None if there are no checkpoints.
 
-        Moving average, best variables and sums come as the checkpoint has them, whether or not
-        ``like`` does.
+        The moving average, best variables and sums are those of the checkpoint, whether or not
+        ``like`` has them.
 
         Args:
             like: the parts wanted, with ShapeDtypeStructs as leaves.
-            note: hears one line for each damaged checkpoint.
+            note: called with a line for each damaged checkpoint.
 
         Raises:
-            DataError: there are checkpoints, and all are damaged; or a good one has other arrays.
+            DataError: all checkpoints are damaged, or a good one has other arrays.
         """
         steps = self.steps()[::-1]
         for step in steps:
@@ -234,15 +234,15 @@ class Checkpoints:
         if steps or any(self.folder.glob("damaged-*")):
             raise DataError(
                 f"{self.folder}: all checkpoints are damaged, expected one that restores; start "
-                "the training again"
+                "training again"
             )
         return None
 
     def each(self, like: contents.Parts) -> Iterator[tuple[int, contents.Parts | None, str]]:
-        """Every checkpoint from the newest: its step, and its parts, or None and why not.
+        """Every checkpoint, newest first: its step, and its parts, or None and why not.
 
-        Nothing is set aside. What a training removes meanwhile is left out: what does not restore
-        is looked at again, and if none of them stayed, those that came instead.
+        Nothing is set aside. Checkpoints that a training removes meanwhile are left out: one that
+        does not restore is tried again, and if none remains, the new ones are read instead.
         """
         steps = self.steps()
         while steps:
@@ -263,22 +263,22 @@ class Checkpoints:
     def _look(self, step: int, like: contents.Parts) -> tuple[contents.Parts | None, str]:
         try:
             return self._restore(step, like).parts, ""
-        except DataError as error:  # of an older flaxvae, or of another model
+        except DataError as error:  # an older flaxvae's, or another model's
             return None, str(error)
         except Exception as error:
             return None, f"damaged ({_reason(error)})"
 
     def closed(self) -> bool:
-        """Whether the newest is all that was kept of a training that cannot go on."""
+        """Whether the newest has only final variables: training cannot be resumed."""
         for step in self.steps()[::-1]:
             with suppress(Exception):
                 return bool(self._meta(step).get("closed"))
         return False
 
     def keep_newest(self) -> None:
-        """Remove all but the newest, whole or not at all."""
+        """Remove all but the newest, each completely or not at all."""
         for step in self.steps()[:-1]:
-            aside = self.folder / f"{step}.orbax-checkpoint-tmp"  # as what was not finished
+            aside = self.folder / f"{step}.orbax-checkpoint-tmp"  # like an unfinished one
             with suppress(OSError):
                 (self.folder / str(step)).rename(aside)
                 shutil.rmtree(aside)
@@ -300,21 +300,21 @@ class Checkpoints:
 
         if (self.folder / str(step) / "model").is_dir():
             raise DataError(
-                f"{self.folder / str(step)} is of an older flaxvae: expected a checkpoint of this "
-                "one; train again, or use the flaxvae that wrote it"
+                f"{self.folder / str(step)} is from an older flaxvae: expected one of this "
+                "version; train again, or use the version that wrote it"
             )
         meta = self._meta(step)
         if self._owners and meta.get("run", self._owners[0]) not in self._owners:
             raise DataError(
-                f"{self.folder / str(step)} was not written for the run.json beside it: expected "
-                "the one it was; put that back"
+                f"{self.folder / str(step)} does not belong to the run.json beside it: expected "
+                "the one it was written for; put that back"
             )
         like = contents.as_saved(like, meta)
         for name, part in like.items():
             if contents.structure(part) != meta["structure"][name]:
                 raise DataError(
                     f"{self.folder / str(step)} has other arrays in its {name} than these "
-                    "settings give: expected the settings, and the flaxvae, that wrote it"
+                    "settings give: expected the settings and the flaxvae that wrote it"
                 )
         whole = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), like)
         asked = ocp.args.PyTreeRestore(item=like, restore_args=whole, partial_restore=True)
@@ -335,9 +335,9 @@ class Checkpoints:
 
     def _manager(self) -> Any:
         if self._opened is not None and self._seen != _identity(self.folder):
-            self._close()  # the folder was moved or removed, and with it what the manager knows
+            self._close()  # the folder was moved or removed: the manager's view of it is stale
         if self._opened is None:
-            import orbax.checkpoint as ocp  # 0.9 s: only when checkpoints are touched
+            import orbax.checkpoint as ocp  # takes 0.9 s: only when checkpoints are used
 
             alone = ocp.options.MultiprocessingOptions(
                 primary_host=jax.process_index(), active_processes={jax.process_index()}
@@ -345,7 +345,7 @@ class Checkpoints:
             if not self._read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
             self._seen = _identity(self.folder)
-            # Of weights compression would save 8 %, and costs as long as all else.
+            # Compression would make weights 8 % smaller and double the time of a save.
             self._opened = ocp.CheckpointManager(
                 self.folder.absolute(),
                 item_handlers={
@@ -359,23 +359,23 @@ class Checkpoints:
                     enable_async_checkpointing=False,
                     cleanup_tmp_directories=not self._read_only,
                     read_only=self._read_only,
-                    create=False,  # which Orbax refuses to one process among several
+                    create=False,  # Orbax cannot do so in one of several processes
                     multiprocessing_options=alone,
                 ),
             )
         return self._opened
 
     def _close(self) -> None:
-        """Of a save that failed, Orbax would raise its error here once more."""
+        """Close the manager; after a failed save, Orbax would raise its error here again."""
         manager, self._opened = self._opened, None
         if manager is not None:
             with suppress(Exception):
                 manager.close()
 
     def _abandon(self) -> None:
-        """Forget a save that failed, and make room: what there is of it is of no use."""
+        """Discard a failed save, and remove its files to make room."""
         self._close()
-        for _ in range(20):  # its threads write on for a moment, into a folder made anew if need be
+        for _ in range(20):  # its threads keep writing for a moment, and may recreate the folder
             partials = list(self.folder.glob("*.orbax-checkpoint-tmp*"))
             if not partials:
                 break

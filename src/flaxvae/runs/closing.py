@@ -1,4 +1,4 @@
-"""What a run folder says at a training's begin and end, and what comes after the last epoch."""
+"""What a run folder records when training begins and ends, and what follows the last epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flaxvae.training.observers import Watcher
 
 
 def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any]:
-    """What run.json says besides the plan."""
+    """What run.json records besides the plan."""
     return {
         "data_spec": data.spec._asdict(),
         "data_origin": data.origin,
@@ -42,7 +42,7 @@ def run_summary(
     history: Sequence[Any],
     evaluation: Evaluation,
 ) -> dict[str, Any]:
-    """What summary.json says of a finished run."""
+    """What summary.json records of a finished run."""
     about = {"data": data.spec.name, "units": UNITS}
     return closing(folder, variables, history, evaluation.as_json()) | about
 
@@ -50,7 +50,7 @@ def run_summary(
 def closing(
     folder: RunFolder, variables: Variables, history: Sequence[Any], test: dict[str, Any]
 ) -> dict[str, Any]:
-    """How far a training came, what it left, and the numbers of that on test images."""
+    """How far a training got, its variables' digests, and its numbers on test images."""
     last = history[-1] if history else {"epoch": 0, "step": 0}
     return {
         "epochs": last["epoch"],
@@ -62,19 +62,19 @@ def closing(
 
 
 def finish(folder: RunFolder, summary: dict[str, Any]) -> None:
-    """Write summary.json; the older checkpoints have had their time."""
+    """Write summary.json, and remove all checkpoints but the newest."""
     write_json(folder.path / "summary.json", summary)
     with Checkpoints(folder.checkpoints) as checkpoints:
         checkpoints.keep_newest()
 
 
 def stages(folder: RunFolder, watch: Watcher, heard: Sequence[int]) -> Callable[..., None]:
-    """The watcher's ``stage`` for what follows a training; where a signal came, it ends there."""
+    """The watcher's ``stage`` for what follows training; raises Stopped after a signal."""
 
     def stage(what: str, done: int = 0, total: int = 0) -> None:
         if heard:
             after = f"stopped after training, which is saved, before {what}"
-            raise Stopped(f"{after}; `{folder.goes_on}` goes on", heard[0])
+            raise Stopped(f"{after}; resume with `{folder.resuming}`", heard[0])
         watch.stage(what, done, total)
 
     return stage

@@ -1,9 +1,9 @@
-"""What a checkpoint holds: the state in two parts, and the sha256 that seals each.
+"""The contents of a checkpoint: the state in two parts, each sealed with its sha256.
 
-``model`` is the variables, and the moving average and the best variables where kept; ``training``
-the optimizer's state, this epoch's sums and the guard. The model part restores without knowing the
-optimizer, so a run folder can be loaded for use alone. Of a training that cannot go on the last
-checkpoint is closed: the variables that evaluation uses, and how far it came.
+``model`` has the variables, and the moving average and best variables if kept; ``training`` the
+optimizer's state, this epoch's sums and the guard. The model part restores without the optimizer,
+so that a run can be loaded just for use. If a training cannot be resumed, its last checkpoint is
+closed: it has only the final variables, and how far training got.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def from_parts(parts: Parts) -> TrainState:
 
 
 def final(model: Mapping[str, Any]) -> Any:
-    """The variables that a training leaves, of a checkpoint's ``model`` part."""
+    """The final variables of a training, from a checkpoint's ``model`` part."""
     variables = model["variables"]
     if "ema" in model:
         variables = {**variables, "params": model["ema"]}
@@ -67,7 +67,7 @@ def final(model: Mapping[str, Any]) -> Any:
 
 
 def model_part(variables: Any, ema: bool, best: bool) -> Any:
-    """The shape of a checkpoint's ``model`` part, given that of the variables."""
+    """The shapes of a checkpoint's ``model`` part, given those of the variables."""
     part = {"variables": variables}
     if ema:
         part["ema"] = variables["params"]

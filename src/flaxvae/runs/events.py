@@ -1,7 +1,7 @@
-"""TensorBoard events, where tensorboardX is installed.
+"""TensorBoard events, if tensorboardX is installed.
 
-Written in the calling thread: that of tensorboardX's own writer ends at the first error, for want
-of room say, and whoever adds an event then waits for it for ever.
+They are written in the calling thread: the thread of tensorboardX's own writer ends at the first
+error, such as a full disk, and adding an event then blocks forever.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def writer(folder: Path) -> Events:
     return Events(EventsWriter(str(folder / "events")))
 
 
-# ---- reading them again
+# ---- reading them back
 
 
 def count(path: Path) -> tuple[int, bool]:
-    """How many events a file holds, and whether the last is whole: a killed process leaves part.
+    """The number of events in a file, and whether the last is complete: it may have been cut off.
 
-    Each is its length and its content, both with a checksum (the records of TensorFlow).
+    Each event is a length and a content, both with a checksum (TensorFlow's record format).
 
-    Raises ValueError where a checksum does not fit.
+    Raises ValueError if a checksum does not match.
     """
     raw, at, found = path.read_bytes(), 0, 0
     while len(raw) - at >= 12:
@@ -85,7 +85,7 @@ def count(path: Path) -> tuple[int, bool]:
 
 
 def _masked(data: bytes) -> int:
-    """CRC-32C, turned and shifted as TensorFlow does."""
+    """CRC-32C, masked as TensorFlow does."""
     crc, table = 0xFFFFFFFF, _table()
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)

@@ -1,13 +1,13 @@
-"""The run folder: everything that describes a run, and from which it is rebuilt.
+"""The run folder: everything that describes a run and is needed to rebuild it.
 
 runs/<dataset>-<model>-s<seed>-<time>/
-    run.json         what was asked for and with what versions: rebuilds the model
-    metrics.jsonl    one line an epoch
+    run.json         the settings and versions, from which the model is rebuilt
+    metrics.jsonl    one line per epoch
     lock             while a process trains it
-    summary.json     the closing numbers
+    summary.json     the final numbers
     checkpoints/     Orbax
     figures/*.png
-    tb/              TensorBoard events, where tensorboardX is installed
+    tb/              TensorBoard events, if tensorboardX is installed
 runs/latest          points to the newest
 """
 
@@ -68,17 +68,17 @@ class _Spec(TypedDict):
 
 
 class _Record(_Format):
-    """run.json; a prior's has no data of its own, and an earlier flaxvae's no seal."""
+    """run.json; a prior's has no data of its own, an older flaxvae's has no seal."""
 
     model: str
-    arguments: dict[str, Any]  # held to what the recipe declares
+    arguments: dict[str, Any]  # checked against what the recipe declares
     data: dict[str, Any]  # DataSettings
     training: dict[str, Any]  # TrainSettings
     data_spec: NotRequired[_Spec]
     data_origin: NotRequired[str]
     data_sha256: NotRequired[Sha256]
     labels_sha256: NotRequired[Sha256 | None]
-    data_paths: NotRequired[dict[str, str]]  # absolute, where the run's settings are relative
+    data_paths: NotRequired[dict[str, str]]  # absolute; those in the settings may be relative
     data_notes: NotRequired[list[str]]
     preprocessing: NotRequired[dict[str, Any] | None]  # of pictures in files
     peak: NotRequired[Annotated[float, Within(lambda x: 0 < x < math.inf, "above 0")]]
@@ -90,12 +90,12 @@ class _Record(_Format):
     cores: NotRequired[int | None]
     created: NotRequired[str]
     changes: NotRequired[list[dict[str, Any]]]
-    former: NotRequired[list[Sha256]]  # seals of what it was before the run went on otherwise
+    former: NotRequired[list[Sha256]]  # its seals before the settings were changed
     seal: NotRequired[Sha256]
 
 
 class _Summary(TypedDict):
-    """summary.json; an earlier flaxvae's says less."""
+    """summary.json; an older flaxvae's has fewer fields."""
 
     epochs: Count
     test: dict[str, Any]
@@ -107,14 +107,14 @@ class _Summary(TypedDict):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is either the old one or the whole new one; a record sealed."""
+    """Write JSON atomically: the file is the old or the new one; an object is sealed."""
     writing.text(path, json.dumps(records.sealed(value), indent=2) + "\n")
 
 
 class RunFolder:
-    """The files of one run; knows their names and formats, nothing of models.
+    """The files of one run; knows their names and formats, but nothing about models.
 
-    ``recipes`` are those from outside, by name: no code is imported because run.json names it.
+    ``recipes`` are recipes from outside, by name: no code is imported because run.json names it.
     """
 
     def __init__(self, path: Path, recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES):
@@ -122,11 +122,11 @@ class RunFolder:
         self.recipes = recipes
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
-        self.goes_on = command("flaxvae", "train", "--resume", path, *outside.flag(recipes))
-        self.saved: int | None = None  # the last step, once it is on the disk
+        self.resuming = command("flaxvae", "train", "--resume", path, *outside.flag(recipes))
+        self.saved: int | None = None  # the last step, once it is on disk
         self._held: Held | None = None
         self._events: events.Events | None = None
-        self._left: tuple[int, int] | None = None  # metrics.jsonl, as this process left it
+        self._left: tuple[int, int] | None = None  # metrics.jsonl when last written by this process
 
     @classmethod
     def create(cls, path: Path, plan: Plan, facts: Mapping[str, Any]) -> RunFolder:
@@ -176,10 +176,10 @@ class RunFolder:
         changes: Mapping[str, tuple[Any, Any]] | None = None,
         found: DataSettings | None = None,
     ) -> None:
-        """Record that the run goes on, to other epochs, on other devices, or otherwise.
+        """Record that the run is resumed, with other epochs, devices or other settings.
 
         ``found``: where its data were found. ``changes``, {name: (old, new)}, are those that make
-        it another run than it was: run.json lists them, with their time.
+        it a different run: run.json lists them, with their time.
         """
         old = self.record()
         record = old | {
@@ -196,7 +196,7 @@ class RunFolder:
             write_json(self.path / "run.json", record)
 
     def record(self) -> records.Record:
-        """The contents of run.json. Raises DataError if it is damaged, or was changed."""
+        """The contents of run.json. Raises DataError if it is damaged or was changed."""
         path = self.path / "run.json"
         record = records.read(path, _Format)
         if record["format"] != FORMAT:
@@ -207,7 +207,7 @@ class RunFolder:
         return records.fit(path, _Record, record)
 
     def digests(self) -> list[str]:
-        """Seals of run.json: as it is, and as it was when older checkpoints were written."""
+        """Seals of run.json: the current one, then former ones, which older checkpoints have."""
         record = self.record()
         return [records.seal(record), *record.get("former", [])]
 
@@ -228,7 +228,7 @@ class RunFolder:
             raise records.damaged(self.path / "run.json", str(error)) from None
 
     def spec(self) -> DataSpec:
-        """What the recipe was told of the data."""
+        """The description of the data that the recipe was built with."""
         found = self.record()["data_spec"]
         lists = {name: tuple(x) for name, x in found.items() if isinstance(x, list)}
         if "factors" in lists:
@@ -247,22 +247,22 @@ class RunFolder:
             raise records.damaged(self.path / "run.json", str(error)) from None
 
     def finished(self) -> records.Record | None:
-        """summary.json of a training that is over; None of one that is not, or has gone on since.
+        """summary.json of a finished training; None if it is unfinished or was resumed since.
 
         Raises DataError if it is damaged.
         """
         path = self.path / "summary.json"
         if not path.exists():
             return None
-        advice = f"put back an intact copy, or `{self.goes_on}` writes it anew"
+        advice = f"put back an intact copy, or write it again with `{self.resuming}`"
         found, record = records.read(path, _Summary, advice), self.record()
         if "run" in found:
             return found if found["run"] == records.seal(record) else None
-        last = max((row["epoch"] for row in self.history()), default=0)  # an earlier flaxvae's
+        last = max((row["epoch"] for row in self.history()), default=0)  # an older flaxvae's
         return found if last <= found["epochs"] and "former" not in record else None
 
     def history(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; those that are damaged, or cut off, do not count."""
+        """The rows of metrics.jsonl, without damaged or incomplete ones."""
         path, rows = self.path / "metrics.jsonl", list[dict[str, Any]]()
         if not path.exists():
             return rows
@@ -276,7 +276,7 @@ class RunFolder:
         return rows
 
     def as_left(self) -> bool:
-        """Whether metrics.jsonl is the file that this process last wrote, in full."""
+        """Whether metrics.jsonl is unchanged since this process last wrote it."""
         return self._left == self._rows_file()
 
     def _rows_file(self) -> tuple[int, int] | None:
@@ -286,39 +286,39 @@ class RunFolder:
         return None
 
     def hold(self, held: Held | None) -> None:
-        """Be the folder that ``held`` is, or one within it, for ``mend``."""
+        """Let ``mend`` restore this folder, which is that of ``held`` or inside it."""
         self._held = held
         if held is not None:
             held.keep(self.path / "run.json")
 
     def mend(self) -> list[str]:
-        """Write again what has gone of a folder in training; returns the names of it.
+        """Rewrite files that have disappeared during training; returns their names.
 
         Raises:
-            DataError: another run is in its place.
+            DataError: another run has taken the folder's place.
             OSError: it cannot be written.
         """
         gone = self._held.mend() if self._held is not None else []
         if gone:
-            self.close()  # what is written there is lost
+            self.close()  # its file is gone
         return gone
 
     def check_complete(self) -> None:
-        """Raises DataError unless all is there that a finished run is loaded from."""
+        """Raises DataError unless everything is there that a finished run is loaded from."""
         for path in (self.path / "summary.json", self.checkpoints / str(self.saved)):
             if not path.exists():
                 raise DataError(
-                    f"{path} has gone since it was written: expected a folder that is left alone "
-                    "until its training ends; move it back and resume it, or train again"
+                    f"{path} has disappeared since it was written: expected a folder that is left "
+                    "alone until training ends; move it back and resume, or train again"
                 )
         self.mend()
 
     def rewind(
         self, epochs: int, note: Callable[[str], None] = lambda text: None
     ) -> list[dict[str, Any]]:
-        """Forget the epochs after the first ``epochs``, which a resume will do again.
+        """Drop the rows after the first ``epochs``, which a resumed training repeats.
 
-        ``note`` hears of rows that are damaged or missing: training goes on without them.
+        ``note`` is told of rows that are damaged or missing: training continues without them.
         """
         rows = [row for row in self.history() if row["epoch"] <= epochs]
         if lost := sorted({*range(1, epochs + 1)} - {row["epoch"] for row in rows}):
@@ -328,15 +328,15 @@ class RunFolder:
         return rows
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Make these the rows of metrics.jsonl, whatever became of it."""
+        """Replace the contents of metrics.jsonl by these rows."""
         content = "".join(json.dumps(row) + "\n" for row in rows)
         writing.text(self.path / "metrics.jsonl", content)
         self._left = self._rows_file()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add an epoch to metrics.jsonl, and to TensorBoard's events where it is installed.
+        """Add an epoch to metrics.jsonl, and to TensorBoard's events if that is installed.
 
-        Raises OSError if it may not be there in full: then ``rewrite`` what there should be.
+        Raises OSError if the row may be incomplete: then call ``rewrite`` with all rows.
         """
         writing.append(self.path / "metrics.jsonl", json.dumps(row) + "\n")
         self._left = self._rows_file()
@@ -345,31 +345,31 @@ class RunFolder:
         self._events.add(row)
 
     def flush(self) -> None:
-        """Have TensorBoard's events on the disk."""
+        """Flush TensorBoard's events to disk."""
         if self._events is not None:
             self._events.flush()
 
     def close(self) -> None:
-        """Flush TensorBoard's events, if there is room for them."""
+        """Flush and close TensorBoard's events, if there is room for them."""
         written, self._events = self._events, None
         if written is not None:
             written.close()
 
 
-def check_new(path: Path, goes_on: str) -> None:
-    """Raises UsageError unless ``path`` can be a new folder: there is none, or nothing in it.
+def check_new(path: Path, resuming: str) -> None:
+    """Raises UsageError unless ``path`` can be a new folder: it is missing or empty.
 
-    ``goes_on`` is the command that would go on with what is in it.
+    ``resuming`` is the command that would resume what is in it.
     """
     if path.exists() and not (path.is_dir() and writing.is_empty(path)):
         raise UsageError(
-            f"--run {path} exists and is not empty: expected a new folder; to go on with it, "
-            f"`{command(*goes_on.split(), path)}`"
+            f"--run {path} exists and is not empty: expected a new folder; to resume it, "
+            f"`{command(*resuming.split(), path)}`"
         )
 
 
 def make_new(stem: str, root: Path = Path("runs")) -> Path:
-    """Make a folder of its own, even if another process asks for one of this name just now."""
+    """Create a new folder, even if another process asks for the same name at the same time."""
     for number in itertools.count(1):
         path = root / (stem if number == 1 else f"{stem}-{number}")
         with suppress(FileExistsError):
@@ -379,7 +379,7 @@ def make_new(stem: str, root: Path = Path("runs")) -> Path:
 
 
 def point_latest(path: Path) -> str:
-    """Point ``latest`` beside a run folder to it; returns why that cannot be, or ""."""
+    """Point ``latest``, beside a run folder, to it; returns why that failed, or ""."""
     link = path.parent / "latest"
     if link.is_symlink() or not link.exists():
         try:

@@ -1,4 +1,4 @@
-"""Figures of a run as a notebook shows them."""
+"""The figures of a run, as shown in a notebook."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flaxvae.errors import DataError, command
 
 
 class Gallery(tuple[Path, ...]):
-    """Paths of PNG files; the last value of a notebook's cell, it shows the pictures."""
+    """Paths of PNG files; a notebook shows them as pictures."""
 
     def _repr_html_(self) -> str:
         shown = []

@@ -1,7 +1,6 @@
-"""What a training leaves on the disk, and what it does when the disk fails: it goes on.
+"""What a training saves to disk. If a save fails, training continues.
 
-It warns once and tries again at the next save; only a last state that could not be saved is an
-error.
+It warns once and tries again at the next save; only losing the last state is an error.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def fit(
 ) -> tuple[Variables, list[Row]]:
     """``loop.fit`` from the newest checkpoint in ``folder``, if there is one.
 
-    Of several processes the first alone has a folder.
+    With several processes, only the first has a folder.
     """
     watch = watch or observers.Quiet()
     facts = {"steps_per_epoch": trainer.steps_per_epoch, "machine": meshes.machine(mesh)}
@@ -49,21 +48,21 @@ def fit(
 
 
 class _Saves:
-    """Checkpoints that may fail, with one warning: what fails is tried again at the next save."""
+    """Checkpoints that may fail, with a single warning; the next save tries again."""
 
     def __init__(self, checkpoints: Checkpoints, note: Callable[[str], None]):
         self.checkpoints, self._note, self._warned = checkpoints, note, False
 
     def warn(self, what: str, error: Exception | str) -> str:
-        """Say once that something could not be written; returns why."""
+        """Warn once that something could not be written; returns why."""
         reason = getattr(error, "strerror", None) or str(error)
         if not self._warned:
-            self._note(f"{what} could not be written ({reason}): training goes on")
+            self._note(f"{what} could not be written ({reason}): training continues")
         self._warned = True
         return reason
 
     def begin(self, state: TrainState, values: Mapping[int, float]) -> str:
-        """Begin to save; returns why that cannot be, or ""."""
+        """Begin to save; returns why that failed, or ""."""
         try:
             self.checkpoints.save(state, values)
         except Unsaved as error:
@@ -78,8 +77,8 @@ class _Saves:
             return self.warn("a checkpoint", error)
         return ""
 
-    def close(self, step: int, reason: str, goes_on: str) -> None:
-        """Raises DataError unless the state of this step is on the disk: what to do."""
+    def close(self, step: int, reason: str, resuming: str) -> None:
+        """Raises DataError, saying what to do, unless the state of this step is on disk."""
         reason = self.settle() or reason
         try:
             steps = self.checkpoints.steps()
@@ -89,15 +88,15 @@ class _Saves:
             newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is none"
             raise DataError(
                 f"the state of step {step} could not be saved in {self.checkpoints.folder} "
-                f"({reason}): {newest}; {remedy(reason)}, then `{goes_on}` does the steps since "
-                "again"
+                f"({reason}): {newest}; {remedy(reason)}, then `{resuming}` repeats the steps "
+                "since"
             )
 
 
 class Keeper:
-    """Checkpoints and rows of a training in a run folder, a ``observers.Keeper``.
+    """Checkpoints and rows of a training in a run folder, an ``observers.Keeper``.
 
-    A context manager. Of several processes the first alone has a folder, yet all have to call the
+    A context manager. With several processes, only the first has a folder, but all must call the
     same functions.
     """
 
@@ -106,7 +105,7 @@ class Keeper:
     ):
         self._note = note
         self._files: tuple[RunFolder, _Saves] | None = None
-        self._unwritten = ""  # why metrics.jsonl is not whole
+        self._unwritten = ""  # why metrics.jsonl is incomplete
         if folder is not None:
             owners = folder.digests()
             checkpoints = Checkpoints(folder.checkpoints, facts=facts, owners=owners)
@@ -124,11 +123,11 @@ class Keeper:
                 folder.close()
 
     def restore(self, like: TrainState) -> Kept | None:
-        """The first process's newest good checkpoint, at every process."""
+        """The first process's newest good checkpoint, in every process."""
         return restored(self._files and self._files[1].checkpoints, like, self._note)
 
     def rewind(self, epochs: int) -> Histories:
-        """The rows of the first ``epochs``; later ones are forgotten."""
+        """The rows of the first ``epochs``; later ones are dropped."""
         rows = self._files[0].rewind(epochs, self._note) if self._files is not None else []
         return [hosts.share(rows)]
 
@@ -137,7 +136,7 @@ class Keeper:
         return self._files is not None and self._files[1].checkpoints.busy()
 
     def save(self, state: TrainState, histories: Histories) -> str:
-        """Begin to save the state; returns why it cannot be, "" if all is well so far."""
+        """Begin to save the state; returns why that failed, "" if all is well so far."""
         if self._files is None:
             if hosts.several():
                 meshes.fetch(contents.to_parts(state))  # this process's part in a save
@@ -159,23 +158,23 @@ class Keeper:
             self._files[1].settle()
 
     def close(self, state: TrainState, histories: Histories) -> str:
-        """Save, and see that it is on the disk; returns how to go on from there.
+        """Save, and check that it is on disk; returns how to resume from there.
 
-        Raises DataError if state or rows could not be written: what is lost, and what to do.
+        Raises DataError if state or rows could not be written, saying what to do.
         """
         reason = self.save(state, histories)
         if self._files is None:
             return ""
         folder, saves = self._files
-        saves.close(int(state.step), reason, folder.goes_on)
+        saves.close(int(state.step), reason, folder.resuming)
         folder.saved = int(state.step)
         if self._unwritten:
             raise DataError(
                 f"{folder.path / 'metrics.jsonl'} could not be written ({self._unwritten}): "
-                f"the model is saved, rows are lost; {remedy(self._unwritten)}, then "
-                f"`{folder.goes_on}` goes on"
+                f"the model is saved, rows are lost; {remedy(self._unwritten)}, then resume with "
+                f"`{folder.resuming}`"
             )
-        return f", saved; `{folder.goes_on}` goes on"
+        return f", saved; resume with `{folder.resuming}`"
 
     def add(self, histories: Histories) -> None:
         """Add the last row to metrics.jsonl."""
@@ -188,7 +187,7 @@ class Keeper:
             self._try(folder.append, histories[0][-1])
 
     def write(self, histories: Histories) -> None:
-        """Write metrics.jsonl anew."""
+        """Rewrite metrics.jsonl."""
         if self._files is not None:
             self._try(self._files[0].rewrite, histories[0])
 
@@ -202,15 +201,15 @@ class Keeper:
 
 
 class GroupKeeper:
-    """Checkpoints and rows of members that train together, a ``observers.Keeper``.
+    """Checkpoints and rows of members that train together, an ``observers.Keeper``.
 
-    A context manager. What is kept is for an interrupted sweep: its members have no folders yet.
+    A context manager. They serve to resume the sweep: its members have no folders yet.
     """
 
     def __init__(
-        self, path: Path, members: int, held: Held, goes_on: str, note: Callable[[str], None]
+        self, path: Path, members: int, held: Held, resuming: str, note: Callable[[str], None]
     ):
-        self._path, self._members, self._held, self._goes_on = path, members, held, goes_on
+        self._path, self._members, self._held, self._resuming = path, members, held, resuming
         self._note, self._saves = note, _Saves(Checkpoints(path / "checkpoints"), note)
 
     def __enter__(self) -> GroupKeeper:
@@ -231,7 +230,7 @@ class GroupKeeper:
         found = records.read(path, list[list[dict[str, float]]])
         seen = [[row.get("epoch") for row in rows] for rows in found]
         if len(found) != self._members or any(x != [*range(1, len(x) + 1)] for x in seen):
-            raise records.damaged(path, f"not the rows of {self._members} members", "sweep anew")
+            raise records.damaged(path, f"not the rows of {self._members} members", "sweep again")
         return [rows[:epochs] for rows in found]
 
     def busy(self) -> bool:
@@ -239,7 +238,7 @@ class GroupKeeper:
         return self._saves.checkpoints.busy()
 
     def save(self, state: TrainState, histories: Histories) -> str:
-        """Begin to save the state; returns why it cannot be, "" if all is well so far."""
+        """Begin to save the state; returns why that failed, "" if all is well so far."""
         _mend(self._held.mend, self._saves, self._note)
         try:  # first: a checkpoint never lacks its epochs
             self._path.mkdir(parents=True, exist_ok=True)
@@ -253,10 +252,10 @@ class GroupKeeper:
         self._saves.settle()
 
     def close(self, state: TrainState, histories: Histories) -> str:
-        """Save, and see that it is on the disk; returns how to go on. Raises DataError if not."""
+        """Save, and check that it is on disk; returns how to resume. Raises DataError if not."""
         reason = self.save(state, histories)
-        self._saves.close(int(state.step), reason, self._goes_on)
-        return f", saved; `{self._goes_on}` goes on"
+        self._saves.close(int(state.step), reason, self._resuming)
+        return f", saved; resume with `{self._resuming}`"
 
     def add(self, histories: Histories) -> None:
         """Nothing: rows are written with the next state."""
@@ -266,7 +265,7 @@ class GroupKeeper:
 
 
 def _mend(mend: Callable[[], Sequence[str]], saves: _Saves, note: Callable[[str], None]) -> None:
-    """See that the folder is still there. Raises DataError if another has taken its place."""
+    """Restore the folder if it has gone. Raises DataError if another has taken its place."""
     try:
         gone = mend()
     except OSError as error:
@@ -279,7 +278,7 @@ def _mend(mend: Callable[[], Sequence[str]], saves: _Saves, note: Callable[[str]
 def restored(
     checkpoints: Checkpoints | None, like: TrainState, note: Callable[[str], None]
 ) -> Kept | None:
-    """The newest good checkpoint of the first process, which alone has any, at every process."""
+    """The newest good checkpoint, which only the first process has, in every process."""
     shapes = contents.to_parts(like)
     found = checkpoints.restore(shapes, note) if checkpoints is not None else None
     meta = hosts.share(found and found.meta)

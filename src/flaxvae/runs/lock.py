@@ -1,10 +1,10 @@
-"""One training a run folder: a lock file that names the process which has it.
+"""One training per run folder: a lock file names the process that holds it.
 
-The file is made by an exclusive create, which is atomic. One left by a process of this host that
-is gone is taken over; another host's process cannot be seen from here, so its lock is respected.
+The file is created exclusively, which is atomic. The lock of a dead process on this host is taken
+over; processes on other hosts cannot be checked from here, so their locks are respected.
 
-A folder may be moved or removed under a training. Whoever has it can make it anew: its lock, and
-the files without which it would be no run.
+A folder may be moved or removed during training. The holder can recreate it: its lock, and the
+files that make it a run.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ NAME = "lock"
 
 
 class Held:
-    """A folder that this process has."""
+    """A folder that this process has locked."""
 
     def __init__(self, folder: Path):
         self.folder, self._lock = folder, json.dumps(_identity(os.getpid()))
         self._kept: dict[Path, bytes] = {}
 
     def keep(self, path: Path) -> None:
-        """Remember a file of the folder as it is now, for ``mend``."""
+        """Remember the current contents of a file in the folder, for ``mend``."""
         self._kept[path] = path.read_bytes()
 
     def mend(self) -> list[str]:
-        """Write again what is gone of the lock and the files that are kept; returns their names.
+        """Rewrite the lock and the remembered files if they have gone; returns their names.
 
         Raises:
-            DataError: in the folder's place is another one, which has a run or a lock of its own.
+            DataError: another folder, with a run or a lock of its own, has taken its place.
             OSError: they cannot be written.
         """
         gone = []
@@ -48,8 +48,8 @@ class Held:
             for path, content in self._kept.items():
                 if path.exists() and path.read_bytes() != content:
                     raise DataError(
-                        f"{path} is of another run: expected that of this training, which was "
-                        "moved away or removed; what it saved is where it was moved"
+                        f"{path} belongs to another run: expected this training's, which was "
+                        "moved or removed; what it saved is where it was moved to"
                     )
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -71,7 +71,7 @@ class Held:
             _take_over(path)
 
     def release(self) -> None:
-        with suppress(OSError):  # gone, or on a disk that is
+        with suppress(OSError):  # the file or its disk has gone
             if self._mine():
                 (self.folder / NAME).unlink()
 
@@ -81,10 +81,10 @@ class Held:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[Held]:
-    """Have ``folder`` for this process, until the block is left in whatever way.
+    """Lock ``folder`` for this process until the block ends.
 
     Raises:
-        UsageError: another process has it, or may have it.
+        UsageError: another process holds it, or may hold it.
         DataError: a symbolic link is in it.
         OSError: the folder cannot be written.
     """
@@ -103,7 +103,7 @@ def _identity(pid: int) -> dict[str, Any]:
 
 
 def _status(pid: int) -> list[str]:
-    """What Linux tells of a process, from its state on; [] where there is nothing to read."""
+    """The fields of a process in Linux's /proc, from its state on; [] if unavailable."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -111,7 +111,7 @@ def _status(pid: int) -> list[str]:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, which tells it from a later one of its number; None if unknown."""
+    """When a process began, which tells it from a later one with its pid; None if unknown."""
     return next(iter(_status(pid)[19:20]), None)
 
 
@@ -130,30 +130,30 @@ def _make(path: Path, text: str) -> bool:
 
 
 def _take_over(path: Path) -> None:
-    """Remove a lock whose process is gone; raises UsageError if it may not be gone."""
+    """Remove the lock of a dead process; raises UsageError if the process may be alive."""
     text = _read(path)
     if text is None:
         return
-    if not text:  # being written this moment, or its writer was killed at that
+    if not text:  # it is just being written, or its writer was killed while writing
         time.sleep(1)
         if _read(path):
             return
     elif (holder := _holder(text)) is not None:
         raise UsageError(
-            f"{path.parent} is in use by {holder}: expected one training a folder; wait for it, "
+            f"{path.parent} is in use by {holder}: expected one training per folder; wait for it, "
             f"or, if that process is gone, remove {path}"
         )
     aside = writing.temporary(path)
     with suppress(FileNotFoundError):
         path.rename(aside)
-        if _read(aside) != text:  # another process was quicker, and this is its lock
+        if _read(aside) != text:  # another process was faster, and this is its lock
             aside.rename(path)
         else:
             aside.unlink()
 
 
 def _read(path: Path) -> str | None:
-    """What a lock says; None if there is none. Nothing that stands in its place is waited for."""
+    """The text of a lock; None if there is none. Never blocks, whatever is in its place."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         file = os.open(path, flags)
@@ -166,7 +166,7 @@ def _read(path: Path) -> str | None:
 
 
 def _holder(text: str) -> str | None:
-    """Who has a lock, in words; None if a process of this host that is gone."""
+    """Who holds a lock, as text; None if it is a dead process on this host."""
     try:
         seen = json.loads(text)
         pid, host, began = int(seen["pid"]), str(seen["host"]), seen["began"]
@@ -178,8 +178,8 @@ def _holder(text: str) -> str | None:
 
 
 def _runs(pid: int, began: str | None) -> bool:
-    """Whether a process of this host is there; where that cannot be asked, it is."""
-    if os.name != "posix":  # where signal 0 is none
+    """Whether a process on this host is alive; assumed so if it cannot be checked."""
+    if os.name != "posix":  # there, signal 0 would not be a mere check
         return True
     try:
         os.kill(pid, 0)
@@ -187,5 +187,5 @@ def _runs(pid: int, began: str | None) -> bool:
         return False
     except PermissionError:  # another user's
         return True
-    ended = _status(pid)[:1] == ["Z"]  # but nobody has asked how
+    ended = _status(pid)[:1] == ["Z"]  # a zombie
     return not ended and (began is None or _began(pid) in (None, began))

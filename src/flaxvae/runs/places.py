@@ -1,7 +1,7 @@
-"""Where a run's data are: as they were named, else where they were, or where somebody says.
+"""Where a run's data are: where its settings say, else where they were, or where the user says.
 
-A relative path is what was typed, and moves with a project; run.json has it absolute as well, for
-whoever reads the run from another folder. Whatever is found is compared with the run's own.
+A relative path is kept as typed and moves with the project; run.json also has it as an absolute
+path, for use from another folder. Data found there are compared with the run's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flaxvae.settings import DataSettings, Place
 
 
 def recorded(settings: DataSettings) -> dict[str, str]:
-    """Where a file or a folder of data is now, absolute: what run.json says besides settings."""
+    """The absolute path of a file or folder of data, which run.json records with the settings."""
     dataset, folder = settings.dataset, settings.data_dir or os.environ.get("FLAXVAE_DATA_DIR")
     if sources.is_path(dataset):
         return {"dataset": _absolute(dataset)}
@@ -30,9 +30,9 @@ def recorded(settings: DataSettings) -> dict[str, str]:
 
 
 def chosen(settings: DataSettings, place: Place) -> DataSettings:
-    """Settings with the place that somebody gave. Raises UsageError if it cannot be one."""
+    """Settings with the place that the user gave. Raises UsageError if that is not possible."""
     new, old = place.dataset, settings.dataset
-    own = sources.is_path(old) or old == sources.ARRAYS  # the user's: it may be anywhere
+    own = sources.is_path(old) or old == sources.ARRAYS  # the user's own: it may be anywhere
     if new is not None and new != old and not (sources.is_path(new) and own):
         what = "a file or a folder" if own else f"{old}, or leave it out"
         raise UsageError(f"--dataset {new}: the run was trained on {old}; expected {what}")
@@ -52,18 +52,18 @@ def find(
     place: Place = Place(),
     watch: Callable[[int, int], None] | None = None,
 ) -> tuple[Data, DataSettings]:
-    """The data of a run, and the settings by which they were found.
+    """The data of a run, and the settings with which they were found.
 
     Args:
-        settings: of the run, or with the place that somebody gave.
-        record: run.json, whose ``data_paths`` says where they were.
-        check: raises DataError unless they are those of the run.
-        place: where they are now, if that is known.
-        watch: is told how many pictures of how many are decoded, where they are.
+        settings: the run's.
+        record: run.json, whose ``data_paths`` tell where they were.
+        check: raises DataError unless they are the run's data.
+        place: where they are now, if the user says so.
+        watch: is told how many pictures are decoded, of how many.
 
     Raises:
-        UsageError: a place that cannot be one.
-        DataError: they are not found, or others.
+        UsageError: an impossible place.
+        DataError: they are not found, or are not the run's.
     """
     where = chosen(settings, place)
     were = {name: path for name, path in (record.get("data_paths") or {}).items() if path}
@@ -79,14 +79,14 @@ def find(
             raise
         hint = ""
         if were and not here:
-            hint = f"; if it was moved, say with {declared.flag(name)} where it is now"
+            hint = f"; if it was moved, give its new place with {declared.flag(name)}"
         elif before and recorded(where).get(name) != before and Path(before).exists():
             hint = f"; the run was trained on those of {before}"
         raise DataError(f"{error}{hint}") from None
 
 
 def _here(settings: DataSettings, name: str) -> bool:
-    """Whether there is something where the settings say."""
+    """Whether there is something at the path in the settings."""
     path = recorded(settings).get(name)
     return path is not None and Path(path).exists()
 

@@ -1,8 +1,8 @@
-"""The JSON of a run, read strictly: what is damaged is one line, never a traceback.
+"""The JSON of a run, read strictly: damage is reported in one line, never as a traceback.
 
 A record is a JSON object whose fields a TypedDict declares. ``sealed`` adds ``seal``, the sha256
-of all else in it, so that whoever reads it notices an edit or a flipped bit. Records of an earlier
-flaxvae have no seal, and are held to their types alone.
+of the rest, so that a reader notices an edit or a flipped bit. Records of an older flaxvae have no
+seal; only their types are checked.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from flaxvae.declared import Count, Positive, Within, seen
 from flaxvae.errors import DataError
 
 Sha256 = Annotated[str, Within(re.compile("[0-9a-f]{64}").fullmatch, "a sha256")]
-LARGEST, DEEPEST = 2**63, 32  # of whole numbers; of objects and lists within each other
+LARGEST, DEEPEST = 2**63, 32  # of whole numbers; of nested objects and lists
 COPY = "put back an intact copy"
 
 
 class Row(TypedDict):
-    """A line of metrics.jsonl; what else is in it are numbers, too."""
+    """A line of metrics.jsonl; all its other fields are numbers too."""
 
     epoch: Positive
     step: Count
 
 
 class Record(dict[str, Any]):
-    """A record that was read; a field it should have and has not is a DataError."""
+    """A record that was read; looking up a missing field raises DataError."""
 
     def __init__(self, path: Path, fields: Mapping[str, Any]):
         super().__init__(fields)
@@ -53,20 +53,20 @@ class Record(dict[str, Any]):
 
 
 def seal(record: Mapping[str, Any]) -> str:
-    """sha256 over all of a record but its seal, whatever the order of its names."""
+    """sha256 over a record without its seal, independent of the order of its names."""
     rest = {name: value for name, value in record.items() if name != "seal"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def sealed(value: Any) -> Any:
-    """A record with its seal; anything but an object as it is."""
+    """A record with its seal; values that are not objects are unchanged."""
     return {**value, "seal": seal(value)} if isinstance(value, Mapping) else value
 
 
 def parse(raw: bytes) -> Any:
-    """JSON in UTF-8, without a name twice in one object, numbers too large, or levels too deep.
+    """JSON in UTF-8, without duplicate names, huge numbers, or deep nesting.
 
-    Raises ValueError, in a few words.
+    Raises ValueError with a short reason.
     """
     if not raw.strip():
         raise ValueError("empty")
@@ -104,9 +104,9 @@ def _whole(text: str) -> int:
 
 
 def read(path: Path, kind: Any, advice: str = COPY) -> Any:
-    """What is in a JSON file, if it is a ``kind`` and fits its seal; an object as a Record.
+    """The contents of a JSON file of type ``kind``, checked against its seal; objects as Records.
 
-    Raises DataError, with what to do.
+    Raises DataError, saying what to do.
     """
     try:
         if not path.is_file():
@@ -120,7 +120,7 @@ def read(path: Path, kind: Any, advice: str = COPY) -> Any:
 
 
 def fit(path: Path, kind: Any, found: Any, advice: str = COPY) -> Any:
-    """``found``, which was read from ``path``, if it is a ``kind``; else DataError."""
+    """``found``, which was read from ``path``, if it has type ``kind``; else raises DataError."""
     try:
         check(kind, found)
     except ValueError as error:
@@ -129,7 +129,7 @@ def fit(path: Path, kind: Any, found: Any, advice: str = COPY) -> Any:
 
 
 def row(line: bytes) -> dict[str, Any]:
-    """One line of metrics.jsonl. Raises ValueError, in a few words."""
+    """One line of metrics.jsonl. Raises ValueError with a short reason."""
     found = parse(line)
     check(dict[str, int | float], found)
     check(Row, found)
@@ -142,12 +142,12 @@ def _said(error: Exception) -> str:
 
 
 def damaged(path: Path, why: str, advice: str = COPY) -> DataError:
-    """The error that says so of a file."""
+    """The error for a damaged file."""
     return DataError(f"{path} is damaged ({why}): expected what flaxvae wrote; {advice}")
 
 
 def check(kind: Any, value: Any, name: str = "") -> None:
-    """Raises ValueError, which names the field, unless a JSON value is of a type.
+    """Raises ValueError, naming the field, unless a JSON value has the type ``kind``.
 
     Types are built from int, float (any number), str, bool, None, Any, list, dict[str, ...],
     unions, Literal, Annotated with ``Within``, and TypedDicts, which may have more fields than they

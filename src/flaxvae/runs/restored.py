@@ -1,7 +1,7 @@
-"""Which variables whoever reads a run gets: those of its summary.json, or it is told which others.
+"""Which variables a reader of a run gets.
 
-summary.json of a training that is over has the sha256 of all variables that its numbers are of;
-no others are handed out. Of one that is not over they are those of its newest good checkpoint.
+summary.json of a finished training has the sha256 of the variables that its numbers belong to; no
+others are returned. For an unfinished one they are those of the newest good checkpoint.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from flaxvae.settings import TrainSettings
 
 
 class Restored(NamedTuple):
-    """What a training has left so far."""
+    """What a training has saved so far."""
 
     variables: Variables  # NumPy
     step: int
-    remark: str  # which others than the finished ones of the newest checkpoint they are, and why
+    remark: str  # what they are and why, unless final and from the newest checkpoint
 
 
 def digests(variables: Variables) -> dict[str, str]:
-    """What summary.json says of the variables that its numbers are of."""
+    """The digests in summary.json of the variables that its numbers belong to."""
     variables = jax.device_get(variables)
     return {
         "parameters_sha256": contents.digest(variables["params"]),
@@ -37,19 +37,19 @@ def digests(variables: Variables) -> dict[str, str]:
 
 
 def named(summary: Mapping[str, Any]) -> dict[str, str]:
-    """``digests`` as far as a summary.json has them; an earlier flaxvae's has fewer."""
+    """The ``digests`` that a summary.json has; an older flaxvae's has fewer."""
     return {k: v for k, v in summary.items() if k in ("parameters_sha256", "variables_sha256")}
 
 
 def restore(folder: RunFolder, like: Variables, settings: TrainSettings) -> Restored:
-    """The variables of a run, of which ``like`` has the shapes.
+    """The variables of a run; ``like`` has their shapes.
 
     Raises:
-        DataError: a finished run's, but no checkpoint has the variables of its summary.json; or
-            none restores.
+        DataError: no checkpoint restores, or the run is finished and none has the variables of
+            its summary.json.
     """
     if not folder.checkpoints.is_dir():
-        raise DataError(f"{folder.path} has no checkpoints: expected a run that has begun")
+        raise DataError(f"{folder.path} has no checkpoints: expected a run that has started")
     summary, intact = folder.finished(), False
     passed: list[str] = []
     model = contents.model_part(like, settings.ema is not None, settings.patience is not None)
@@ -66,7 +66,7 @@ def restore(folder: RunFolder, like: Variables, settings: TrainSettings) -> Rest
         left = "all checkpoints are damaged" if [*folder.checkpoints.iterdir()] else "none is there"
         passed, intact = [left], False
     wanted = "the parameters of summary.json" if summary else "a checkpoint that restores"
-    again = f"`{folder.goes_on}` does the steps since again" if intact else "train again"
+    again = f"repeat the steps since with `{folder.resuming}`" if intact else "train again"
     raise DataError(
         f"{folder.checkpoints}: {'; '.join(passed)}: expected {wanted}; put back an intact copy, "
         f"or {again}"
@@ -79,5 +79,5 @@ def _remark(
     if summary is not None and not passed:
         return ""
     seen = [] if summary is not None else ["not finished"]
-    what = "where the parameters of summary.json are" if summary else "the newest that there is"
+    what = "which has the parameters of summary.json" if summary else "the newest one"
     return f"{folder.path}: {'; '.join(seen + passed)}; this is step {step}, {what}"

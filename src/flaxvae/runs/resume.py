@@ -1,4 +1,4 @@
-"""What a resume may change, and what makes another run of it."""
+"""Which settings may change on resume, and which make it a different run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from flaxvae.runs import contents
 from flaxvae.runs.run import example
 from flaxvae.settings import DataSettings
 
-# What may differ in a resume: where the data are, on what it runs, how long it goes on, and what
-# keeps it safe.
+# What may change on resume: where the data are, the devices, how long to train, and safeguards.
 _FREE_ON_RESUME = {
     "data_dir",
     "devices",
@@ -33,14 +32,14 @@ def listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def another_run(old: Plan, new: Plan) -> dict[str, tuple[Any, Any]]:
-    """The settings by which ``new`` would make another run of ``old``: {name: (old, new)}."""
+    """The settings in which ``new`` would make ``old`` a different run: {name: (old, new)}."""
     differences = changed(old, new)
     refused = {k: v for k, v in differences.items() if k not in _FREE_ON_RESUME}
     where = refused.get("dataset", ())
     if where and all(x == sources.ARRAYS or sources.is_path(x) for x in where):
         del refused["dataset"]  # it may have been moved: its contents are compared
     was, now = old.training.epochs or 0, new.training.epochs or 0
-    # More epochs only, and not where the learning rate of the past ones depends on their number.
+    # Only more epochs, and only if past learning rates did not depend on their number.
     if now < was or (now > was and not old.training.open_ended):
         refused["epochs"] = (was, now)
     return refused
@@ -52,7 +51,7 @@ def check_resume(
     what: str = "--resume",
     advice: str = "leave them out, give --allow-changes, or train a new run",
 ) -> None:
-    """Raises UsageError, naming the differences, if ``new`` would make another run of ``old``."""
+    """Raises UsageError, naming the differences, if ``new`` would make ``old`` a different run."""
     refused = another_run(old, new)
     if refused:
         raise UsageError(
@@ -63,8 +62,8 @@ def check_resume(
 def check_changes(old: Plan, new: Plan, spec: DataSpec) -> dict[str, tuple[Any, Any]]:
     """The changes that --allow-changes makes to a run.
 
-    Raises UsageError, naming them, for those that no run can take: another model, other data, or
-    other shapes of its parameters.
+    Raises UsageError, naming them, for those that are never possible: another model, other data, or
+    other shapes of the parameters.
     """
 
     def shapes(plan: Plan) -> Any:
@@ -75,7 +74,7 @@ def check_changes(old: Plan, new: Plan, spec: DataSpec) -> dict[str, tuple[Any, 
         try:
             arguments = {**old.arguments, name: new.arguments[name]}
             return shapes(dataclasses.replace(old, arguments=arguments)) != shapes(old)
-        except UsageError:  # it goes with other changes
+        except UsageError:  # valid only together with other changes
             return False
 
     changes = another_run(old, new)
@@ -88,7 +87,7 @@ def check_changes(old: Plan, new: Plan, spec: DataSpec) -> dict[str, tuple[Any, 
     if fixed:
         refused = listed({name: seen for name, seen in changes.items() if name in fixed})
         raise UsageError(
-            f"--allow-changes with {refused}: expected changes that leave the model, the data and "
-            "the shapes of the parameters as they are; train a new run"
+            f"--allow-changes with {refused}: expected changes that keep the model, the data and "
+            "the shapes of the parameters; train a new run"
         )
     return changes

@@ -1,4 +1,4 @@
-"""A trained model in hand: ``flaxvae.load("runs/latest")``."""
+"""A trained model from its folder: ``flaxvae.load("runs/latest")``."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from flaxvae.trained import Trained
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run(Trained):
-    """A trained model and the folder that it came from; ``Trained`` says what it can do."""
+    """A trained model and the folder it came from; ``Trained`` documents what it can do."""
 
     _: dataclasses.KW_ONLY
     folder: RunFolder
     plan: Plan
-    step: int = 0  # of the checkpoint that the variables are of
+    step: int = 0  # of the checkpoint that the variables come from
     finished: bool = True
-    remarks: tuple[str, ...] = ()  # what to know of the variables, if they are not as usual
-    loaded: Data | None = None  # its data, where they are in memory
+    remarks: tuple[str, ...] = ()  # what is unusual about the variables
+    loaded: Data | None = None  # its data, if they are in memory
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "binarization", self.plan.data.binarization)
@@ -54,23 +54,23 @@ class Run(Trained):
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        """The columns of metrics.jsonl, one row an epoch; nan where an epoch has no such number."""
+        """The columns of metrics.jsonl, one row per epoch; nan where an epoch lacks a number."""
         rows = self.folder.history()
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
 
     @property
     def summary(self) -> Evaluation | None:
-        """The numbers of summary.json, on test images; None of a training that is not over."""
+        """The numbers of summary.json, on test images; None if training is not finished."""
         summary = self.folder.finished()
         return Evaluation.from_json(summary["test"]) if summary else None
 
     def figures(self) -> Gallery:
-        """The figures in the run's folder, which a notebook shows. Raises DataError without any."""
+        """The figures in the run's folder, for a notebook. Raises DataError if there are none."""
         return gallery(self.folder.figures)
 
     def data(self, place: Place = Place()) -> Data:
-        """The run's own data, loaded again, from ``place`` if they are elsewhere now.
+        """The run's own data, loaded again, from ``place`` if they have moved.
 
         Raises DataError if they are not found, or have changed.
         """
@@ -103,9 +103,9 @@ class Run(Trained):
 
 
 def check_same_data(folder: RunFolder, data: Data) -> Data:
-    """``data``, if they are to the byte those that the run was trained on; DataError if not.
+    """``data``, if they are exactly those that the run was trained on; else raises DataError.
 
-    Other labels are an error where the model needs labels, and else a note.
+    Other labels are an error if the model needs labels, otherwise a note.
     """
     record, spec = folder.record(), folder.spec()
     uses_labels = folder.plan().recipe(spec).classes is not None
@@ -115,7 +115,7 @@ def check_same_data(folder: RunFolder, data: Data) -> Data:
 def same_data(
     record: Mapping[str, Any], spec: DataSpec | None, uses_labels: bool, data: Data, path: Path
 ) -> Data:
-    """``check_same_data`` for what ``record`` says of the data; ``spec`` where that is known."""
+    """``check_same_data`` against what ``record`` says of the data; ``spec`` if it is known."""
     advice = "find the original data, or train again"
     recorded = record["data_sha256"]
     if data.sha256 != recorded:
@@ -129,7 +129,7 @@ def same_data(
             f"the classes of {data.origin} are not those of {path}: expected {expected}, seen "
             f"{seen}; {advice}"
         )
-    recorded = record.get("labels_sha256", data.labels_sha256)  # older runs do not say
+    recorded = record.get("labels_sha256", data.labels_sha256)  # older runs lack it
     if data.labels_sha256 == recorded:
         return data
     if not uses_labels:
@@ -142,7 +142,7 @@ def same_data(
 
 
 def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:
-    """The shapes of an image and of its label, if there are classes, as ``model.init`` wants."""
+    """The shapes of an image and, if there are classes, its label, as ``model.init`` needs."""
     label = None if spec.classes is None else jax.ShapeDtypeStruct((1,), jnp.int32)
     return jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32), label
 
@@ -151,15 +151,15 @@ def example(spec: DataSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct 
 def load(path: str | Path, recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES) -> Run:
     """The model of a run folder, ready for use on this machine's devices.
 
-    Of a finished run the parameters are those that summary.json names. What there is to know of
-    others is said on stderr, and in the Run's ``remarks``.
+    A finished run's parameters are those that summary.json names. If they are others, stderr and
+    the Run's ``remarks`` say so.
 
     Args:
         path: the folder.
-        recipes: those from outside, by name, where the run may be of one: {"my_vae": my_vae}.
+        recipes: recipes from outside, by name, if the run uses one: {"my_vae": my_vae}.
 
     Raises:
-        UsageError: not a run folder, or of a recipe that is neither known nor given.
+        UsageError: not a run folder, or its recipe is neither known nor given.
         DataError: the folder is damaged.
     """
     run = opened(path, recipes=recipes)
@@ -173,7 +173,7 @@ def opened(
     prior: bool = True,
     recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES,
 ) -> Run:
-    """``load`` without a word; ``prior``: with the one that was fitted to a codebook's codes."""
+    """``load`` without messages; ``prior``: include the one fitted to a codebook's codes."""
     folder = RunFolder.open(path, recipes)
     plan, spec, recipe = folder.plan(), folder.spec(), folder.recipe()
     like = shapes(folder, recipe, *example(spec))
@@ -199,41 +199,41 @@ def opened(
 
 
 def is_closed(folder: RunFolder) -> bool:
-    """Whether of a run's training, which cannot go on, the model alone is kept."""
+    """Whether only the model of a run was kept, so that training cannot be resumed."""
     with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
         return checkpoints.closed()
 
 
 def shapes(folder: RunFolder, recipe: Recipe, image: Any, label: Any) -> Variables:
-    """The variables of a folder's recipe, as shapes. Raises DataError if there can be none."""
+    """The shapes of a recipe's variables. Raises DataError if they are impossible."""
     try:
         return jax.eval_shape(recipe.model.init, jax.random.key(0), image, label)
-    except (ValueError, TypeError, ArithmeticError) as error:  # sizes that no array has
+    except (ValueError, TypeError, ArithmeticError) as error:  # impossible sizes
         reason = str(error).partition("\n")[0]
         raise records.damaged(folder.path / "run.json", reason) from None
 
 
 def prior_folder(folder: RunFolder, variables: Variables) -> RunFolder | None:
-    """The folder of the prior over a run's codes, if one was fitted to these very parameters."""
+    """The folder of the prior over a run's codes, if it was fitted to exactly these parameters."""
     path = folder.path / "prior"
     if not (path / "run.json").exists():
         return None
     found = RunFolder.open(path, folder.recipes)
-    found.goes_on = command("flaxvae", "fit-prior", folder.path, *outside.flag(folder.recipes))
+    found.resuming = command("flaxvae", "fit-prior", folder.path, *outside.flag(folder.recipes))
     same = found.record()["model_sha256"] == digest(jax.device_get(variables["params"]))
     return found if same else None
 
 
 def _fitted(folder: RunFolder, variables: Variables, recipe: Recipe) -> tuple[Variables, str]:
-    """The prior over a run's codes, if one was fitted to these, and what to know of it."""
+    """The prior over a run's codes, if it was fitted to these variables, and a remark on it."""
     path = folder.path / "prior"
     if not path.is_dir():
         return {}, ""
     fitted = prior_folder(folder, variables)
     if fitted is None:
-        return {}, f"{path} is not of these parameters, and not in use"
+        return {}, f"{path} was fitted to other parameters, so it is not used"
     if fitted.finished() is None:
-        return {}, f"{path} is not finished, and not in use; `{fitted.goes_on}` goes on"
+        return {}, f"{path} is not finished, so it is not used; resume with `{fitted.resuming}`"
     assert recipe.codes is not None and recipe.codes.prior is not None
     grid = jax.ShapeDtypeStruct((1, *recipe.codes.grid), jnp.float32)
     like = shapes(fitted, recipe.codes.prior, grid, None)

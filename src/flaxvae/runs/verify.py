@@ -1,6 +1,6 @@
-"""Is a run folder whole? Its files are read, and held to what the others say of them.
+"""Check a run folder: its files are read and compared with each other.
 
-What is not read is named. Nothing is changed, and the run may be in training meanwhile.
+Files that are not read are listed. Nothing is changed, and the run may be training meanwhile.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ FACTS = ("data_spec", "data_origin", "data_sha256", "peak", "parameters", "versi
 PRIOR_FACTS = ("model_sha256", "parameters", "versions", "created")
 LEFTOVERS = {
     "damaged-*": "a damaged checkpoint, set aside",
-    "*.partial*": "a file that was not finished",
-    "*.orbax-checkpoint-tmp*": "a checkpoint that was not finished, or is being written",
+    "*.partial*": "an unfinished file",
+    "*.orbax-checkpoint-tmp*": "a checkpoint that is unfinished or being written",
 }
 READ = (
     *("run.json", "summary.json", "metrics.jsonl", "evaluation*.json", "latents*.npz", "lock"),
     *("checkpoints", "figures", "figures/*.png", "tb", "tb/events*", "prior"),
 )
-LARGEST = 2**24  # bytes of events that are checked one by one, some seconds
+LARGEST = 2**24  # bytes of events to check, which takes some seconds
 
 
 def verify(folder: RunFolder) -> Iterator[Finding]:
-    """What is well and what is wrong in a run folder, thing by thing."""
+    """What is right and what is wrong in a run folder, item by item."""
     try:
         plan, spec, recipe = folder.plan(), folder.spec(), folder.recipe()
         said = _complete(folder, plan, FACTS, _shapes(recipe, spec, plan.training))
         yield Finding(True, "run.json", f"{plan.model} on {spec.name}, {said}")
     except FAULTS as error:
         yield Finding(False, "run.json", _words(error))
-        yield Finding(None, "checkpoints", "not read, for want of run.json")
+        yield Finding(None, "checkpoints", "not read without run.json")
         yield from _figures(folder)
     else:
         findings, model = _training(folder, recipe, spec, plan)
@@ -83,7 +83,7 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
 
 
 def _unread(folder: RunFolder) -> list[str]:
-    """What is in a run folder that no part of flaxvae reads, or that has findings of its own."""
+    """Files in a run folder that flaxvae does not read and that have no findings of their own."""
     paths = [*folder.path.glob("*"), *folder.path.glob("figures/*"), *folder.path.glob("tb/*")]
     names = sorted(path.relative_to(folder.path).as_posix() for path in paths)
     known = (*READ, *LEFTOVERS)
@@ -93,7 +93,7 @@ def _unread(folder: RunFolder) -> list[str]:
 def _prior(
     folder: RunFolder, recipe: Recipe, spec: DataSpec, model: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """The prior over a codebook's codes, fitted to the model of these ``digests``."""
+    """The prior over a codebook's codes, fitted to the model with these ``digests``."""
     try:
         plan, codes = folder.plan(), recipe.codes
         if codes is None or codes.prior is None:
@@ -101,7 +101,7 @@ def _prior(
         grid = spec._replace(shape=codes.grid, classes=None)
         said = _complete(folder, plan, PRIOR_FACTS, _shapes(codes.prior, grid, plan.training))
         fits = folder.record()["model_sha256"] == model.get("parameters_sha256")
-        said += "" if fits else "; fitted to other parameters than the model's, so not in use"
+        said += "" if fits else "; fitted to other parameters than the model's, so not used"
         yield Finding(True if fits else None, "run.json", said)
     except FAULTS as error:
         yield Finding(False, "run.json", _words(error))
@@ -112,9 +112,9 @@ def _prior(
 def _training(
     folder: RunFolder, recipe: Recipe, spec: DataSpec, plan: Plan
 ) -> tuple[list[Finding], Mapping[str, str]]:
-    """Checkpoints, metrics and summary of one training; and the ``digests`` of its model.
+    """Checkpoints, metrics and summary of one training, and the ``digests`` of its model.
 
-    What is wrong because a training has replaced it meanwhile is looked at again.
+    If something is wrong, but a training has written meanwhile, look again.
     """
     shapes = _shapes(recipe, spec, plan.training)
     while True:
@@ -125,7 +125,7 @@ def _training(
 
 
 def _stamp(folder: RunFolder) -> list[Any]:
-    """Other than before, where a training has gone on."""
+    """Changes whenever a training has written to the folder."""
     paths = [folder.path / name for name in ("run.json", "summary.json", "metrics.jsonl")]
     steps = [path.name for path in folder.checkpoints.glob("*") if path.name.isdigit()]
     return [sorted(steps), *(path.stat().st_mtime_ns for path in paths if path.exists())]
@@ -161,14 +161,14 @@ def _look(
     elif damage:
         findings.append(Finding(False, "summary.json", damage))
     else:
-        seen = "of before" if (folder.path / "summary.json").exists() else "none yet"
+        seen = "out of date" if (folder.path / "summary.json").exists() else "none yet"
         said = f"{seen}: in training, or interrupted"
         findings.append(Finding(None, "summary.json", said))
     return findings, model
 
 
 def _shapes(recipe: Recipe, spec: DataSpec, settings: TrainSettings) -> Parts:
-    """What a checkpoint holds, as shapes; the images themselves are not needed."""
+    """The shapes of a checkpoint's contents; the images themselves are not needed."""
     count = max(settings.batch_size, 2)
     if spec.examples and settings.batch_size > spec.examples:
         raise DataError(
@@ -192,7 +192,7 @@ def _checkpoints(folder: RunFolder, shapes: Parts) -> Iterator[tuple[int, Parts 
         yield from checkpoints.each(shapes)
 
 
-# ---- the files, one by one; each check returns what is well, or raises DataError
+# ---- the files, one by one; each check returns what it found, or raises DataError
 
 
 def _words(error: Exception) -> str:
@@ -211,7 +211,7 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
 def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Parts) -> str:
     record = folder.record()
     missing = [name for name in facts if name not in record]
-    if "seal" not in record:  # else what is missing is a setting that came later
+    if "seal" not in record:  # otherwise a missing setting was introduced later
         known = {
             "arguments": lookup.arguments(plan.function),
             "data": asdict(DataSettings()),
@@ -224,12 +224,12 @@ def _complete(folder: RunFolder, plan: Plan, facts: tuple[str, ...], shapes: Par
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     if record["parameters"] != parameters:
         raise DataError(f"{record['parameters']:,} parameters: its model has {parameters:,}")
-    unsealed = "" if "seal" in record else "; of an earlier flaxvae, without a seal"
+    unsealed = "" if "seal" in record else "; from an older flaxvae, without a seal"
     return counted(parameters, "parameter") + unsealed
 
 
 def _metrics(folder: RunFolder, per_epoch: int, saved: int, finished: bool) -> str:
-    """``saved``: steps of the newest checkpoint, which is written after its epochs' rows."""
+    """``saved``: the step of the newest checkpoint, which is written after its epochs' rows."""
     path = folder.path / "metrics.jsonl"
     *lines, tail = (path.read_bytes() if path.exists() else b"").split(b"\n")
     rows: list[dict[str, Any]] = []
@@ -251,7 +251,7 @@ def _metrics(folder: RunFolder, per_epoch: int, saved: int, finished: bool) -> s
         expected = f"{saved // per_epoch}, the epochs of checkpoint {saved}"
         raise DataError(f"{len(rows)} rows: expected {expected}")
     epochs = f"{len(rows)} rows" + (f", epochs 1 to {len(rows)}, all finite" if rows else "")
-    return epochs + ("; the last line is not finished" if tail else "")
+    return epochs + ("; the last line is incomplete" if tail else "")
 
 
 def _summary(
@@ -260,15 +260,15 @@ def _summary(
     fits: list[Mapping[str, str]],
     newest: Mapping[str, str],
 ) -> str:
-    """``fits``: what has the digests that it names, of all checkpoints that restore."""
+    """``fits``: digests of the checkpoints that match those in ``summary``."""
     _finite(summary)
     last = max((row["epoch"] for row in folder.history()), default=0)
     if summary["epochs"] != last:
         raise DataError(f"{summary['epochs']} epochs: expected {last}, as metrics.jsonl has them")
     if not summary["test"]:
-        raise DataError("no numbers of test images")
+        raise DataError("no numbers on test images")
     if not newest:
-        raise DataError("the newest checkpoint, which it is of, does not restore")
+        raise DataError("the newest checkpoint, which it belongs to, does not restore")
     for name, sha256 in named(summary).items():
         if not fits and newest[name] != sha256:
             what = name.removesuffix("_sha256")
@@ -280,7 +280,7 @@ def _summary(
 
 
 def _finite(value: Any, where: str = "") -> None:
-    """Raises DataError, naming the first number in some JSON that is not finite."""
+    """Raises DataError, naming the first number in a JSON value that is not finite."""
     if isinstance(value, dict):
         for name, each in value.items():
             _finite(each, f"{where}{name} ")
@@ -300,7 +300,7 @@ def _figures(folder: RunFolder) -> Iterator[Finding]:
 
 
 def _png(path: Path) -> str:
-    """Every chunk of a PNG is there and has its checksum, and all rows of pixels are in them."""
+    """Check that every chunk of a PNG is there with its checksum, and has all rows of pixels."""
     raw = path.read_bytes()
     if not raw.startswith(b"\x89PNG\r\n\x1a\n"):
         raise DataError(f"begins with {raw[:8]!r}: expected a PNG")
@@ -329,13 +329,13 @@ def _png(path: Path) -> str:
 
 
 def _others(folder: RunFolder) -> Iterator[Finding]:
-    """What commands after the training have written."""
+    """What later commands have written."""
     kinds = {"evaluation*.json": _evaluation, "latents*.npz": _arrays, "tb/events*": _events}
     for kind, read in kinds.items():
         for path in sorted(folder.path.glob(kind)):
             what, size = path.relative_to(folder.path).as_posix(), path.stat().st_size
             if read is _events and size > LARGEST:
-                yield Finding(None, what, f"{size:,} bytes, too many to be read here")
+                yield Finding(None, what, f"{size:,} bytes, too large to read here")
             else:
                 yield _finding(what, functools.partial(read, path))
 
@@ -356,7 +356,7 @@ def _events(path: Path) -> str:
         count, whole = events.count(path)
     except ValueError as error:
         raise DataError(f"{error}; metrics.jsonl has the same numbers") from None
-    return counted(count, "event") + ("" if whole else ", the last one not finished")
+    return counted(count, "event") + ("" if whole else ", the last one incomplete")
 
 
 def _arrays(path: Path) -> str:

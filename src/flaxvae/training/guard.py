@@ -1,12 +1,11 @@
-"""What is not finite never reaches the state: the compiled step keeps the last good one, bitwise.
+"""Values that are not finite never reach the state: a step keeps the last good one, bit for bit.
 
-A step whose loss, gradient or new model state (a codebook, say) is not finite is left out. As many
-in a row as ``tolerance`` are skipped; one more ends the segment there, with ``fault`` saying why.
-The tolerance is an argument of the compiled program, so that every choice of --on-nan runs the same
-one.
+A step is skipped if its loss, gradient or new model state (a codebook, say) is not finite. Up to
+``tolerance`` steps in a row are skipped; one more ends the segment, and ``fault`` says why. The
+tolerance is an argument of the compiled program, so every choice of --on-nan runs the same program.
 
-All of it is known before the optimizer moves anything, so nothing need be taken back: with finite
-gradients whose squares are finite too, no step of an optimizer here exceeds ten learning rates.
+All this is known before the optimizer changes anything, so nothing must be undone: if gradients and
+their squares are finite, no optimizer here takes a step longer than ten learning rates.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ import jax.numpy as jnp
 
 Array = jax.Array
 FAULTS = ("", "the loss is", "the gradient is", "the model's state is")  # by number; 0 is none
-SKIPS = 10  # steps in a row that --on-nan skip leaves out before it gives up
-SMALL = 2**14  # numbers of an array that costs less to copy than to sum by itself
-ROLLBACKS = 3  # times that --on-nan rollback goes back before it gives up
+SKIPS = 10  # consecutive steps that --on-nan skip leaves out before it gives up
+SMALL = 2**14  # arrays with fewer numbers are cheaper to concatenate than to sum one by one
+ROLLBACKS = 3  # rollbacks of --on-nan rollback before it gives up
 
 
 class Guard(NamedTuple):
-    """What was not finite so far, and what was done about it: scalars, part of the state."""
+    """Which values were not finite, and what was done about them: scalars, part of the state."""
 
     fault: Array  # int32, why the segment ended early: an index of FAULTS
-    in_row: Array  # int32, steps left out since the last good one
-    skipped: Array  # int32, steps left out in this epoch
+    in_row: Array  # int32, steps skipped since the last good one
+    skipped: Array  # int32, steps skipped in this epoch
     rollbacks: Array  # int32, in the whole training
-    scale: Array  # float32, of the learning rate: halved by every rollback
+    scale: Array  # float32, a factor on the learning rate, halved by every rollback
 
 
 def fresh() -> Guard:
@@ -40,12 +39,12 @@ def fresh() -> Guard:
 
 
 def tolerance(on_nan: str) -> int:
-    """Steps in a row that may be left out."""
+    """Steps in a row that may be skipped."""
     return SKIPS if on_nan == "skip" else 0
 
 
 def _sum_of_squares(tree: Any) -> Array:
-    """Over all floats of the tree. Small arrays go in a row, for every sum is a task of its own."""
+    """Over all floats of the tree. Small arrays are concatenated, since each sum costs a task."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     small = [x.ravel() for x in floats if x.size < SMALL]
     rows = [x for x in floats if x.size >= SMALL] + ([jnp.concatenate(small)] if small else [])
@@ -53,9 +52,9 @@ def _sum_of_squares(tree: Any) -> Array:
 
 
 def fault(loss: Array, gradient: Any, updates: Any) -> Array:
-    """Which is not finite, the first of them counts: an index of FAULTS.
+    """The first of these that is not finite, as an index of FAULTS.
 
-    By sums of squares: a gradient whose square no float32 holds would spoil Adam's second moments.
+    Sums of squares decide: a gradient whose square overflows would spoil Adam's second moments.
     """
     sums = (loss, _sum_of_squares(gradient), _sum_of_squares(updates))
     return jnp.select([~jnp.isfinite(x) for x in sums], [1, 2, 3], 0).astype(jnp.int32)
@@ -74,16 +73,16 @@ def after(found: Array, guard: Guard, tolerance: Array) -> Guard:
 
 
 def choose(good: Array, change: Callable[[Any], Any], old: Any) -> Any:
-    """``change(old)`` if ``good``, else ``old``; their arrays are of one shape."""
+    """``change(old)`` if ``good``, else ``old``; their arrays have the same shapes."""
     return jax.tree.map(lambda a, b: jnp.where(good, b, a), old, change(old))
 
 
 def only_if(good: Array, change: Callable[[Any], Any], old: Any) -> Any:
-    """``choose``, in the way that is quick on each platform."""
+    """``choose``, in the way that is fastest on each platform."""
 
-    # A choice between two states, or a lax.cond, makes XLA write both on a CPU: a fifth of a step
-    # of an mlp. A loop of at most one turn changes the old one in place. An accelerator fuses the
-    # choice into the optimizer, and would have to ask the host about every turn.
+    # On a CPU, a choice between two states, or a lax.cond, makes XLA write both: a fifth of the
+    # time of an mlp's step. A loop of at most one iteration changes the old state in place. An
+    # accelerator fuses the choice into the optimizer; a loop would ask the host at each iteration.
     def in_place(old):
         return jax.lax.while_loop(
             lambda carry: carry[0], lambda carry: (jnp.array(False), change(carry[1])), (good, old)

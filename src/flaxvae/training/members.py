@@ -1,14 +1,13 @@
-"""Many trainings of one shape side by side: the whole of each, vmapped, in one compiled program.
+"""Many trainings side by side, vmapped into one compiled program.
 
-Members of a group differ in their seed and in numbers, such as beta or the learning rate, which
-are inputs of the program: the recipe is built anew while that is traced, with traced numbers in the
-place of the settings. No list says which settings can be: one that decides the program itself (a
-layer's width, the number of draws) fails to be traced, and its values make groups of their own.
+Members of a group differ in their seed and in numbers, such as beta or the learning rate, that are
+inputs of the program: while it is traced, the recipe is built with traced numbers in place of the
+settings. There is no list of these settings: one that decides the program itself (a layer's width,
+the number of draws) cannot be traced, and its values form groups of their own.
 
-A member draws the order and the noise that it would draw alone, and computes what it would compute
-alone but for rounding: a product of many matrices may add in another order than one of them. With
-several devices each trains members of its own, and nothing passes between them. Arrays of a group
-have an axis of its M members in front.
+A member draws the same order and noise as if trained alone, and computes the same up to rounding:
+a batched matrix product may sum in another order. Each of several devices trains its own members,
+without communication. Arrays of a group have a leading axis of its M members.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ class Group:
     """Members that share a compiled program."""
 
     members: Sequence[Member]
-    varied: Sequence[str] = ()  # the settings that are inputs of it
+    varied: Sequence[str] = ()  # the settings that are its inputs
 
     def numbers(self) -> Numbers:
-        """The values of these settings, [M] each, of Python's numbers' weak types."""
+        """The values of these settings, [M] each, weakly typed like Python numbers."""
         flat = [_settings(member.plan) for member in self.members]
         return {
             name: jnp.stack([jnp.asarray(settings[name]) for settings in flat])
@@ -62,7 +61,7 @@ class Group:
         }
 
     def given(self, numbers: Numbers, function: Callable[[Plan], Any]) -> Any:
-        """``function(plan)`` of a member with these numbers, which may be traced."""
+        """``function(plan)`` for a member with these numbers, which may be traced."""
         flat, plan = [_settings(member.plan) for member in self.members], self.members[0].plan
         own = {name: x for name, x in numbers.items() if name in plan.arguments}
         trained = {name: x for name, x in numbers.items() if name not in plan.arguments}
@@ -74,17 +73,17 @@ class Group:
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
-    """What decides a member's program, by name; its seed does not."""
+    """The settings that decide a member's program; its seed does not."""
     return {**vars(plan.training), **plan.arguments, "seed": 0}
 
 
 def groups(members: Sequence[Member], data: Data, measure: Measure) -> list[Group]:
-    """Members that can share a compilation, together; groups and members in the order given.
+    """Groups of members that can share a compiled program; the order is kept.
 
     Args:
-        members: of one model, dataset and number of epochs.
+        members: with the same model, dataset and number of epochs.
         data: what they train on.
-        measure: what will be measured of a trained model's test images.
+        measure: what will be measured on test images.
     """
     found: dict[str, list[Member]] = {}
     for member in members:
@@ -99,7 +98,7 @@ def _is_number(x: Any) -> bool:
 
 
 def _parts(members: Sequence[Member], data: Data, measure: Measure) -> list[Group]:
-    """Members that differ in numbers alone, by those that their program cannot take as inputs."""
+    """Split members that differ only in numbers by those that cannot be inputs of a program."""
     flat = [_settings(member.plan) for member in members]
     differ = [name for name, x in flat[0].items() if any(other[name] != x for other in flat)]
     whole = Group(members, differ)
@@ -108,7 +107,7 @@ def _parts(members: Sequence[Member], data: Data, measure: Measure) -> list[Grou
     fixed = [name for name in differ if not _traces(Group(members, [name]), data, measure)]
     name = (fixed or differ)[0]
     values = [settings[name] for settings in flat]
-    zeros = any(values) and not all(values)  # which often leave out what the others are a size of
+    zeros = any(values) and not all(values)  # zero often turns off what the setting scales
     found: dict[Any, list[Member]] = {}
     for member, x in zip(members, values, strict=True):
         found.setdefault(bool(x) if zeros else x, []).append(member)
@@ -132,7 +131,7 @@ def _traces(group: Group, data: Data, measure: Measure) -> bool:
     def of_numbers(numbers, x, y):
         return group.given(numbers, lambda plan: everything(plan, x, y))
 
-    try:  # whatever a recipe does with what is no number after all
+    try:  # a recipe may do anything with a traced number
         given = steps.images_and_labels(group.members[0].recipe, data)
         jax.eval_shape(jax.vmap(of_numbers, (0, None, None)), group.numbers(), *given)
     except Exception:
@@ -142,21 +141,21 @@ def _traces(group: Group, data: Data, measure: Measure) -> bool:
 
 def _program(plan: Plan, data: Data) -> steps.Program:
     recipe, settings = plan.recipe(data.spec), plan.training
-    # A loop over members all at once would choose anyway.
+    # A vmapped loop would choose anyway.
     return steps.program(recipe, data, settings, settings.epochs or 0, only_if=guard.choose)
 
 
 def mesh_of(count: int, devices: int | None = None) -> Mesh:
-    """The most devices, of those asked for, between which ``count`` members can be shared out."""
+    """As many of the requested devices as ``count`` members can be evenly divided among."""
     available = meshes.make(devices).size
     return meshes.make(max(n for n in range(1, available + 1) if count % n == 0))
 
 
-SHARED = ("step", "offset")  # of a state: its members' is one
+SHARED = ("step", "offset")  # fields of a state that all members share
 
 
 def _each(member: Any, step: Any) -> Any:
-    """A TrainState that says of each field where its members lie."""
+    """A TrainState with ``step`` for the shared fields and ``member`` for the others."""
     names = [field.name for field in dataclasses.fields(TrainState)]
     return TrainState(**{name: step if name in SHARED else member for name in names})
 
@@ -168,11 +167,11 @@ def _streams(group: Group) -> steps.Keys:
 
 
 def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
-    """Compile a group. The data are on every device once, not once a member.
+    """Compile a group. Every device holds the data once, not once per member.
 
     Returns:
-        As ``step.trainer``, all with an axis of members but for the number of steps done;
-        ``learning_rate`` gives a list.
+        As ``step.trainer``; everything has an axis of members except the number of steps done;
+        ``learning_rate`` returns a list.
     """
     first = group.members[0]
     program = _program(first.plan, data)
@@ -191,7 +190,7 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
 
     def step_one(numbers, state, *inputs):
         done = group.given(numbers, lambda plan: _program(plan, data).step(state, *inputs))
-        frozen = state.guard.fault != 0  # for good, at its last good step
+        frozen = state.guard.fault != 0  # permanently, at its last good step
         done = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), state, done)
         return dataclasses.replace(done, step=state.step + 1, offset=state.offset)
 
@@ -232,7 +231,7 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
 
 
 def alone(state: TrainState, i: int) -> TrainState:
-    """The state of one member, as its own training would have it on one device."""
+    """The state of one member, as if trained by itself on one device."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     one = {
         name: x if name in SHARED else jax.tree.map(lambda leaf: leaf[i], x)
@@ -244,10 +243,10 @@ def alone(state: TrainState, i: int) -> TrainState:
 def over_split(
     group: Group, of_batch: Callable[[Recipe], OfBatch], data: Data, mesh: Mesh
 ) -> Callable[[Split, Variables, Array], Any]:
-    """``batches.over_split`` for a function of a batch that each member's recipe gives.
+    """``batches.over_split`` for a function of a batch that depends on each member's recipe.
 
     Returns:
-        ``run(split, variables, keys)``, of M variables and keys: NumPy arrays [N, M, ...].
+        ``run(split, variables, keys)``, for M variables and keys: NumPy arrays [N, M, ...].
     """
     numbers = meshes.put(group.numbers(), meshes.split(mesh))
 
@@ -272,17 +271,17 @@ def fit(
     keeper: observers.Keeper,
     watch: observers.Watcher,
 ) -> tuple[TrainState, observers.Histories]:
-    """Train a group to the end, from the newest state that was kept if there is one.
+    """Train a group to the end, from the newest saved state if there is one.
 
     Args:
         group, run, data, mesh: what to train, compiled by ``trainer``.
-        keeper: takes states, and what was measured so far, for an interrupted sweep.
-        watch: hears of progress: means over the members that are finite so far, and their images a
-            second all together.
+        keeper: saves states and rows, for an interrupted sweep.
+        watch: is told of progress: means over the members that are still finite, and their images
+            per second in total.
 
     Returns:
-        The last state, whose guard says which members are finite no longer, and for each member
-        its rows of metrics.jsonl.
+        The last state, whose guard says which members are no longer finite, and each member's
+        rows of metrics.jsonl.
 
     Raises:
         Stopped, DataError: as ``loop.fit``.

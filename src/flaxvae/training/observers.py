@@ -1,4 +1,4 @@
-"""Who looks on while a model trains: a Watcher hears how it goes, a Keeper keeps its state."""
+"""Observers of a training: a Watcher is told of its progress, a Keeper saves its state."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple, Protocol
 
 from flaxvae.training.step import TrainState
 
-Row = dict[str, Any]  # of metrics.jsonl: the numbers of an epoch
-Histories = list[list[Row]]  # of each member; one that is no longer finite gets no more rows
+Row = dict[str, Any]  # a row of metrics.jsonl: the numbers of an epoch
+Histories = list[list[Row]]  # for each member; one that is no longer finite gets no more rows
 
 
 class Watcher(Protocol):
-    """Who is told how training goes."""
+    """Is told of the progress of a training."""
 
     def start(self, total_steps: int, steps_per_epoch: int, done: int = 0) -> None: ...
 
@@ -28,7 +28,7 @@ class Watcher(Protocol):
 
 
 class Quiet:
-    """A watcher that says nothing; it can stand in for a whole Terminal."""
+    """A watcher that prints nothing; it can replace a Terminal."""
 
     def header(self, facts): ...
 
@@ -51,46 +51,46 @@ class Quiet:
 
 
 class Kept(NamedTuple):
-    """A state that was kept, as NumPy arrays."""
+    """A saved state, as NumPy arrays."""
 
     state: TrainState
-    steps_per_epoch: int | None  # of the training that it is of; None: as now
+    steps_per_epoch: int | None  # of its training; None: the current number
 
 
 class Keeper(Protocol):
-    """Who keeps the states of a training, and its rows.
+    """Saves the states and rows of a training.
 
-    What goes wrong with that does not end the training, unless it is the last state that is lost.
-    Of several processes all call the same functions in the same order.
+    A failed save does not end the training, unless the last state is lost. Several processes all
+    call the same functions in the same order.
     """
 
     def restore(self, like: TrainState) -> Kept | None:
-        """The newest state that was kept, at every process; ``like`` has its shapes."""
+        """The newest saved state, in every process; ``like`` has its shapes."""
 
     def rewind(self, epochs: int) -> Histories:
-        """The rows of the first ``epochs``, at every process; later ones are forgotten."""
+        """The rows of the first ``epochs``, in every process; later ones are dropped."""
 
     def busy(self) -> bool:
-        """Whether a save is in flight, for which another would wait."""
+        """Whether a save is in flight, which another save would wait for."""
 
     def save(self, state: TrainState, histories: Histories) -> Any:
-        """Begin to keep a state."""
+        """Begin to save a state."""
 
     def settle(self) -> Any:
         """Wait for a save in flight."""
 
     def close(self, state: TrainState, histories: Histories) -> str:
-        """Keep a last state; returns how to go on from there. Raises DataError if it is lost."""
+        """Save a last state; returns how to resume from it. Raises DataError if it is lost."""
 
     def add(self, histories: Histories) -> None:
-        """Keep the last row."""
+        """Save the last row."""
 
     def write(self, histories: Histories) -> None:
-        """Keep these rows and no others."""
+        """Replace all saved rows by these."""
 
 
 class Nothing:
-    """A keeper that keeps nothing, of one training."""
+    """A keeper of a single training that saves nothing."""
 
     def restore(self, like): ...
 

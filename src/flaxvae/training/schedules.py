@@ -1,4 +1,4 @@
-"""Numbers of a loss that the step decides: what they are, and whether a training sees their end."""
+"""Numbers of a loss that depend on the step, and whether training reaches their final values."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CALLED = {"kl_weight": "the KL's weight", "kl_target": "the KL's target"}
 
 
 def numbers(recipe: Recipe, steps: int) -> dict[str, float]:
-    """The value of each of the recipe's schedules at the last of so many steps."""
+    """The value of each of the recipe's schedules at the last of ``steps`` steps."""
     last = max(steps - 1, 0)
     return {name: float(schedule(last)) for name, schedule in recipe.schedules.items()}
 
 
 def remarks(recipe: Recipe, settings: TrainSettings, steps: int) -> Iterator[str]:
-    """A line for each schedule that is not at its end when a training of so many steps is."""
+    """A line for each schedule that has not reached its final value after ``steps`` steps."""
     training = f"the training's {counted(steps, 'step')}"
     later = jnp.asarray(np.minimum(np.geomspace(max(steps, 1), 1e9, 4096), 1e9), jnp.int32)
     for name, last in numbers(recipe, steps).items():

@@ -1,11 +1,11 @@
-"""The pure train step: the loss of a recipe, an optimizer of optax's, and the state they change.
+"""The pure train step: a recipe's loss, an optax optimizer, and the state that they update.
 
     state = init(recipe, optimizer, jax.random.key(0), x[:2])
     step = jax.jit(update(recipe, optimizer))
     state, metrics = step(state, key, Batch(x[rows]))
 
-It knows no data set, device or folder, and can be jitted, scanned, vmapped over seeds, or given
-arrays that lie on a mesh. The trainer of ``flaxvae.train`` is this function with a guard around it.
+It knows no dataset, device or folder, and can be jitted, scanned, vmapped over seeds, or given
+arrays on a mesh. The trainer of ``flaxvae.train`` is this function with a guard around it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Array = jax.Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a step changes, a pytree."""
+    """What a step updates, a pytree."""
 
     step: Array  # int32, steps done
     variables: Variables  # {"params": ...}, and collections without gradient: a codebook, say
@@ -37,7 +37,7 @@ class State:
 
 
 class Found(NamedTuple):
-    """What a batch says of the variables."""
+    """What a step computes from a batch."""
 
     gradient: Any  # of the loss, like variables["params"]
     metrics: dict[str, Array]  # means over the batch: "loss" and its terms, in nats
@@ -49,7 +49,7 @@ Step = Callable[[State, Array, Batch], Any]
 
 
 def take(state: State, found: Found, move: Move) -> tuple[State, dict[str, Array]]:
-    """Take the step that was found, whatever it is."""
+    """Take the step unconditionally."""
     return move(state, found.gradient), found.metrics
 
 
@@ -64,15 +64,15 @@ def init(
 
     Args:
         recipe: what to train, such as ``vae(DataSpec("mine", (28, 28, 1)))``.
-        optimizer: of optax's.
+        optimizer: an optax optimizer.
         key: a typed key; decides the initial weights.
-        x: [B, *data] a few examples as the model will see them, of which shapes are taken (a
-            VQ-VAE with a moving average also looks at their values).
-        y: [B] labels, where the recipe needs them.
+        x: [B, *data] a few examples as the model will see them; only their shapes matter (but a
+            VQ-VAE with a moving average also uses their values).
+        y: [B] labels, if the recipe needs them.
 
     Raises:
-        UsageError: examples of another shape than the recipe's, out of [0, 1], or without labels
-            that it needs.
+        UsageError: examples with a shape other than the recipe's, outside [0, 1], or without
+            labels that it needs.
         ValueError: the recipe's loss would lose state of its model.
     """
     check_examples(recipe, x, y)
@@ -91,20 +91,20 @@ def update(
 
     Args:
         recipe: what to train.
-        optimizer: the one that ``init`` was given.
-        take: ``(state, found, move)``, decides whether and how the step is taken, and what is
-            returned; by default it is taken, and the state and the metrics are returned.
+        optimizer: the one given to ``init``.
+        take: ``(state, found, move)``; decides whether and how to take the step, and what to
+            return; by default takes it and returns the state and the metrics.
 
     Returns:
         ``step(state, key, batch) -> (state, metrics)``. The key decides all noise of the step:
-        fold its number into one, and use none twice. Metrics are means over the batch, in nats
-        summed over pixels and latent dimensions, of the variables before the step: ``loss`` and,
-        of a bound, ``elbo``, ``reconstruction`` and ``kl``. Collections without gradient (a
-        codebook, a temperature) get their new values.
+        fold the step's number into a key, and use none twice. Metrics are means over the batch, in
+        nats summed over pixels and latent dimensions, for the variables before the step: ``loss``
+        and, if there is a bound, ``elbo``, ``reconstruction`` and ``kl``. Collections without
+        gradient (a codebook, a temperature) get their new values.
 
     Raises:
-        ValueError: from the step, where the loss does not return the state that the model would
-            write back.
+        ValueError: from the step, if the loss does not return the state that the model would write
+            back.
     """
     loss = recipe.loss
 
@@ -133,7 +133,7 @@ def update(
 def check_state(recipe: Recipe, variables: Any, batch: Any) -> None:
     """Raises ValueError if the model has state to write back that its loss does not return.
 
-    Such a model would train without complaint, and its state (a codebook, say) never change.
+    Such a model would train without an error, but its state (a codebook, say) would never change.
     All arguments may be shapes.
     """
     if variables.keys() == {"params"}:
