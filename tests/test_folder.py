@@ -100,6 +100,15 @@ def test_class_folders(tmp_path):
     assert "2 classes: cat, dog" in data.notes
 
 
+def test_one_class_is_none(tmp_path):
+    for there in (
+        written(tmp_path / "a", numbered(9, "cats/")),
+        written(tmp_path / "b", numbered(9, "train/good/") + numbered(3, "test/good/")),
+    ):
+        data = load(there)
+        assert data.classes is None and data.train.y is None and data.unlabelled == ""
+
+
 def test_class_folders_that_are_numbers(tmp_path):
     data = load(written(tmp_path, [n for i in range(11) for n in numbered(4, f"{i}/")]))
     assert data.names is None and data.classes == 11

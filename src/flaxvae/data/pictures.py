@@ -232,7 +232,7 @@ def _flat(image: Image.Image, seen: Seen, how: Preprocessing) -> Image.Image:
 
     mode = "L" if how.channels == 1 else "RGB"
     if not seen.transparent:
-        return image.convert(mode)
+        return image if image.mode == mode else image.convert(mode)
     colour = (_COLOURS[how.background],) * 3 + (255,)
     ground = Image.new("RGBA", image.size, colour)
     return Image.alpha_composite(ground, image.convert("RGBA")).convert(mode)
