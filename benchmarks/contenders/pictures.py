@@ -24,15 +24,13 @@ MIXED = 20_000  # pictures of a folder that is made
 
 def cache(case: Case):
     """All that a first start does: what the pictures are like, decoding, writing, hashing."""
-    with containers.opened(Path(case.pictures)) as container:
-        names = [member.name for member in container.members][: case.images]
+    opened = containers.opened(Path(case.pictures))
+    container = opened.__enter__()
+    names = [member.name for member in container.members][: case.images]
 
-    def run(steps: int) -> None:
+    def run(steps: int, opened: object = opened) -> None:
         for _ in range(steps):
-            with (
-                tempfile.TemporaryDirectory() as home,
-                containers.opened(Path(case.pictures)) as container,
-            ):
+            with tempfile.TemporaryDirectory() as home:
                 os.environ["FLAXVAE_CACHE_DIR"] = home
                 asked = Asked(None, "crop", "white")
                 found = caches.decoded(container, [names], asked, "pictures")

@@ -14,7 +14,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from flaxvae.errors import DataError, counted, remedy
@@ -91,7 +91,7 @@ def single(path: Path) -> Iterator[Container]:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
 
 
 def _folder(path: Path) -> Container:
@@ -130,8 +130,9 @@ def _folder(path: Path) -> Container:
 
 def _safe(name: str) -> bool:
     """Whether a name in an archive is of a file inside it."""
-    path = PurePosixPath(name)
-    return not (path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0])
+    if name.startswith("/") or "\\" in name or ":" in name.partition("/")[0]:
+        return False
+    return ".." not in name or ".." not in name.split("/")
 
 
 def _check_bomb(path: Path, declared: int) -> None:
@@ -187,8 +188,9 @@ def _zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Container:
     if sum(info.compress_size for info in infos) > path.stat().st_size:
         raise DataError(f"{path}: members that overlap, as in a zip bomb; write it again")
     _check_bomb(path, sum(info.file_size for info in infos))
-    outside = [info.filename for info in infos if not _safe(info.filename)]
-    inside = {i.filename: i for i in infos if _safe(i.filename) and not _hidden(i.filename)}
+    inside = {info.filename: info for info in infos if _safe(info.filename)}
+    outside = [info.filename for info in infos if info.filename not in inside]
+    inside = {name: info for name, info in inside.items() if not _hidden(name)}
     members = [Member(n, i.file_size, (i.file_size, i.CRC)) for n, i in inside.items()]
 
     read_at = _reader(file)

@@ -6,6 +6,7 @@ validate and 5 % to test, so that more files move none of those that were there.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import unicodedata
 from collections import Counter
@@ -92,10 +93,12 @@ def _examples(container: Container, strict: bool) -> tuple[list[Example], list[s
 # ---- splits
 
 
+@functools.lru_cache(maxsize=2**20)
 def place(name: str) -> float:
     """Where a file's name falls, evenly in [0, 1); of one name the same everywhere and always."""
-    text = unicodedata.normalize("NFC", name)  # macOS spells accents in another way
-    digest = hashlib.sha256(b"flaxvae split 0:" + text.encode("utf-8", "surrogateescape"))
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", name)  # macOS spells accents in another way
+    digest = hashlib.sha256(b"flaxvae split 0:" + name.encode("utf-8", "surrogateescape"))
     return int.from_bytes(digest.digest()[:8], "big") / 2**64
 
 
@@ -139,14 +142,14 @@ def _taken(
     examples: Sequence[Example], low: float, high: float
 ) -> tuple[list[Example], list[Example]]:
     """Those that stay, and those whose place is in an interval: one at least, and never all."""
-    places = {example: place(example.name) for example in examples}
-    taken = {example for example, at in places.items() if low <= at < high}
+    places = [place(example.name) for example in examples]
+    taken = {i for i, at in enumerate(places) if low <= at < high}
     if not taken:
-        taken = {min(places, key=lambda e: (places[e] < low, places[e]))}
+        taken = {min(range(len(places)), key=lambda i: (places[i] < low, places[i]))}
     if len(taken) == len(places):
-        taken.discard(max(places, key=lambda e: places[e]))
-    stay = [e for e in examples if e not in taken]
-    return stay, [e for e in examples if e in taken]
+        taken.discard(max(taken, key=lambda i: places[i]))
+    stay = [e for i, e in enumerate(examples) if i not in taken]
+    return stay, [e for i, e in enumerate(examples) if i in taken]
 
 
 def _normal(
