@@ -25,6 +25,7 @@ STUDIES = (
     "collapse",
     "linear_gaussian",
     "kill_and_resume",
+    "choosing",
 )
 
 
