@@ -52,7 +52,7 @@ Background = Literal["white", "grey", "black"]
 IN_FOLDERS = ("mnist", "fashion_mnist", "kmnist")  # datasets that a folder of IDX files may hold
 DRAWN = ("sprites", "sprites_color")  # datasets that are drawn from their factors
 NAMED = ("digits", *DRAWN, *IN_FOLDERS, "arrays")  # datasets that are no path
-ARRAY_FILES = (".npz", ".npy")
+ARRAY_FILES = (".npz", ".npy", ".csv", ".tsv", ".parquet")
 # Far below float32's largest number: steps of any finite gradient are finite, too.
 Rate = Annotated[float, Within(lambda x: 0 < x <= 1e30, "above 0, at most 1e30")]
 

@@ -22,6 +22,7 @@ from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images, labels, pipeline, pixels
 from flaxvae.data.pipeline import Split
+from flaxvae.data.tables import Columns
 from flaxvae.declared import AboveZero, Count, NotNegative, Positive, Seed, Steps, typed
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
@@ -41,6 +42,8 @@ class Trained:
     whole numbers on the dataset's own scale, or floats in [0, 1]; if the training images were
     floats in [-1, 1], so are those of an array that goes below 0. If the model was trained on
     binary images, they are binarized as the evaluation images were. Labels are the dataset's.
+    Rows of a table are [N, D] numbers as in its file, in the order of ``columns``, when they go in
+    and when they come out. A `Split` of the data is taken as it is.
 
     Batches are padded to one of a few sizes, so that other numbers of images do not compile again.
     A Trained may be used from several threads.
@@ -57,6 +60,7 @@ class Trained:
     peak: float | None = None  # what whole numbers are divided by; None: decided by their type
     binarization: Binarization = "none"  # of the images that the model was trained on
     signed: bool = False  # they were floats in [-1, 1]
+    columns: Columns | None = None  # of a table
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._facts())})"
@@ -89,20 +93,24 @@ class Trained:
     def decode(self, z: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes.
 
-        Means are in [0, 1], except those of Gaussian likelihoods, which are unbounded: use
+        Images are in [0, 1], except the means of Gaussian likelihoods, which are unbounded: use
         ``np.clip(x, 0, 1)`` before encoding or reconstructing them again.
         """
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise UsageError(f"latents of shape {z.shape}: expected [N, {self.latent_size}]")
         if not len(z):
-            return np.zeros((0, *self.spec.shape), np.float32)
+            return self._shown(np.zeros((0, *self.spec.shape), np.float32))
         y, size = self.labels(y, len(z)), batches.rows_at_once(len(z), self.spec.shape, base=SIZES)
         parts = []
         for start in range(0, len(z), size):
             rows = np.arange(start, start + size) % len(z)  # the last batch is padded
             parts.append(self._decode(self.variables, z[rows], None if y is None else y[rows]))
-        return np.concatenate(jax.device_get(parts))[: len(z)]
+        return self._shown(np.concatenate(jax.device_get(parts))[: len(z)])
+
+    def _shown(self, x: np.ndarray) -> np.ndarray:
+        """What a model decodes, as in the user's data."""
+        return x if self.columns is None else self.columns.restored(x)
 
     @typed
     def sample(
@@ -138,7 +146,7 @@ class Trained:
 
     def reconstruct(self, x: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z) at each image's code, [N, *shape]."""
-        return self._reconstruct(self.split(x, y), self.variables, jax.random.key(0))
+        return self._shown(self._reconstruct(self.split(x, y), self.variables, jax.random.key(0)))
 
     @typed
     def score(
@@ -256,12 +264,16 @@ class Trained:
     def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
         """Images, checked and prepared as in training, with class numbers.
 
-        ``what`` names them in messages.
+        A `Split` is taken as it is, with its own labels unless there are others. ``what`` names
+        images in messages.
 
         Raises:
             UsageError: a shape other than the model's, or missing labels that it needs.
             DataError: values that are not finite, or outside [0, 1].
         """
+        if isinstance(x, Split):
+            given = self.labels(x.y if y is None else y, len(x.x))
+            return x._replace(y=given, names=None)
         x, shape = np.asarray(x), self.spec.shape
         if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
             x = x[..., None]
@@ -271,6 +283,10 @@ class Trained:
             wanted, seen = ", ".join(map(str, shape)), x.shape
             raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1")
         x = pixels.array(x, what)
+        if self.spec.kind == "table":
+            pixels.values(x, what)  # finite ones
+            stored = x.astype(np.float32) if self.columns is None else self.columns.standardized(x)
+            return Split(stored, self.labels(y, len(x)), 1.0, bounded=False)
         form = pixels.known_form(x.dtype, pixels.values(x, what), self._peak(x), self.signed, what)
         x, peak = form.of(x), form.peak
         split = Split(x, self.labels(y, len(x)), peak)

@@ -56,6 +56,11 @@ def _likelihood(data: DataSpec, body: Body):
             f"--likelihood {name} on {data.name}",
             "images stored as integers; use gaussian or continuous_bernoulli for others",
         )
+    _check(
+        data.kind != "table" or name.startswith("gaussian"),
+        f"--likelihood {name} on {data.name}",
+        "gaussian, gaussian_shared or gaussian_pixel, for a table's values are any numbers",
+    )
     return {
         "bernoulli": lambda: kinds.bernoulli(channels),
         "continuous_bernoulli": lambda: kinds.continuous_bernoulli(channels),

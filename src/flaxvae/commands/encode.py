@@ -35,7 +35,6 @@ def encode(
     from flaxvae import writing
     from flaxvae.commands import shared
     from flaxvae.data.labels import listed
-    from flaxvae.report import shown
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import relative
     from flaxvae.runs.run import load
@@ -44,10 +43,10 @@ def encode(
     path = shared.target(loaded, "latents.npz", out, encode, images=images, scores=scores)
     with Terminal(sys.stderr) as terminal:
         split, others = shared.images(loaded, images, place, terminal)
-        x, y = shown.pixels(split, slice(None)), split.y
-        arrays = {"z": loaded.encode(x, y, watch=terminal.watch("latents"))}
+        y = split.y
+        arrays = {"z": loaded.encode(split, watch=terminal.watch("latents"))}
         if scores:
-            arrays["score"] = loaded.score(x, y, watch=terminal.watch("scores"))
+            arrays["score"] = loaded.score(split, watch=terminal.watch("scores"))
         if y is not None:
             arrays["labels"] = y
         if loaded.remarks:

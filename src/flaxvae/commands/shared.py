@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from flaxvae import declared, writing
-from flaxvae.data import sources
+from flaxvae.data import sources, tables
 from flaxvae.data.pipeline import Split
+from flaxvae.data.tables import Columns
 from flaxvae.errors import DataError, Finding, UsageError
 from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import value
@@ -45,13 +46,20 @@ def images(
     if file is None:
         return run.data(place).test, {}
     unused(place, f"with --images {file}")
-    found = sources.read_images(Path(file))
+    found = sources.read_images(Path(file)) if run.columns is None else _rows(file, run.columns)
     if found.unlabelled and run.recipe.classes is not None:
         raise DataError(f"{file}: {found.unlabelled}")
     split = run.split(found.x, found.y, f"{file}: images")._replace(y=found.y)
     for note in found.notes:
         terminal.note(f"{file}: {note}")
     return split, found.others
+
+
+def _rows(file: str, columns: Columns) -> sources.Pictures:
+    """The rows of a table, as a run takes them."""
+    found = tables.examples(Path(file))
+    names = {} if found.rows is None else {"names": np.array(found.rows)}
+    return sources.Pictures(columns.of(found.table), found.y, names, found.notes, "")
 
 
 def step(run: Run) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from flaxvae.data import labels, rows
 from flaxvae.data.pictures import Preprocessing
 from flaxvae.data.rows import Rows
 from flaxvae.errors import DataError
+
+if TYPE_CHECKING:
+    from flaxvae.data.tables import Columns
 
 
 class Part(NamedTuple):
@@ -58,6 +61,10 @@ class Dataset(NamedTuple):
     """How pictures in files became these images."""
     factors: tuple[tuple[str, int], ...] = ()
     """The name of each ground-truth factor, and the number of its values."""
+    kind: Literal["images", "table"] = "images"
+    """Of a table, x is [N, D] float32 of any size."""
+    columns: Columns | None = None
+    """Of a table: how rows of the file became these."""
 
 
 def assembled(
@@ -118,7 +125,7 @@ def assembled(
 def hold_out(count: int, origin: str, held_out: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the test examples, where none are given for the test."""
     if count < 2:
-        raise DataError(f"{origin}: 1 image; expected at least one to train and one to test on")
+        raise DataError(f"{origin}: 1 example; expected at least one to train and one to test on")
     held_out = held_out or max(1, count // 10)
     # RandomState, because NumPy has frozen its stream: always the same rows.
     order = np.random.RandomState(0).permutation(count)

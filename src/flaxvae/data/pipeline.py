@@ -20,6 +20,8 @@ from flaxvae.data import rows as row_views
 from flaxvae.data.images import Render
 from flaxvae.data.pictures import Preprocessing
 from flaxvae.data.rows import Rows
+from flaxvae.data.tables import Columns
+from flaxvae.errors import UsageError
 from flaxvae.recipe import DataSpec
 from flaxvae.settings import Binarization, DataSettings, of_pictures
 
@@ -29,13 +31,15 @@ VALIDATION = 1 / 12  # of the training images, unless a source or the settings s
 class Split(NamedTuple):
     """Images as stored, with labels where there are any."""
 
-    x: np.ndarray | Rows  # [N, *shape] uint8 or uint16 in 0..peak, or float32 in [0, 1]
+    x: np.ndarray | Rows  # [N, *shape] uint8 or uint16 in 0..peak, or float32 in [0, 1]; of a
+    # table, float32 of any size
     y: np.ndarray | None  # [N] labels as in the data: whole numbers, or text
     peak: float  # the stored value that means 1.0
     names: labels.Names | None = None  # the labels that occur, in order; None: 0, 1, 2 …
     files: Sequence[str] | None = None  # [N] what each image was read from
     factors: np.ndarray | None = None  # [N, F] ground-truth factors, as indices of their values
     render: Render | None = None  # makes images of rows of x; None: they are images
+    bounded: bool = True  # False: x are any numbers, those of a table
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,7 +50,7 @@ class Split(NamedTuple):
         return jax.eval_shape(self.render, row).shape[1:]
 
     def images(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """Images of some rows, [B, *shape] float32 in [0, 1], as a model takes them."""
+        """Some rows as a model takes them: images [B, *shape] float32 in [0, 1], or a table's."""
         raw = self.x[rows]
         if self.render is None:
             return np.asarray(images.scale(raw, self.peak))
@@ -103,6 +107,7 @@ class Data(NamedTuple):
     notes: tuple[str, ...] = ()  # remarks
     signed: bool = False  # the source has floats in [-1, 1], of which these in [0, 1] are made
     preprocessing: Preprocessing | None = None  # of pictures in files, where they are from some
+    columns: Columns | None = None  # of a table: how rows of its file became these
 
 
 def binarization_key(fold: int) -> jax.Array:
@@ -136,7 +141,9 @@ def fingerprints(split: Split) -> np.ndarray:
         rows = slice(start, start + _AT_ONCE)
         pixels = split.x[rows] if split.render is None else split.images(rows)
         for i, (x, label) in enumerate(zip(pixels, classes[rows], strict=True), start):
-            levels = np.rint(x.astype(np.float32) * np.float32(65535 / peak)).astype("<u2")
+            levels = x.astype("<f4")
+            if split.bounded:
+                levels = np.rint(x.astype(np.float32) * np.float32(65535 / peak)).astype("<u2")
             content = levels.tobytes() + int(label).to_bytes(4, "little")
             digest = hashlib.blake2b(content, digest_size=4).digest()
             found[i] = int.from_bytes(digest, "little")
@@ -180,8 +187,8 @@ def prepare(
     ``watch`` is told how many pictures of how many are decoded, where they are.
 
     Raises:
-        UsageError: the dataset is unknown.
-        DataError: the files are missing, damaged, or not images.
+        UsageError: the dataset is unknown, or a table that is to be binarized.
+        DataError: the files are missing, damaged, or neither images nor a table.
     """
     if arrays is None:
         dataset = sources.load(settings.dataset, settings.data_dir, settings, watch)
@@ -189,12 +196,14 @@ def prepare(
         dataset = sources.from_arrays(arrays)
     if settings.normal and not of_pictures(settings.dataset):  # of those, by the source
         dataset = normal.only(dataset, settings.normal)
-    how, notes = settings.binarization, list(dataset.notes)
+    how, notes, table = settings.binarization, list(dataset.notes), dataset.kind == "table"
+    if table and how != "none":
+        raise UsageError(f"--binarization {how} on a table: expected none; leave it out")
     share = VALIDATION if settings.validation is None else settings.validation
     whole = [dataset.train, dataset.test]
 
     def split(part: sources.Part) -> Split:
-        about = dataset.names, part.files, part.factors, part.render
+        about = dataset.names, part.files, part.factors, part.render, not table
         return Split(part.x, part.y, dataset.peak, *about)
 
     if dataset.validation is not None:
@@ -214,12 +223,12 @@ def prepare(
         if missing:
             notes.append(f"labels that only test images have: {labels.listed(missing)}")
     binary = settings.binarization != "none"
-    grey = 0.0 if binary else tones.grey(len(train.x), train.images)
+    grey = 0.0 if binary or table else tones.grey(len(train.x), train.images)
     if how != "dynamic":
         train, how = binarized(train, how, fold=0), "none"
     levels = train.render is not None or np.issubdtype(dataset.train.x.dtype, np.integer)
     spec = DataSpec(
-        f"{dataset.name}, {images.PHRASES[settings.binarization]}",
+        f"{dataset.name}, {'standardised' if table else images.PHRASES[settings.binarization]}",
         train.shape,
         dataset.classes,
         binary=binary,
@@ -227,7 +236,7 @@ def prepare(
         examples=len(train.x),
         labels=dataset.names,
         unlabelled=dataset.unlabelled,
-        kind="images" if len(train.shape) == 3 else "vectors",
+        kind="table" if table else "images" if len(train.shape) == 3 else "vectors",
         grey=grey,
         factors=dataset.factors,
     )
@@ -244,4 +253,5 @@ def prepare(
         tuple(notes),
         dataset.signed,
         dataset.preprocessing,
+        dataset.columns,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxvae.data import arrays, containers, idx, tfds
+from flaxvae.data import arrays, containers, idx, tables, tfds
 from flaxvae.data.arrays import ARRAYS, Pictures, from_arrays, read_images
 from flaxvae.data.dataset import Dataset, Part
 from flaxvae.data.folder import load as load_folder
@@ -35,7 +35,12 @@ SOURCES = {  # by name
 
 def in_file(dataset: str) -> bool:
     """Whether a dataset is the path of a file."""
-    return Path(dataset).suffix.lower() in (".npz", ".npy")
+    return Path(dataset).suffix.lower() in (".npz", ".npy", *tables.SUFFIXES)
+
+
+def in_table(dataset: str) -> bool:
+    """Whether a dataset is the path of a table."""
+    return Path(dataset).suffix.lower() in tables.SUFFIXES
 
 
 def is_path(dataset: str) -> bool:
@@ -79,7 +84,7 @@ def load(
     """
     path = Path(dataset).expanduser()
     if in_file(dataset):
-        return arrays.load(path)
+        return (tables if in_table(dataset) else arrays).load(path)
     missing = not path.exists() and (path.name != dataset or containers.is_archive(dataset))
     if of_pictures(dataset) and (path.is_dir() or containers.is_archive(dataset) or missing):
         return load_folder(dataset, settings, watch)

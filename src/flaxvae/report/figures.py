@@ -28,31 +28,40 @@ def _ends(of: Subject) -> Split:
     return shown.pairs(of.test, same_class=of.run.recipe.classes is not None)
 
 
+def _pictured(of: Subject) -> bool:
+    """Whether examples can be drawn: a table's rows are no images."""
+    return of.run.spec.kind != "table"
+
+
 def _has_walks(of: Subject) -> bool:
-    return of.run.recipe.has_bound and of.run.recipe.codes is None
+    return _pictured(of) and of.run.recipe.has_bound and of.run.recipe.codes is None
 
 
 def _has_manifold(of: Subject) -> bool:
     recipe = of.run.recipe
     normal = recipe.has_bound and recipe.standard_prior and not recipe.classes
-    return normal and of.run.latent_size > 1
+    return _pictured(of) and normal and of.run.latent_size > 1
 
 
 FIGURES: dict[str, Figure] = {
     "reconstructions": Figure(
-        lambda of: True,
+        _pictured,
         lambda of: shown.reconstructions(of.run, shown.first(of.test, 20)),
         plots.reconstructions,
     ),
     "latent_scatter": Figure(lambda of: True, shown.latent_scatter, plots.latent_scatter),
-    "samples": Figure(lambda of: of.run.generates, lambda of: shown.samples(of.run), plots.samples),
+    "samples": Figure(
+        lambda of: _pictured(of) and of.run.generates,
+        lambda of: shown.samples(of.run),
+        plots.samples,
+    ),
     "interpolations": Figure(
-        lambda of: len(_ends(of).x) > 0,
+        lambda of: _pictured(of) and len(_ends(of).x) > 0,
         lambda of: shown.interpolations(of.run, _ends(of)),
         plots.interpolations,
     ),
     "denoising": Figure(
-        lambda of: of.run.recipe.corrupt is not None,
+        lambda of: _pictured(of) and of.run.recipe.corrupt is not None,
         lambda of: shown.denoising(of.run, shown.first(of.test, 10)),
         plots.image_grid,
     ),

@@ -203,7 +203,7 @@ def manifold(of: Subject, n: int = 20) -> Manifold:
 def latent_scatter(of: Subject) -> Scatter:
     """Codes of the test images with their labels; above two dimensions, their PCA."""
     run = of.run
-    codes = run.encode(pixels(of.test, slice(None)), of.test.y)
+    codes = run.encode(of.test)
     found = latent_space.plane(codes)
     if found.explained is None:
         axes = [f"z{unit} ({run.recipe.code})" for unit in range(1, codes.shape[1] + 1)]

@@ -29,6 +29,7 @@ def run_facts(data: pipeline.Data, parameters: int, mesh: Mesh) -> dict[str, Any
         "peak": data.peak,
         "signed": data.signed,
         "preprocessing": None if data.preprocessing is None else data.preprocessing.as_json(),
+        "columns": None if data.columns is None else data.columns.as_json(),
         "parameters": parameters,
         "devices": meshes.describe(mesh),
         "units": UNITS,

@@ -67,6 +67,14 @@ class _Spec(TypedDict):
     factors: NotRequired[list[_Factor]]
 
 
+class _Columns(TypedDict):
+    """``tables.Columns`` in JSON: all lists are of one length."""
+
+    names: list[str]
+    mean: list[float]
+    std: list[float]
+
+
 class _Record(_Format):
     """run.json; a prior's has no data of its own, an older flaxvae's has no seal."""
 
@@ -83,6 +91,7 @@ class _Record(_Format):
     preprocessing: NotRequired[dict[str, Any] | None]  # of pictures in files
     peak: NotRequired[Annotated[float, Within(lambda x: 0 < x < math.inf, "above 0")]]
     signed: NotRequired[bool]
+    columns: NotRequired[_Columns | None]  # of a table
     parameters: NotRequired[Positive]
     model_sha256: NotRequired[Sha256]
     devices: NotRequired[str]

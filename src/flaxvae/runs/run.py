@@ -18,6 +18,7 @@ from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Variables
 from flaxvae.data import labels
 from flaxvae.data.pipeline import Data
+from flaxvae.data.tables import Columns
 from flaxvae.declared import typed
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, command
@@ -190,6 +191,7 @@ def opened(
         mesh=mesh,
         peak=folder.record()["peak"],
         signed=folder.record().get("signed", False),
+        columns=Columns.from_json(columns) if (columns := folder.record().get("columns")) else None,
         folder=folder,
         plan=plan,
         step=found.step,
