@@ -213,7 +213,7 @@ NPZ_REFUSED = {
     "objects": ({"x": np.array([X[0], X[1, 1:]], object)}, "pickle"),
     "no axis": ({"x": np.float32(1)}, "shape ()"),
     "one axis": ({"x": X.ravel()}, "shape (600,)"),
-    "one image": ({"x": X[:1]}, "1 image;"),
+    "one image": ({"x": X[:1]}, "1 example;"),
     "empty": ({"x": X[:, :0]}, "(20, 0, 5)"),
     "NaN": ({"x": NAN}, "hold 1 values that are NaN or infinite, the first at index (1, 1, 2)"),
     "a Gaussian's means": ({"x": np.float32(1.2 * X / 255 - 0.1)}, "np.clip(x, 0, 1)"),

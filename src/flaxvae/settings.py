@@ -49,7 +49,7 @@ FreeBitsPer = Literal["dimension", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
 Resize = Literal["crop", "fit", "stretch"]
 Background = Literal["white", "grey", "black"]
-IN_FOLDERS = ("mnist", "fashion_mnist", "kmnist")  # datasets that a folder of IDX files may hold
+IN_FOLDERS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "frey_faces")  # in --data-dir
 DRAWN = ("sprites", "sprites_color")  # datasets that are drawn from their factors
 NAMED = ("digits", *DRAWN, *IN_FOLDERS, "arrays")  # datasets that are no path
 ARRAY_FILES = (".npz", ".npy", ".csv", ".tsv", ".parquet")
@@ -123,7 +123,8 @@ class DataSettings:
 
     dataset: str = "digits"
     """digits, sprites or sprites_color (built in), mnist, fashion_mnist, kmnist, or the path of a
-    folder of pictures (also a zip or tar of one), or of an .npz or .npy file."""
+    folder of pictures (also a zip or tar of one), an .npz or .npy file, or a table (.csv,
+    .parquet)."""
 
     data_dir: Annotated[str | None, Only("dataset", *IN_FOLDERS)] = None
     """Folder with the IDX files (.gz or not), or with a sub-folder of them named after the dataset.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxvae.data import arrays, containers, idx, tables, tfds
+from flaxvae.data import arrays, cifar, containers, frey, idx, tables, tfds
 from flaxvae.data.arrays import ARRAYS, Pictures, from_arrays, read_images
 from flaxvae.data.dataset import Dataset, Part
 from flaxvae.data.folder import load as load_folder
@@ -30,7 +30,10 @@ SOURCES = {  # by name
     "mnist": "70,000 28x28 handwritten digits (IDX files or tensorflow-datasets)",
     "fashion_mnist": "70,000 28x28 articles of clothing (likewise)",
     "kmnist": "70,000 28x28 cursive Japanese characters (likewise)",
+    "cifar10": "60,000 32x32 colour photographs of ten classes (its archive in --data-dir)",
+    "frey_faces": "1,965 28x20 frames of a face (frey_faces.npz in --data-dir)",
 }
+_ARCHIVES = {"cifar10": cifar, "frey_faces": frey}  # that only --data-dir has
 
 
 def in_file(dataset: str) -> bool:
@@ -115,6 +118,14 @@ def load(
             )
         return sprites.load(dataset)
     folder = data_dir or os.environ.get("FLAXVAE_DATA_DIR")
+    if dataset in _ARCHIVES:
+        if not folder:
+            raise DataError(
+                f"{dataset}: expected its file in a folder; give --data-dir DIR (or set "
+                "FLAXVAE_DATA_DIR)"
+            )
+        parts, origin = _ARCHIVES[dataset].read(Path(folder).expanduser())
+        return arrays.checked(dataset, origin, parts)
     if folder:
         (x, y, *test), origin = idx.read_folder(Path(folder).expanduser(), dataset)
     else:
@@ -135,6 +146,11 @@ def find(dataset: str) -> Finding:
             return Finding(True, dataset, _digits().origin)
         if dataset in DRAWN:
             return Finding(True, dataset, "drawn from their factors")
+        if dataset in _ARCHIVES:
+            home = Path(folder).expanduser() if folder else None
+            if home is None or _ARCHIVES[dataset].find(home) is None:
+                return Finding(None, dataset, f"not in FLAXVAE_DATA_DIR, {folder or 'not set'}")
+            return Finding(True, dataset, f"in {home}")
         if folder:
             path = Path(folder).expanduser()
             if path.is_dir() and not idx.present(path, dataset):
