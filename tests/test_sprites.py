@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import flaxvae as fv
+from flaxvae import choosing
 from flaxvae.data import pipeline, sources, sprites
 from flaxvae.devices import batches
 from flaxvae.errors import DataError, UsageError
@@ -161,6 +162,7 @@ def test_splits(name):
     assert data.spec.factors == sprites.FACTORS + (sprites.COLORS if color else ())
     assert data.spec.shape == data.test.shape == (64, 64, 3 if color else 1)
     assert (data.spec.levels, data.spec.binary) == (256, False)
+    assert choosing.likelihood(data.spec).value == "bernoulli"
     found = np.concatenate([split.factors for split in (data.train, *held)])
     counts = [count for _, count in data.spec.factors]
     for values, count in zip(found.T, counts, strict=True):
