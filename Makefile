@@ -31,7 +31,7 @@ settings := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
-        figures verify doctor test test-faults test-slow test-gpu lint format experiments bench \
+        score figures verify doctor test test-faults test-slow test-gpu lint format experiments bench \
         oldest constraints clean
 
 help: ## list the targets
@@ -48,7 +48,7 @@ train: $(ready) ## train, evaluate, draw figures (digits need no download, DATAS
 sweep: $(ready) ## train a grid together: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
 	@$(flaxvae) sweep $(settings) $(ARGS)
 
-eval sample reconstruct interpolate traverse fit-prior encode figures verify: $(ready)
+eval sample reconstruct interpolate traverse fit-prior encode score figures verify: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)
 
 eval: ## ELBO, KL, MSE and, with ARGS="--k 500", log p(x) of RUN (default runs/latest)
@@ -58,6 +58,7 @@ interpolate: ## interpolations between images in the latent space of RUN
 traverse: ## images along single latent dimensions of RUN
 fit-prior: ## a prior over the codes of RUN, a vq_vae
 encode: ## latents and scores of images, .npz
+score: ## how unusual each image is, .csv: make score RUN=… ARGS="--images my_folder"
 figures: ## draw all figures of RUN again
 verify: ## check every file of RUN
 

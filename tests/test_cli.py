@@ -1,10 +1,12 @@
 """The command line: what it refuses, in one line and without a trace, and what it writes."""
 
+import csv
 import dataclasses
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ FLAGS = {
     "traverse": "image label units steps span out",
     "fit-prior": "epochs batch-size learning-rate seed devices",
     "encode": "images out",
+    "score": "images out",
     "figures": "",
     "verify": "",
 }
@@ -337,6 +340,12 @@ def test_help_does_not_import_jax(line):
 # ---- what the commands write
 
 
+def table(path):
+    """The rows of a .csv file."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def written(line, capsys):
     """The one path that a command prints, relative to here or absolute."""
     code, out, err = run(line, capsys)
@@ -465,6 +474,49 @@ def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
     code, out, err = run(f"encode {trained} --out a.npz", capsys)
     assert (code, out) == (0, "a.npz\n")
     assert "latents: 360 of 360 images" in err and "scores: " in err
+
+
+def test_score(trained, capsys):
+    code, out, err = run(f"score {trained}", capsys)
+    first, *shown, path = out.splitlines()
+    assert (code, err) == (0, "") and path == str(trained / "scores.csv") and len(shown) == 5
+    assert first == "most unusual of 360 images, -ELBO in nats:"
+    rows = table(path)
+    run_ = flaxvae.load(trained)
+    test = run_.data().test
+    assert [row["index"] for row in rows[:5]] == [line.split()[1] for line in shown]
+    assert [row["label"] for row in rows[:5]] == [line.split()[2] for line in shown]
+    order, found = np.array([int(row["index"]) for row in rows]), run_.score(test)
+    np.testing.assert_array_equal(np.sort(order), np.arange(360))
+    np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), found[order])
+    assert (np.diff(found[order]) <= 0).all()
+    np.testing.assert_array_equal([int(row["label"]) for row in rows], test.y[order])
+
+
+def test_score_of_a_file_has_its_names(trained, capsys):
+    names = np.array([f"face, {i:02}" for i in range(40)])
+    np.savez("mine.npz", x=GOOD, about=names, name=names)
+    for line in ("score {} mine.npz", "score {} --images mine.npz --out b.csv"):
+        code, out, err = run(line.format(trained), capsys)
+        assert (code, err) == (0, "") and "most unusual of 40 images" in out
+    rows = table("b.csv")
+    assert rows == table(trained / "scores-images-mine.csv")
+    assert rows[0].keys() == {"file", "score"} and {row["file"] for row in rows} == {*names}
+    scores = dict(zip(names, flaxvae.load(trained).score(GOOD), strict=True))
+    assert all(np.float32(row["score"]) == scores[row["file"]] for row in rows)
+
+
+def test_the_word_after_the_run_is_images(trained, refused, capsys, tmp_path):
+    np.savez("mine.npz", x=GOOD)
+    for name in ("a", "b"):
+        flag = "--images" * (name == "b")
+        assert written(f"encode {trained} {flag} mine.npz --out {name}.npz", capsys)
+        assert written(f"reconstruct {trained} {flag} mine.npz --out {name}.png", capsys)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with np.load("a.npz") as one, np.load("b.npz") as other:
+        np.testing.assert_array_equal(one["z"], other["z"])
+    refused("encode {run} mine.npz --images mine.npz", 2, "--images twice")
+    refused("sample {run} mine.npz", 2, "mine.npz")
 
 
 def test_encode_a_folder_of_pictures(refused, tmp_path):

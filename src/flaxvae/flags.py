@@ -28,6 +28,7 @@ NO_RECIPES = lookup.NO_RECIPES
 # ---- what parameters of commands are annotated with
 
 RunArgument = tyro.conf.Positional[str]
+ImagesArgument = Annotated[str | None, "a flag, or the word after the run"]
 ModelName = Annotated[
     str,
     tyro.conf.arg(
@@ -65,6 +66,7 @@ class Process:
 
 def call(command: Callable[..., Any], argv: list[str], name: str) -> Any:
     """``command`` of the arguments in ``argv``; misuse raises UsageError, --help exits."""
+    argv = _named(command, argv)
     form = _form(command, argv)
     lists = {flag for flag, kind in form.kinds.items() if get_origin(declared.plain(kind)) is tuple}
     first, others = several(argv, lists) if form.grid else (argv, [])
@@ -81,6 +83,14 @@ def call(command: Callable[..., Any], argv: list[str], name: str) -> Any:
         compilation.enable()
     # Varied settings first, in the order in which they were typed: that of the grid.
     return command(**arguments, **(varied | {**choices, **varied}))
+
+
+def _named(command: Callable[..., Any], argv: list[str]) -> list[str]:
+    """The words, with its flag before the second where that is an ``ImagesArgument``."""
+    kinds = get_type_hints(command, include_extras=True)
+    flag = next((declared.flag(k) for k, kind in kinds.items() if kind is ImagesArgument), None)
+    plain = len(argv) > 1 and not any(word.startswith("-") for word in argv[:2])
+    return [argv[0], flag, *argv[1:]] if plain and flag else argv
 
 
 class _Form(NamedTuple):

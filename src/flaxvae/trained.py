@@ -43,7 +43,8 @@ class Trained:
     floats in [-1, 1], so are those of an array that goes below 0. If the model was trained on
     binary images, they are binarized as the evaluation images were. Labels are the dataset's.
     Rows of a table are [N, D] numbers as in its file, in the order of ``columns``, when they go in
-    and when they come out. A `Split` of the data is taken as it is.
+    and when they come out. A `Split` can take the place of images: it is prepared already, has its
+    own labels, and is read a batch at a time.
 
     Batches are padded to one of a few sizes, so that other numbers of images do not compile again.
     A Trained may be used from several threads.
@@ -182,7 +183,7 @@ class Trained:
 
         ``x`` are images, or a whole split of the data.
         """
-        split = x if isinstance(x, Split) else self.split(x, y)
+        split = self.split(x, y)
         options: dict[str, Any] = {"k": k, "samples": samples, "seed": seed, "watch": watch}
         return evaluation.evaluate(self.recipe, self.variables, split, mesh=self.mesh, **options)
 
@@ -192,8 +193,10 @@ class Trained:
 
         Returns:
             [N, steps, *shape], both ends included. A conditional model encodes and decodes each row
-            with its label ``y``.
+            with its label ``y``, by default that of its start.
         """
+        if y is None and isinstance(start, Split):
+            y = start.y
         ends = self.encode(start, y), self.encode(end, y)
         if len(ends[0]) != len(ends[1]):
             raise UsageError(f"{len(ends[0])} images and {len(ends[1])}: expected the same number")
@@ -264,24 +267,22 @@ class Trained:
     def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
         """Images, checked and prepared as in training, with class numbers.
 
-        A `Split` is taken as it is, with its own labels unless there are others. ``what`` names
-        images in messages.
+        A split is prepared already: it gets ``y`` or its own labels as class numbers, and none
+        where the model looks at none. ``what`` names the images in messages.
 
         Raises:
             UsageError: a shape other than the model's, or missing labels that it needs.
             DataError: values that are not finite, or outside [0, 1].
         """
         if isinstance(x, Split):
-            given = self.labels(x.y if y is None else y, len(x.x))
-            return x._replace(y=given, names=None)
+            self._check_shape((len(x.x), *x.shape), what)
+            return x._replace(y=self.labels(x.y if y is None else y, len(x.x)), names=None)
         x, shape = np.asarray(x), self.spec.shape
         if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
             x = x[..., None]
         elif x.shape[1:] != shape and x.ndim == 4 and (*x.shape[2:], x.shape[1]) == shape:
             x = np.moveaxis(x, 1, -1)
-        if x.shape[1:] != shape or not len(x):
-            wanted, seen = ", ".join(map(str, shape)), x.shape
-            raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1")
+        self._check_shape(x.shape, what)
         x = pixels.array(x, what)
         if self.spec.kind == "table":
             pixels.values(x, what)  # finite ones
@@ -299,6 +300,11 @@ class Trained:
             return split
         key, own = pipeline.binarization_key(fold=3), pipeline.fingerprints(split)
         return split._replace(x=self._binarize(split, {}, key, None, own), peak=1.0)
+
+    def _check_shape(self, seen: tuple[int, ...], what: str) -> None:
+        if seen[1:] != self.spec.shape or not seen[0]:
+            wanted = ", ".join(map(str, self.spec.shape))
+            raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1")
 
     def _peak(self, x: np.ndarray) -> float:
         if self.peak is not None:

@@ -18,6 +18,7 @@ from flaxvae.commands.fit_prior import fit_prior
 from flaxvae.commands.interpolate import interpolate
 from flaxvae.commands.reconstruct import reconstruct
 from flaxvae.commands.sample import sample
+from flaxvae.commands.score import score
 from flaxvae.commands.sweep import sweep
 from flaxvae.commands.train import train
 from flaxvae.commands.traverse import traverse
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "traverse": traverse,
     "fit-prior": fit_prior,
     "encode": encode,
+    "score": score,
     "figures": figures,
     "verify": verify,
     "cache": cache,

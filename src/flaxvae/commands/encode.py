@@ -6,7 +6,7 @@ import sys
 import zipfile
 
 from flaxvae.declared import typed
-from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+from flaxvae.flags import LATEST, NO_RECIPES, ImagesArgument, Recipes, RunArgument
 from flaxvae.settings import Place
 
 
@@ -14,7 +14,7 @@ from flaxvae.settings import Place
 def encode(
     run: RunArgument = LATEST,
     *,
-    images: str | None = None,
+    images: ImagesArgument = None,
     scores: bool = True,
     recipes: Recipes = NO_RECIPES,
     out: str | None = None,
@@ -24,11 +24,12 @@ def encode(
 
     Args:
         run: Run folder.
-        images: An .npz or .npy file; by default the test images, with their labels.
+        images: An .npz or .npy file; by default the test images, with their labels. The flag may
+            be left out: encode RUN IMAGES.
         scores: Also compute scores, which take many times as long as the latents.
         out: File to write, with z [N, D], score [N], labels [N] and the other per-image arrays of
-            the images' .npz, such as names; by default latents.npz in the run, or
-            latents-images-NAME.npz.
+            the images' .npz, such as names; of images in files also files [N]; by default
+            latents.npz in the run, or latents-images-NAME.npz.
     """
     import numpy as np
 
@@ -43,12 +44,13 @@ def encode(
     path = shared.target(loaded, "latents.npz", out, encode, images=images, scores=scores)
     with Terminal(sys.stderr) as terminal:
         split, others = shared.images(loaded, images, place, terminal)
-        y = split.y
         arrays = {"z": loaded.encode(split, watch=terminal.watch("latents"))}
         if scores:
             arrays["score"] = loaded.score(split, watch=terminal.watch("scores"))
-        if y is not None:
-            arrays["labels"] = y
+        if split.y is not None:
+            arrays["labels"] = split.y
+        if split.files is not None:
+            arrays["files"] = np.array(split.files)
         if loaded.remarks:
             arrays |= {name: np.array(value) for name, value in shared.step(loaded).items()}
         taken = [name for name in others if name in arrays]

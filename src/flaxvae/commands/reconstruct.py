@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from flaxvae.declared import Positive, typed
-from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+from flaxvae.flags import LATEST, NO_RECIPES, ImagesArgument, Recipes, RunArgument
 from flaxvae.settings import Place
 
 
@@ -13,7 +13,7 @@ from flaxvae.settings import Place
 def reconstruct(
     run: RunArgument = LATEST,
     *,
-    images: str | None = None,
+    images: ImagesArgument = None,
     n: Positive | None = None,
     recipes: Recipes = NO_RECIPES,
     out: str | None = None,
@@ -23,7 +23,8 @@ def reconstruct(
 
     Args:
         run: Run folder.
-        images: An .npz or .npy file; by default the test images.
+        images: An .npz or .npy file; by default the test images. The flag may be left out:
+            reconstruct RUN IMAGES.
         n: Show the first n images; by default 20, or all if there are fewer.
         out: PNG to write; by default figures/reconstructions.png in the run, or with options a
             file named after them.

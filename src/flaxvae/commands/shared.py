@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import value
 from flaxvae.runs.run import Run
 from flaxvae.settings import Place
+
+# Arrays of an .npz file that may hold what its images are called.
+NAMES = ("files", "file", "filenames", "filename", "names", "name", "paths", "path", "ids", "id")
 
 
 def tell(findings: Iterable[Finding], of: str = "") -> None:
@@ -60,6 +63,15 @@ def _rows(file: str, columns: Columns) -> sources.Pictures:
     found = tables.examples(Path(file))
     names = {} if found.rows is None else {"names": np.array(found.rows)}
     return sources.Pictures(columns.of(found.table), found.y, names, found.notes, "")
+
+
+def named(split: Split, others: Mapping[str, np.ndarray]) -> Sequence[str] | None:
+    """What images are called: their files, or the names in the file that they are from."""
+    if split.files is not None:
+        return split.files
+    found = [others[key] for key in NAMES if key in others]
+    texts = (names.tolist() for names in found if names.ndim == 1 and names.dtype.kind == "U")
+    return next(texts, None)
 
 
 def step(run: Run) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Curves(NamedTuple):
 def reconstructions(run: Run, shown: Split, which: str = "test images") -> Reconstructions:
     """Originals and the decoder's means at their codes."""
     originals = pixels(shown, slice(None))
-    decoded = run.reconstruct(originals, shown.y)
+    decoded = run.reconstruct(shown)
     mse = float(np.square(decoded - originals).mean())
     title = f"Reconstructions of {which}, mean squared error {mse:.4f} per pixel\n{heading(run)}"
     return Reconstructions(originals, decoded, title)
@@ -140,9 +140,9 @@ def samples(
 def interpolations(run: Run, ends: Split, steps: int = 10) -> Interpolations:
     """Straight lines between the codes of pairs of images, decoded."""
     title = f"Interpolation between the codes of two test images\n{heading(run)}"
-    shown = pixels(ends, slice(None))
-    labels = None if ends.y is None else ends.y[::2]
-    found = run.interpolate(shown[::2], shown[1::2], labels, steps=steps)
+    shown, places = pixels(ends, slice(None)), np.arange(len(ends.x))
+    start, end = (pipeline.taken(ends, places[first::2]) for first in (0, 1))
+    found = run.interpolate(start, end, steps=steps)
     return Interpolations(found, shown.reshape(-1, 2, *shown.shape[1:]), title)
 
 
@@ -165,12 +165,12 @@ def traversals(
     start, codes, through = None, None, "through the prior's mean"
     if image is not None:
         one = pipeline.taken(of.test, np.array([image]))
-        start = run.encode(pixels(one, slice(None)), one.y)[0]
+        start = run.encode(one)[0]
         through = f"through test image {image}"
         if label is None and one.y is not None:
             label = one.y[0]
     if not run.recipe.standard_prior:
-        codes = run.encode(pixels(of.test, slice(None)), of.test.y)
+        codes = run.encode(of.test)
         through = through if image is not None else "through the mean code of the test images"
     if run.recipe.classes is not None:
         label = run.spec.names[run.recipe.classes // 2] if label is None else label
