@@ -143,6 +143,18 @@ def test_other_channels_and_broken_pixels(tmp_path: Path) -> None:
     assert (pixels(plots.samples(tmp_path / "s.png", x, title="")) == (255, 0, 255)).all(-1).any()
 
 
+def test_rgba_is_shown_over_white() -> None:
+    x = images(5, channels=4).astype(float)
+    x[0, ..., 3], x[1, ..., 3] = 1, 0
+    shown = page.colours(x)
+    np.testing.assert_array_equal(shown[0], page.colours(x[:1, ..., :3])[0])
+    assert (shown[1] == 255).all()
+    over = x[..., :3] * x[..., 3:] + (1 - x[..., 3:])
+    np.testing.assert_array_equal(shown, (over * 255).round())
+    x[2, 1, 1, 3] = np.nan
+    assert (page.colours(x)[2, 1, 1] == (255, 0, 255)).all()
+
+
 @pytest.mark.parametrize("dimensions", [1, 2, 40])
 @pytest.mark.parametrize("name", FOLD)
 def test_vectors_are_lines(name: str, dimensions: int, tmp_path: Path) -> None:
@@ -238,7 +250,8 @@ def test_a_channel_that_is_shown_alone_is_said(
     for channels in (1, 2, 3, 4, 5):
         plots.samples(tmp_path / "s.png", images(2, channels), title="Samples\nof a run")
         said = f"(the first of {channels} channels)" in words(figures[-1])
-        assert said == (channels not in (1, 3))
+        assert said == (channels not in (1, 3, 4))
+        assert ("(RGBA over white)" in words(figures[-1])) == (channels == 4)
 
 
 def test_ticks_of_a_manifold_are_whole_numbers(

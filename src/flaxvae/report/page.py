@@ -44,7 +44,7 @@ def sheet(
     """Rows of tiles under axes in pixels: yields the axes and the tiles' centres, x and y.
 
     A gap is the space before its row or column; the first is ignored. For images that are neither
-    grey nor colour, the title says which channel is shown.
+    grey nor RGB, the title says what is shown.
     """
     rows = [np.asarray(row, float) for row in rows]
     columns = max(map(len, rows), default=0)
@@ -56,7 +56,8 @@ def sheet(
     h, w, channels = rows[0].shape[1:]
     if channels not in (1, 3):
         head, line, rest = title.partition("\n")
-        title = f"{head} (the first of {channels} channels){line}{rest}"
+        seen = "RGBA over white" if channels == 4 else f"the first of {channels} channels"
+        title = f"{head} ({seen}){line}{rest}"
     scale = max(1, min(LONGEST // (h * len(rows)), LONGEST // (w * columns), TILE // max(h, w)))
     h, w = h * scale, w * scale
     zoom = max(1.0, h * len(rows) / LONGEST, w * columns / LONGEST)  # text and gaps grow with it
@@ -84,9 +85,16 @@ def sheet(
 
 
 def colours(images: Array) -> Array:
-    """Images ``[N, H, W, C]`` as 8-bit colour ``[N, H, W, 3]``; non-finite pixels are magenta."""
-    grey_or_colour = images if images.shape[-1] == 3 else images[..., :1]
-    colour = np.broadcast_to(grey_or_colour, (*images.shape[:-1], 3))
+    """Images ``[N, H, W, C]`` as 8-bit RGB ``[N, H, W, 3]``; non-finite pixels are magenta.
+
+    Four channels are RGBA, shown over white; of two, or more than four, the first is shown.
+    """
+    channels = images.shape[-1]
+    if channels == 4:
+        alpha = images[..., 3:].clip(0, 1)
+        images = images[..., :3].clip(0, 1) * alpha + (1 - alpha)
+    shown = images if channels in (3, 4) else images[..., :1]
+    colour = np.broadcast_to(shown, (*images.shape[:-1], 3))
     known = np.isfinite(colour).all(axis=-1, keepdims=True)
     return (np.where(known, colour.clip(0, 1), (1, 0, 1)) * 255).round().astype(np.uint8)
 

@@ -1,9 +1,9 @@
 """Figures of a run: NumPy arrays in, one PNG file out; no models, no JAX.
 
-Images are ``[N, H, W, C]`` means in ``[0, 1]``, never logits: grey for one channel, colour for
-three, else the first channel, as the title then says; a pixel that is not finite is magenta.
-Vectors, ``[N, D]``, are drawn as lines on a common scale. A title's first line says what is shown;
-the others name the run.
+Images are ``[N, H, W, C]`` means in ``[0, 1]``, never logits: grey for one channel, RGB for three,
+RGBA over white for four, else the first channel, as the title then says; a pixel that is not finite
+is magenta. Vectors, ``[N, D]``, are drawn as lines on a common scale. A title's first line says
+what is shown; the others name the run.
 """
 
 from __future__ import annotations
@@ -82,15 +82,20 @@ def reconstructions(
     return path
 
 
-def interpolations(path: Path, images: Array, *, ends: Array, title: str) -> Path:
+def interpolations(
+    path: Path, images: Array, *, ends: Array, title: str, labels: Sequence[str] = ()
+) -> Path:
     """One path per row, ``[rows, steps, ...]``, between the two images that it connects.
 
-    These, ``ends`` ``[rows, 2, ...]``, are set off at the left and the right.
+    These, ``ends`` ``[rows, 2, ...]``, are set off at the left and the right. ``labels`` name the
+    rows.
     """
     rows = np.concatenate([ends[:, :1], images, ends[:, 1:]], axis=1)
     last = rows.shape[1] - 1
     gaps = [WIDE_GAP if c in (1, last) else GAP for c in range(last + 1)]
-    with sheet(path, title, list(rows), column_gap=gaps) as (ax, x, _):
+    with sheet(path, title, list(rows), column_gap=gaps) as (ax, x, y):
+        if labels:
+            ax.set_yticks(y, [textwrap.fill(label, 26) for label in labels])
         middle = (x[1] + x[last - 1]) / 2
         _above(ax, np.array([x[0], middle, x[last]]), ["original", "decoded", "original"])
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from flaxvae.data import pipeline
 from flaxvae.data.pipeline import Split
 from flaxvae.devices import batches
 from flaxvae.errors import counted
-from flaxvae.report.words import heading
+from flaxvae.report.words import heading, per_value
 from flaxvae.runs.run import Run
 
 Array = np.ndarray
@@ -75,6 +76,7 @@ class Interpolations(NamedTuple):
     images: Array  # [N, steps, *shape]
     ends: Array  # [N, 2, *shape] the images that a row connects
     title: str
+    labels: Sequence[str] = ()  # of the rows, where classes have names
 
 
 class Manifold(NamedTuple):
@@ -106,7 +108,8 @@ def reconstructions(run: Run, shown: Split, which: str = "test images") -> Recon
     originals = pixels(shown, slice(None))
     decoded = run.reconstruct(shown)
     mse = float(np.square(decoded - originals).mean())
-    title = f"Reconstructions of {which}, mean squared error {mse:.4f} per pixel\n{heading(run)}"
+    error = f"mean squared error {mse:.4f} {per_value(run)}"
+    title = f"Reconstructions of {which}, {error}\n{heading(run)}"
     return Reconstructions(originals, decoded, title)
 
 
@@ -143,7 +146,10 @@ def interpolations(run: Run, ends: Split, steps: int = 10) -> Interpolations:
     shown, places = pixels(ends, slice(None)), np.arange(len(ends.x))
     start, end = (pipeline.taken(ends, places[first::2]) for first in (0, 1))
     found = run.interpolate(start, end, steps=steps)
-    return Interpolations(found, shown.reshape(-1, 2, *shown.shape[1:]), title)
+    labels = []
+    if ends.y is not None and ends.y.dtype.kind == "U":
+        labels = [f"{one} to {other}" for one, other in ends.y.reshape(-1, 2).tolist()]
+    return Interpolations(found, shown.reshape(-1, 2, *shown.shape[1:]), title, labels)
 
 
 def traversals(
@@ -167,6 +173,8 @@ def traversals(
         one = pipeline.taken(of.test, np.array([image]))
         start = run.encode(one)[0]
         through = f"through test image {image}"
+        if one.files is not None:
+            through += f", {PurePosixPath(one.files[0]).name}"
         if label is None and one.y is not None:
             label = one.y[0]
     if not run.recipe.standard_prior:

@@ -69,10 +69,15 @@ def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, s
             facts[f"-log p(x{given})"] = f"{nats}, upper bound from {samples}"
         else:
             facts["-IW-ELBO"] = f"{nats}, of cross-entropies, from {samples}"
-    facts["MSE"] = f"{found.mse:.5f} per pixel, from the {recipe.code}"
+    facts["MSE"] = f"{found.mse:.5f} {per_value(run)}, from the {recipe.code}"
     if found.elbo is not None:
         facts["±"] = "standard error over images"
     return facts
+
+
+def per_value(run: Trained) -> str:
+    """What errors are averaged over: "per pixel" of images, else "per value"."""
+    return "per pixel" if len(run.spec.shape) == 3 else "per value"
 
 
 def shape(data: Data) -> str:
