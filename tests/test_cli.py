@@ -519,11 +519,10 @@ def test_the_word_after_the_run_is_images(trained, refused, capsys, tmp_path):
     refused("sample {run} mine.npz", 2, "mine.npz")
 
 
-def test_encode_a_folder_of_pictures(refused, tmp_path):
+def test_an_empty_folder_of_pictures(refused, tmp_path):
     (tmp_path / "pictures").mkdir()
-    advice = "read the images into one array and save it with np.savez"
-    refused("encode {run} --images pictures", 3, "pictures: a folder", advice)
-    refused("train --dataset pictures", 2, "--dataset pictures", advice)
+    for command in ("encode {run} --images", "score {run}", "train --dataset"):
+        refused(f"{command} pictures", 3, "pictures: no pictures in it (it is empty)")
 
 
 def test_figures_draws_all_again(trained, capsys):

@@ -164,7 +164,7 @@ class Place:
     """Where a run's data are now, if they have moved; their contents must be the same."""
 
     dataset: str | None = None
-    """New path of the .npz or .npy file that the run was trained on."""
+    """New path of the file or folder that the run was trained on."""
 
     data_dir: str | None = None
     """New path of the folder with the IDX files that the run was trained on."""

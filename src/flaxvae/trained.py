@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from flaxvae.analysis import evaluation, latent_space
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
-from flaxvae.data import images, labels, pipeline, pixels
+from flaxvae.data import images, labels, pipeline, pixels, rows
 from flaxvae.data.pipeline import Split
 from flaxvae.data.tables import Columns
 from flaxvae.declared import AboveZero, Count, NotNegative, Positive, Seed, Steps, typed
@@ -105,8 +105,8 @@ class Trained:
         y, size = self.labels(y, len(z)), batches.rows_at_once(len(z), self.spec.shape, base=SIZES)
         parts = []
         for start in range(0, len(z), size):
-            rows = np.arange(start, start + size) % len(z)  # the last batch is padded
-            parts.append(self._decode(self.variables, z[rows], None if y is None else y[rows]))
+            some = np.arange(start, start + size) % len(z)  # the last batch is padded
+            parts.append(self._decode(self.variables, z[some], None if y is None else y[some]))
         return self._shown(np.concatenate(jax.device_get(parts))[: len(z)])
 
     def _shown(self, x: np.ndarray) -> np.ndarray:
@@ -277,7 +277,7 @@ class Trained:
         if isinstance(x, Split):
             self._check_shape((len(x.x), *x.shape), what)
             return x._replace(y=self.labels(x.y if y is None else y, len(x.x)), names=None)
-        x, shape = np.asarray(x), self.spec.shape
+        large, x, shape = rows.is_mapped(x), np.asarray(x), self.spec.shape
         if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
             x = x[..., None]
         elif x.shape[1:] != shape and x.ndim == 4 and (*x.shape[2:], x.shape[1]) == shape:
@@ -289,10 +289,17 @@ class Trained:
             stored = x.astype(np.float32) if self.columns is None else self.columns.standardized(x)
             return Split(stored, self.labels(y, len(x)), 1.0, bounded=False)
         form = pixels.known_form(x.dtype, pixels.values(x, what), self._peak(x), self.signed, what)
-        x, peak = form.of(x), form.peak
-        split = Split(x, self.labels(y, len(x)), peak)
+        stored = rows.Rows(x, convert=form.of) if large else form.of(x)
+        return self.prepared(Split(stored, self.labels(y, len(x)), form.peak), what)
+
+    def prepared(self, split: Split, what: str = "images") -> Split:
+        """Images as stored, binarized if those of the training were.
+
+        Raises UsageError if they are grey, and the model is of binary ones.
+        """
         if self.binarization == "none":
-            if self.spec.binary and not np.isin(x, (0, peak)).all():
+            binary = (np.isin(part, (0, split.peak)).all() for part in rows.chunks(split.x))
+            if self.spec.binary and not all(binary):
                 raise UsageError(
                     f"{what} are grey, but {self._called} was built for binary ones: expected 0 "
                     "and 1; binarize them, or give Trained the binarization used in training"

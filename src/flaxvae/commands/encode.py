@@ -24,8 +24,8 @@ def encode(
 
     Args:
         run: Run folder.
-        images: An .npz or .npy file; by default the test images, with their labels. The flag may
-            be left out: encode RUN IMAGES.
+        images: A folder, zip or tar of pictures, a picture, or an .npz or .npy file; by default
+            the test images, with their labels. The flag may be left out: encode RUN IMAGES.
         scores: Also compute scores, which take many times as long as the latents.
         out: File to write, with z [N, D], score [N], labels [N] and the other per-image arrays of
             the images' .npz, such as names; of images in files also files [N]; by default

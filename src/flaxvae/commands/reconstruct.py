@@ -23,8 +23,8 @@ def reconstruct(
 
     Args:
         run: Run folder.
-        images: An .npz or .npy file; by default the test images. The flag may be left out:
-            reconstruct RUN IMAGES.
+        images: A folder, zip or tar of pictures, a picture, or an .npz or .npy file; by default
+            the test images. The flag may be left out: reconstruct RUN IMAGES.
         n: Show the first n images; by default 20, or all if there are fewer.
         out: PNG to write; by default figures/reconstructions.png in the run, or with options a
             file named after them.
@@ -43,6 +43,6 @@ def reconstruct(
     with Terminal(sys.stderr) as terminal:
         split, _ = shared.images(loaded, images, place, terminal)
     split = shown.first(split, shared.upto("n", n, 20, len(split.x)))
-    which = "test images" if images is None else Path(images).name
+    which = "test images" if images is None else Path(images).resolve().name
     found = shown.reconstructions(loaded, split, which)
     return relative(figures.draw("reconstructions", path, found))

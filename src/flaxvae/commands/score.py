@@ -26,8 +26,8 @@ def score(
 
     Args:
         run: Run folder.
-        images: An .npz or .npy file; by default the test images. The flag may be left out: score
-            RUN IMAGES.
+        images: A folder, zip or tar of pictures, a picture, or an .npz or .npy file; by default
+            the test images. The flag may be left out: score RUN IMAGES.
         out: File to write, with the columns file (or index, where images have no names), score
             and, of images with labels, label; by default scores.csv in the run, or
             scores-images-NAME.csv.

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from flaxvae import declared, writing
-from flaxvae.data import sources, tables
+from flaxvae.data import sources
 from flaxvae.data.pipeline import Split
-from flaxvae.data.tables import Columns
 from flaxvae.errors import DataError, Finding, UsageError
 from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import value
+from flaxvae.runs import reading
 from flaxvae.runs.run import Run
 from flaxvae.settings import Place
 
@@ -44,25 +44,16 @@ def tell(findings: Iterable[Finding], of: str = "") -> None:
 def images(
     run: Run, file: str | None, place: Place, terminal: Terminal
 ) -> tuple[Split, dict[str, np.ndarray]]:
-    """The images of a file, prepared like the run's own, and its other arrays of one entry per
-    image; or the run's test images."""
+    """The images of a file or a folder, prepared like the run's own, and of a file its other arrays
+    of one entry per image; or the run's test images."""
+    decoding = terminal.watch("decoding pictures")
     if file is None:
-        return run.data(place).test, {}
+        return run.data(place, decoding).test, {}
     unused(place, f"with --images {file}")
-    found = sources.read_images(Path(file)) if run.columns is None else _rows(file, run.columns)
-    if found.unlabelled and run.recipe.classes is not None:
-        raise DataError(f"{file}: {found.unlabelled}")
-    split = run.split(found.x, found.y, f"{file}: images")._replace(y=found.y)
+    found = reading.read(run, file, decoding)
     for note in found.notes:
         terminal.note(f"{file}: {note}")
-    return split, found.others
-
-
-def _rows(file: str, columns: Columns) -> sources.Pictures:
-    """The rows of a table, as a run takes them."""
-    found = tables.examples(Path(file))
-    names = {} if found.rows is None else {"names": np.array(found.rows)}
-    return sources.Pictures(columns.of(found.table), found.y, names, found.notes, "")
+    return found.split, found.others
 
 
 def named(split: Split, others: Mapping[str, np.ndarray]) -> Sequence[str] | None:
@@ -128,7 +119,7 @@ def target(
     defaults = inspect.signature(command).parameters
     chosen = {k: v for k, v in options.items() if v != defaults[k].default}
     if "images" in chosen and isinstance(chosen["images"], str):
-        chosen["images"] = Path(chosen["images"]).stem
+        chosen["images"] = sources.called(chosen["images"])
     words = [re.sub(r"[^\w.+-]+", "_", f"{name}-{value(x)}") for name, x in chosen.items()]
     path = run.path / usual
     check_writable(run, path.parent, "give --out FILE, or " if "out" in defaults else "")

@@ -307,12 +307,13 @@ def read(
     """
     path = found(dataset)
     asked = Asked(None, how.resize, how.background, how)
+    exact = DataSettings(image_size=f"{how.height}x{how.width}", strict=strict)
     of = containers.single if path.suffix.lower() in pictures.SUFFIXES else containers.opened
     with of(path) as container:
         examples, notes = _examples(container, strict)
         names = [[example.name for example in examples]]
         rows = cache.decoded(container, names, asked, containers.stem(dataset), watch)
-    notes = [*container.notes, *notes, *_remarks(path, rows, DataSettings(strict=strict))]
+    notes = [*container.notes, *notes, *_remarks(path, rows, exact)]
     kept = [example for example in examples if example.name not in rows.broken]
     (y,), _, unlabelled = _labels([kept])
     notes += [f"without labels: {unlabelled}"] if unlabelled else []

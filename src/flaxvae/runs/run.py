@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +18,14 @@ from flaxvae import lookup, outside
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Variables
 from flaxvae.data import labels
-from flaxvae.data.pipeline import Data
+from flaxvae.data.pipeline import Data, Split
 from flaxvae.data.tables import Columns
 from flaxvae.declared import typed
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, command
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import places, records
+from flaxvae.runs import places, reading, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import RunFolder
@@ -36,7 +37,10 @@ from flaxvae.trained import Trained
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run(Trained):
-    """A trained model and the folder it came from; ``Trained`` documents what it can do."""
+    """A trained model and the folder it came from; ``Trained`` documents what it can do.
+
+    Where that takes images, a Run takes the path of a folder or a file of them as well.
+    """
 
     _: dataclasses.KW_ONLY
     folder: RunFolder
@@ -70,15 +74,36 @@ class Run(Trained):
         """The figures in the run's folder, for a notebook. Raises DataError if there are none."""
         return gallery(self.folder.figures)
 
-    def data(self, place: Place = Place()) -> Data:
+    def data(self, place: Place = Place(), watch: reading.Watch | None = None) -> Data:
         """The run's own data, loaded again, from ``place`` if they have moved.
+
+        ``watch`` is told how many pictures are decoded, where they are not kept decoded.
 
         Raises DataError if they are not found, or have changed.
         """
         if self.loaded is not None and place == Place():
             return self.loaded
         check = functools.partial(check_same_data, self.folder)
-        return places.find(self.plan.data, self.folder.record(), check, place)[0]
+        return places.find(self.plan.data, self.folder.record(), check, place, watch)[0]
+
+    def read(self, images: str | os.PathLike[str]) -> Split:
+        """The images of a folder, a zip, a tar or a file, prepared as the run's own were.
+
+        They have their labels, if any, and the names of their files. What there is to know of them
+        is said on stderr.
+
+        Raises:
+            UsageError: of another shape than the run's, or without labels where it needs them.
+            DataError: there is nothing that can be read as images.
+        """
+        found = reading.read(self, images)
+        for note in found.notes:
+            print(f"flaxvae: {os.fspath(images)}: {note}", file=sys.stderr)
+        return found.split
+
+    def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
+        """As of any ``Trained``; of a path, what ``read`` gives."""
+        return super().split(self.read(x) if isinstance(x, str | os.PathLike) else x, y, what)
 
     def _facts(self) -> list[str]:
         facts = [f"{self.plan.model} on {super()._facts()[0]}", super()._facts()[1]]
