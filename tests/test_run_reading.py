@@ -42,7 +42,6 @@ def written(path, files):
 def cached(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAXVAE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
         yield
 
 
@@ -55,7 +54,9 @@ def project(tmp_path_factory, cached):
     written(path / "pets", {name: content(i, sizes[i % 3 > 0]) for i, name in enumerate(names)})
     options = {"image_size": "8x10", "resize": "fit", "background": "grey", "epochs": 1}
     where = {"run": str(path / "run"), "progress": False}
-    flaxvae.train(str(path / "pets"), **where, **options, **SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        flaxvae.train(str(path / "pets"), **where, **options, **SMALL)
     return path
 
 
@@ -153,9 +154,10 @@ def test_encode_and_score_keep_names(project, run, new, capsys, tmp_path):
     assert code == 0 and (tmp_path / "r.png").stat().st_size > 1000
 
 
-def test_the_runs_own_test_pictures_have_names(project, run, capsys):
-    code, *_ = command(capsys, f"encode {project / 'run'} --no-scores")
-    with np.load(project / "run" / "latents.npz") as found:
+def test_the_runs_own_test_pictures_have_names(project, run, capsys, tmp_path):
+    out = tmp_path / "z.npz"
+    code, *_ = command(capsys, f"encode {project / 'run'} --no-scores --out {out}")
+    with np.load(out) as found:
         assert code == 0 and found["files"].tolist() == list(run.data().test.files)
 
 
@@ -207,7 +209,7 @@ def test_a_damaged_preprocessing(run, monkeypatch):
             run.read("new")
 
 
-def test_a_conditional_run_needs_its_classes(project, new, tmp_path):
+def test_a_conditional_run_needs_its_classes(project, new, tmp_path, no_figures):
     where = {"run": str(tmp_path / "cvae"), "progress": False}
     run = flaxvae.train(
         str(project / "pets"), model="cvae", image_size="8x10", epochs=0, **where, **SMALL
