@@ -122,13 +122,14 @@ class DataSettings:
     """Which images to use, and how to preprocess their pixels."""
 
     dataset: str = "digits"
-    """digits, sprites or sprites_color (built in), mnist, fashion_mnist, kmnist, or the path of a
-    folder of pictures (also a zip or tar of one), an .npz or .npy file, or a table (.csv,
-    .parquet)."""
+    """digits, sprites or sprites_color (built in), mnist, fashion_mnist, kmnist, cifar10,
+    frey_faces, or the path of a folder of pictures (also a zip or tar of one), an .npz or .npy
+    file, or a table (.csv, .parquet)."""
 
     data_dir: Annotated[str | None, Only("dataset", *IN_FOLDERS)] = None
-    """Folder with the IDX files (.gz or not), or with a sub-folder of them named after the dataset.
-    By default FLAXVAE_DATA_DIR if it is set, else tensorflow-datasets."""
+    """Folder with the IDX files (.gz or not), the archive of CIFAR-10 or frey_faces.npz, or with a
+    sub-folder of them named after the dataset. By default FLAXVAE_DATA_DIR if it is set, else
+    tensorflow-datasets, where it has them."""
 
     binarization: Binarization = "none"
     """none: pixels in [0, 1]; dynamic: a new Bernoulli(pixel) draw every time an image is used;

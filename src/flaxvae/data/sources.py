@@ -104,7 +104,8 @@ def load(
     if dataset not in SOURCES:
         raise UsageError(
             f"--dataset {dataset}: expected {', '.join(SOURCES)}, or the path of a folder of "
-            f"pictures or of an .npz or .npy file{did_you_mean(dataset, (*SOURCES, *_here()))}"
+            f"pictures, of an .npz or .npy file or of a table"
+            f"{did_you_mean(dataset, (*SOURCES, *_here()))}"
         )
     if dataset == "digits":
         return _digits()
