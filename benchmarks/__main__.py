@@ -6,10 +6,11 @@
     likelihood   images/s and memory of log p(x) by 5,000 importance samples
     sprites      images/s that are drawn, against those that a network takes
     start        seconds to --help, and to the first step with a cold and a warm compilation cache
+    streaming    training on images that are streamed from a file, against images on the device
     overhead     what the guard against NaN, the metrics and checkpoints add to a training
     data         pictures/s into the cache, and seconds to the first step of a second start
 
-About 25 minutes in all on two cores, with nothing else running. Each group writes
+About 28 minutes in all on two cores, with nothing else running. Each group writes
 results/<group>.json; docs/benchmarks.md and its plot are made from all that are there, so groups
 can be run one by one. PyTorch is timed where it is installed (`pip install torch==2.13.0`), here or
 under --torch-python. Absolute numbers are those of one machine; ratios are of neighbours in one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -31,3 +32,13 @@ class Case:
         """uint8 images [N, size, size]; the time of a step does not depend on what they show."""
         generator = np.random.default_rng(0)
         return generator.integers(0, 256, (self.images, self.size, self.size), np.uint8)
+
+    def write(self, path: Path) -> None:
+        """Such images as an .npy file, a few at a time."""
+        shape, generator = (self.images, self.size, self.size, 1), np.random.default_rng(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, self.images, 10_000):
+                some = min(10_000, self.images - start), *shape[1:]
+                file.write(generator.integers(0, 256, some, np.uint8).tobytes())

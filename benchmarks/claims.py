@@ -49,6 +49,16 @@ def _memory(rows: Rows) -> Spread:
     return dict.fromkeys(("low", "middle", "high"), rows[0]["mib"])
 
 
+def _streamed(rows: Rows) -> Spread:
+    return rows[0]["found"][OURS]["ratio"]
+
+
+def _growth(rows: Rows) -> Spread:
+    """Memory of a training on ten times as many images, divided by that on the usual number."""
+    small, large = rows[0]["mib"].values()
+    return dict.fromkeys(("low", "middle", "high"), large / small)
+
+
 def _seconds(name: str) -> Callable[[Rows], Spread]:
     return lambda rows: rows[0]["seconds"][name]
 
@@ -89,6 +99,8 @@ CLAIMS = (
     Claim("k = 5,000: temporary memory", "likelihood", _memory, 50, " MiB", True),
     Claim("sprites: drawn, of those trained on", "sprites", _drawn("sprites"), 10),
     Claim("sprites_color: drawn, of those trained on", "sprites", _drawn("sprites_color"), 10),
+    Claim(f"{CONV}: streamed, of resident images/s", "streaming", _streamed, 0.9),
+    Claim("streamed: memory at 10 times the images", "streaming", _growth, 1.05, at_most=True),
     Claim("first step, warm cache", "start", _seconds("warm"), 2.5, " s", True),
     Claim("`flaxvae --help`", "start", _seconds("help"), 0.5, " s", True),
     Claim(f"{CONV}: guard and metrics", "overhead", _cost("guard", "conv"), 5, " %", True),

@@ -30,7 +30,7 @@ from flaxvae.settings import DRAWN
 
 Row = dict[str, Any]
 
-OURS, GEMM = "flaxvae", "gemm"
+OURS, STREAMED, GEMM = "flaxvae", "flaxvae streamed", "gemm"
 GEMM_OPERATIONS = 2 * GEMM_SIZE**3
 FLAX = ("flax loop", "flax example")
 TORCH = ("torch DataLoader", "torch tensors", "torch tuned")
@@ -139,6 +139,23 @@ def sprites(how: How) -> list[Row]:
     return rows
 
 
+def streaming(how: How) -> list[Row]:
+    """What streaming costs, and the memory of trainings on one and on ten times as many images."""
+    case = Case("conv")
+    found = how.time(
+        dict.fromkeys((STREAMED, OURS), case), dict.fromkeys((STREAMED, OURS), case.batch)
+    )
+    _compared(f"{case.shape.label}, batch {case.batch}: images/s", found)
+    steps, mib = 10 if how.quick else 10 * IMAGES // case.batch, {}
+    for images in (IMAGES, 10 * IMAGES):
+        worker = Worker(STREAMED, Case("mlp512", images=images))
+        worker.seconds(steps)
+        worker.close()
+        mib[str(images)] = worker.peak_mib
+    print("peak MiB:", mib, flush=True)
+    return [{"label": case.shape.label, "batch": case.batch, "found": found, "mib": mib}]
+
+
 def start(how: How) -> list[Row]:
     seconds = starts.measure(2 if how.quick else 7)
     print("seconds:", {name: round(s["middle"], 2) for name, s in seconds.items()}, flush=True)
@@ -202,6 +219,7 @@ GROUPS: dict[str, Callable[[How], list[Row]]] = {
     "evaluation": evaluation,
     "likelihood": likelihood,
     "sprites": sprites,
+    "streaming": streaming,
     "start": start,
     "overhead": overhead,
     "data": data,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import claims
-from benchmarks.groups import GEMM, GROUPS, OURS
+from benchmarks.groups import GEMM, GROUPS, OURS, STREAMED
 from benchmarks.start import HELP
 from benchmarks.workers import Spread
 from flaxvae.report import plots
@@ -101,6 +101,16 @@ def _sprites(rows: Rows) -> list[str]:
     return lines
 
 
+def _streaming(rows: Rows) -> list[str]:
+    (row,) = rows
+    lines = [f"| {row['label']}, images | images/s |", "|---|---|"]
+    for name, where in ((OURS, "on the device"), (STREAMED, "streamed from a file")):
+        lines.append(f"| {where} | {_told(row['found'][name]['rate'])} |")
+    lines += ["", f"Streamed is {_told(row['found'][OURS]['ratio'], '.2f')} times resident."]
+    told = [f"{mib:,.0f} MiB with {int(count):,}" for count, mib in row["mib"].items()]
+    return [*lines, f"Peak memory of a streamed training: {', '.join(told)} images."]
+
+
 def _start(rows: Rows) -> list[str]:
     names = {
         "cold": "`flaxvae train` to its first step, empty compilation cache",
@@ -140,6 +150,7 @@ TABLES = {
     "evaluation": _evaluation,
     "likelihood": _likelihood,
     "sprites": _sprites,
+    "streaming": _streaming,
     "start": _start,
     "overhead": _overhead,
     "data": _data,

@@ -502,7 +502,7 @@ def by_hand(path, after=lambda state: state, at=0, bad=()):
         if step in bad:
             state = state.__class__(**{**vars(state), "step": state.step + 1})
             continue
-        state = trainer.segment(state, trainer.order(step // trainer.steps_per_epoch), 1)
+        state = trainer.segment(state, trainer.feed.at(step).rows, 1)
     return contents.digest(jax.device_get(state.variables["params"]))
 
 

@@ -100,7 +100,7 @@ def test_update_is_what_the_trainer_does():
     data = pipeline.prepare(plan.data)
     recipe, mesh = plan.recipe(data.spec), meshes.make(1)
     trainer = steps.trainer(recipe, data, plan.training, mesh, 1)
-    state, order = trainer.init(), trainer.order(0)
+    state, (rows, _), order = trainer.init(), trainer.feed.at(0), trainer.order(0)
     stream = steps.keys(plan.training.seed)
     noise = jax.vmap(lambda i: steps.Noise(*jax.random.split(jax.random.fold_in(stream.noise, i))))(
         jnp.arange(3)
@@ -111,7 +111,7 @@ def test_update_is_what_the_trainer_does():
     x = data.train.x.astype(np.float32) / 16
     for i in range(3):
         own, metrics = step(own, noise.model[i], fv.Batch(x[np.asarray(order[i])]))
-    theirs = trainer.segment(state, order, 3)
+    theirs = trainer.segment(state, rows, 3)
     assert int(own.step) == int(theirs.step) == 3 and metrics.keys() == theirs.totals.keys()
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),

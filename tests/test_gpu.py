@@ -47,7 +47,7 @@ def trained(device, epochs, **choices):
         trainer = steps.trainer(recipe, data, plan.training, mesh, epochs)
         state = trainer.init()
         for epoch in range(epochs):
-            state = trainer.segment(state, trainer.order(epoch), trainer.steps_per_epoch)
+            state = trainer.segment(state, *trainer.feed.at(epoch * trainer.steps_per_epoch))
     return recipe, data, mesh, state
 
 

@@ -420,8 +420,11 @@ def test_a_machine_whose_name_has_no_address_is_one_line(monkeypatch):
 
 @pytest.mark.skipif(not named(), reason="this machine's own name has no address")
 def test_two_processes_learn_what_one_does(straight, tmp_path):
+    """Each reads its own rows of streamed images; what is resident is in a slow test."""
     path = tmp_path / "pair"
-    found = ends(start(2, *CHOICES, "--epochs", str(EPOCHS), "--run", str(path)))
+    choices = [*CHOICES, "--data-placement", "stream"]
+    before = "from flaxvae.training import feed; feed.BLOCK = 3 * 128 * 64\n"
+    found = ends(start(2, *choices, "--epochs", str(EPOCHS), "--run", str(path), before=before))
     assert [end[0] for end in found] == [0, 0], found
     assert "2 x cpu" in found[0][1] and found[1][1:] == ("", "")  # process 0 alone talks
     assert same(path, straight)
@@ -643,7 +646,7 @@ def bytes_of(state, device):
 
 def test_shared_out_state_learns_the_same_in_less_memory(shared, tmp_path):
     trainers = {shard: made(8, shard_params=shard, ema=0.9) for shard in (False, True)}
-    whole, out = (t.segment(t.init(), t.order(0), 10) for t in trainers.values())
+    whole, out = (t.segment(t.init(), t.feed.at(0).rows, 10) for t in trainers.values())
     for name, total in whole.totals.items():
         assert float(out.totals[name]) == pytest.approx(float(total), rel=2e-6)
     for one, other in zip(jax.tree.leaves(whole.variables), jax.tree.leaves(out.variables)):
@@ -697,7 +700,7 @@ def collectives(trainer):
         trainer.sharding,
     )
     jitted = jax.jit(trainer.segment, out_shardings=trainer.sharding)
-    text = jitted.lower(state, trainer.order(0), 2).compile().as_text()
+    text = jitted.lower(state, trainer.feed.at(0).rows, 2).compile().as_text()
     body, entry = text.split("\nENTRY ")
     found = []
     for part, outside in ((body, False), (entry, True)):

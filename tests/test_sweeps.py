@@ -462,11 +462,11 @@ def test_members_of_other_numbers_share_a_program(model, fixed, varied):
     assert all(x.weak_type for x in group.numbers().values())  # as the numbers of Python are
     mesh = meshes.make(1)
     together = members.trainer(group, DATA, mesh)
-    state = together.segment(together.init(), together.order(0), 3)
+    state = together.segment(together.init(), together.feed.at(0).rows, 3)
     close = {"rtol": 1e-4, "atol": 1e-5} if "precision" not in fixed else {"atol": 2e-3}
     for i, (_, plan, recipe) in enumerate(each):
         alone = steps.trainer(recipe, DATA, plan.training, mesh, 1)
-        expected = alone.segment(alone.init(), alone.order(0), 3)
+        expected = alone.segment(alone.init(), alone.feed.at(0).rows, 3)
         ours, theirs = (jax.tree.leaves(s) for s in (members.alone(state, i), expected))
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, **close)
@@ -525,11 +525,12 @@ OTHER = {
     "patience": 1,
     "seed": 3,
     "devices": 2,
+    "data_placement": "stream",
     "shard_params": True,
     "on_nan": "skip",
     "checkpoint_every": "3steps",
 }
-REFUSED = ("patience", "shard_params")
+REFUSED = ("patience", "data_placement", "shard_params")
 SAME = ("accumulate", "devices")  # numbers that these settings leave as they are
 
 

@@ -154,8 +154,9 @@ def advance(made: steps.Trainer, state: steps.TrainState, count: int) -> steps.T
     """``count`` more steps, cut where an epoch ends, as ``training.loop`` does it."""
     while count:
         step = int(state.step)
-        some = min(count, PER_EPOCH - step % PER_EPOCH)
-        state = made.segment(state, made.order(step // PER_EPOCH), some)
+        rows, enough = made.feed.at(step)
+        some = min(count, enough)
+        state = made.segment(state, rows, some)
         count -= some
         if int(state.step) % PER_EPOCH == 0:
             totals = jax.tree.map(jnp.zeros_like, state.totals)
@@ -340,9 +341,10 @@ def test_every_step_has_noise_of_its_own():
     settings = TrainSettings(batch_size=B, learning_rate=1e-30)
     grey = data()._replace(binarization="none")
     made = steps.trainer(recipe("vae-mlp"), grey, settings, meshes.make(1), epochs=1)
-    state, order, totals = made.init(), jnp.zeros((PER_EPOCH, B), jnp.int32), [0.0]
+    state, totals = made.init(), [0.0]
+    rows = made.feed.at(0).rows._replace(order=jnp.zeros((PER_EPOCH, B), jnp.int32))
     for _ in range(5):
-        state = made.segment(state, order, 1)
+        state = made.segment(state, rows, 1)
         totals.append(float(state.totals["loss"]))
     losses = np.diff(totals)
     assert (np.abs(np.diff(np.sort(losses))) > 1e-5 * np.abs(losses).max()).all()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from flaxvae.analysis.evaluation import CHUNK, importance_weighted_elbo
 from flaxvae.core import Batch
 from flaxvae.data import sprites
 from flaxvae.data.pipeline import Data, Split
+from flaxvae.data.rows import Rows
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.recipe import DataSpec, Recipe
@@ -43,11 +46,11 @@ def train(
     recipe, data = parts(case, images)
     settings = TrainSettings(epochs=1, batch_size=case.batch)
     trainer = step.trainer(changed(recipe), data, settings, meshes.make(case.devices), 1000)
-    state, order = trainer.init(), trainer.order(0)
+    state, (rows, _) = trainer.init(), trainer.feed.at(0)
 
     def run(steps: int) -> None:
         nonlocal state
-        state = trainer.segment(state, order, steps)
+        state = trainer.segment(state, rows, steps)
         jax.block_until_ready(state)
 
     run(1)
@@ -78,6 +81,31 @@ def draw(case: Case, color: bool):
 
     def run(steps: int) -> None:
         batches_of(steps, rows).block_until_ready()
+
+    run(1)
+    return run
+
+
+def streamed(case: Case):
+    """Images are read from a file, in the order of epochs; no turn finds any that were read before
+    it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        case.write(path)
+        recipe, data = parts(case, Split(Rows(np.load(path, mmap_mode="r")), None, 255.0))
+    settings = TrainSettings(epochs=1, batch_size=case.batch, data_placement="stream")
+    trainer = step.trainer(recipe, data, settings, meshes.make(case.devices), 1000)
+    state, done = trainer.init(), 0
+
+    def run(steps: int) -> None:
+        nonlocal state, done
+        end = done + steps
+        while done < end:
+            rows, enough = trainer.feed.at(done)
+            count = min(enough, end - done)
+            state, done = trainer.segment(state, rows, count), done + count
+            jax.block_until_ready(state)
+        trainer.feed.close()
 
     run(1)
     return run
@@ -149,6 +177,7 @@ CONTENDERS = {
     "flaxvae sprites_color": functools.partial(train_on_sprites, color=True),
     "draw sprites": functools.partial(draw, color=False),
     "draw sprites_color": functools.partial(draw, color=True),
+    "flaxvae streamed": streamed,
     "flaxvae evaluation": evaluation,
     "flaxvae likelihood": likelihood,
     "gemm": gemm,

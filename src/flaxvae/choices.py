@@ -20,6 +20,7 @@ from flaxvae.settings import (
     Net,
     OnNan,
     Optimizer,
+    Placement,
     Precision,
     Resize,
     Schedule,
@@ -51,6 +52,7 @@ class Choices(TypedDict, total=False):
     patience: int | None
     seed: int
     devices: int | None
+    data_placement: Placement
     shard_params: bool
     on_nan: OnNan
     checkpoint_every: str

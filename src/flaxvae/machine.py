@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -56,6 +57,17 @@ def memory() -> int | None:
         return min(found, int((CGROUP / "memory.max").read_text()))  # a container's limit
     except (OSError, ValueError):  # no container, or no limit: "max"
         return found
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that are free or could be freed, or as ``memory`` where that is unknown."""
+    most = memory()
+    with contextlib.suppress(OSError):
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", (PROC / "meminfo").read_text(), re.M)
+        if found:
+            free = int(found[1]) * 1024
+            return free if most is None else min(free, most)
+    return most
 
 
 def nvidia() -> bool:

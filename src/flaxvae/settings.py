@@ -49,6 +49,7 @@ FreeBitsPer = Literal["dimension", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
 Resize = Literal["crop", "fit", "stretch"]
 Background = Literal["white", "grey", "black"]
+Placement = Literal["auto", "device", "stream"]
 IN_FOLDERS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "frey_faces")  # in --data-dir
 DRAWN = ("sprites", "sprites_color")  # datasets that are drawn from their factors
 NAMED = ("digits", *DRAWN, *IN_FOLDERS, "arrays")  # datasets that are no path
@@ -216,6 +217,11 @@ class TrainSettings:
 
     devices: Positive | None = None
     """Number of devices to use; by default all."""
+
+    data_placement: Placement = "auto"
+    """Where training images are: all on every device, or streamed to them in blocks, for data
+    larger than memory; auto streams what would fill more than a quarter of a device's free memory.
+    Results are the same."""
 
     shard_params: bool = False
     """Split parameters and optimizer state between the devices, for models too large for one."""

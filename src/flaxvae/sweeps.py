@@ -209,6 +209,7 @@ def _groups(plans: Mapping[str, Plan], data: pipeline.Data) -> list[members.Grou
     for _, plan, recipe in each:
         meshes.make(plan.training.devices)
         steps.check(recipe, data, plan.training, meshes.make(1))
+        members.check_resident(recipe, data, plan.training)
     return members.groups(each, data, measurement)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry_2x32
 
 from flaxvae.settings import Binarization
 
@@ -49,3 +50,22 @@ def binarize(x: Array, how: Binarization, key: Array) -> Array:
     if how == "threshold":
         return (x >= 0.5).astype(x.dtype)
     return jax.random.bernoulli(key, x).astype(x.dtype)
+
+
+def binarize_part(x: Array, how: Binarization, key: Array, first: int) -> Array:
+    """What ``binarize`` makes of rows from ``first`` on, where it is given all rows at once."""
+    if how in ("none", "threshold"):
+        return binarize(x, how, key)
+    high, low = divmod(first * (x.size // len(x)), 2**32)
+    return _drawn(x, jax.random.key_data(key), np.uint32(high), np.uint32(low))
+
+
+@jax.jit
+def _drawn(x: Array, key: Array, high: Array, low: Array) -> Array:
+    # As jax.random.bernoulli draws: each element's bits are a hash of its number, of 64 bits.
+    lows = low + jax.lax.iota(jnp.uint32, x.size)
+    highs = high + (lows < low).astype(jnp.uint32)
+    first, second = jnp.split(threefry_2x32(key, jnp.concatenate([highs, lows])), 2)
+    fraction = (first ^ second) >> 9 | jnp.uint32(0x3F800000)  # of a float in [1, 2)
+    uniform = jax.lax.bitcast_convert_type(fraction, jnp.float32) - 1
+    return (uniform.reshape(x.shape) < x).astype(x.dtype)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flaxvae import machine
 from flaxvae.data import images, labels, normal, sources, tones
 from flaxvae.data import rows as row_views
 from flaxvae.data.images import Render
@@ -124,8 +125,29 @@ def binarized(split: Split, how: Binarization, fold: int) -> Split:
         return split
     if split.render is not None:
         return split._replace(render=Binarized(split.render, how, fold))
-    x = images.binarize(images.scale(split.x[:], split.peak), how, binarization_key(fold))
-    return split._replace(x=np.asarray(x.astype(np.uint8)), peak=1.0)
+    if isinstance(split.x, Rows) and how == "threshold":
+        peak = np.float32(split.peak)
+        x = split.x.converted(lambda x: (x.astype(np.float32) / peak >= 0.5).astype(np.uint8))
+        return split._replace(x=x, peak=1.0)
+    if isinstance(split.x, Rows):
+        _check_room(split.x)
+    drawn, key, done = np.empty(split.x.shape, np.uint8), binarization_key(fold), 0
+    for part in row_views.chunks(split.x):
+        grey = images.scale(part, split.peak)
+        drawn[done : done + len(part)] = images.binarize_part(grey, how, key, done)
+        done += len(part)
+    return split._replace(x=drawn, peak=1.0)
+
+
+def _check_room(x: Rows) -> None:
+    """Raises UsageError if images that are drawn once do not fit half of the free memory."""
+    free = machine.free_memory()
+    if free is not None and x.size > free // 2:
+        raise UsageError(
+            f"--binarization of {len(x):,} images drawn once, {x.size / 10**9:,.3g} GB: expected "
+            f"at most {free / 2 / 10**9:,.3g} GB, half of the free memory; dynamic draws training "
+            "images as they are used, and threshold needs no memory"
+        )
 
 
 def fingerprints(split: Split) -> np.ndarray:
@@ -175,7 +197,8 @@ def _digest(*arrays: Any) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        for part in row_views.chunks(array):
+            digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 
@@ -204,7 +227,7 @@ def prepare(
 
     def split(part: sources.Part) -> Split:
         about = dataset.names, part.files, part.factors, part.render, not table
-        return Split(part.x, part.y, dataset.peak, *about)
+        return Split(row_views.view(part.x), part.y, dataset.peak, *about)
 
     if dataset.validation is not None:
         whole.insert(1, dataset.validation)

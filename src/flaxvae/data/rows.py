@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from flaxvae.data import reading
+
 IN_MEMORY = 2**28  # bytes up to which an array is read whole
 AT_ONCE = 2**24  # bytes that are read at once where all of an array is gone through
 
@@ -21,7 +23,7 @@ class Rows:
 
     def __init__(
         self,
-        base: np.ndarray,
+        base: np.ndarray | reading.File,
         index: np.ndarray | None = None,
         convert: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
@@ -31,8 +33,9 @@ class Rows:
             index: [M] the rows of ``base`` that these are; by default all.
             convert: makes what is seen of rows of ``base``, each row by itself.
         """
-        self._base, self._index, self._convert = base, index, convert
-        one = base[:1] if convert is None else convert(np.zeros((1, *base.shape[1:]), base.dtype))
+        self._base, self._index, self._convert = reading.reader(base), index, convert
+        one = np.zeros((1, *base.shape[1:]), base.dtype)
+        one = one if convert is None else convert(one)
         count = len(base) if index is None else len(index)
         self.shape: tuple[int, ...] = (count, *one.shape[1:])
         self.dtype: np.dtype = one.dtype
@@ -67,6 +70,12 @@ class Rows:
         index = np.arange(len(self._base)) if self._index is None else self._index
         return Rows(self._base, index[which], self._convert)
 
+    def converted(self, convert: Callable[[np.ndarray], np.ndarray]) -> Rows:
+        """A view of what a function makes of these rows, each by itself; nothing is read."""
+        first = self._convert
+        both = convert if first is None else lambda x: convert(first(x))
+        return Rows(self._base, self._index, both)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         raise TypeError(f"{len(self):,} rows as one array: take some of them, such as rows[:512]")
 
@@ -74,23 +83,25 @@ class Rows:
         return f"Rows(shape={self.shape}, dtype={self.dtype})"
 
 
-def is_mapped(x: np.ndarray) -> bool:
+def is_mapped(x: np.ndarray | Rows) -> bool:
     """Whether an array is memory-mapped, and too large to be read whole."""
     return isinstance(x, np.memmap) and x.nbytes > IN_MEMORY
 
 
+def view(x: np.ndarray | Rows) -> np.ndarray | Rows:
+    """A view of what is large and not in memory; else the array."""
+    return Rows(x) if isinstance(x, np.ndarray) and is_mapped(x) else x
+
+
 def taken(x: np.ndarray | Rows, which: np.ndarray) -> np.ndarray | Rows:
     """Some rows: a view of what is large and not in memory, else an array."""
-    if isinstance(x, Rows):
-        return x.taken(which)
-    if is_mapped(x):
-        return Rows(x, np.arange(len(x))[which])
-    return x[which]
+    x = view(x)
+    return x.taken(which) if isinstance(x, Rows) else x[which]
 
 
 def chunks(x: np.ndarray | Rows) -> Iterator[np.ndarray]:
     """All rows, in order, some at a time."""
     row = max(x.nbytes // max(len(x), 1), 1)
-    step = max(AT_ONCE // row, 1)
+    step, x = max(AT_ONCE // row, 1), view(x)
     for start in range(0, len(x), step):
         yield x[start : start + step]

@@ -20,6 +20,7 @@ from flaxvae.settings import DataSettings
 _FREE_ON_RESUME = {
     "data_dir",
     "devices",
+    "data_placement",
     "shard_params",
     "epochs",
     "on_nan",

@@ -10,6 +10,7 @@ leading axis of members. It knows no folder: a Watcher reports progress, a Keepe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from flaxvae.errors import DataError, DivergedError, Stopped, counted
 from flaxvae.recipe import Recipe
 from flaxvae.settings import TrainSettings, interval
 from flaxvae.training import guard, schedules
+from flaxvae.training.feed import Fed
 from flaxvae.training.observers import Histories, Keeper, Kept, Nothing, Quiet, Row, Watcher
 from flaxvae.training.step import Trainer, TrainState, keys
 
@@ -162,7 +164,6 @@ class Training:
         if self.unit == "epochs":
             every, self.unit = every * self.per_epoch, "steps"
         self.every: float = every
-        self.order: tuple[int, Any] = (-1, None)  # an epoch, and the order of its images
         # Steps of the next segment; steps and seconds since the epoch began.
         self.chunk, self.done, self.seconds = 1, 0, 0.0
         self.skipped = False
@@ -187,7 +188,7 @@ class Training:
 
         Raises DivergedError (a single training only), Stopped and DataError, as ``fit`` does.
         """
-        with signals.caught() as heard:
+        with signals.caught() as heard, contextlib.closing(self.trainer.feed):
             return self._run(heard)
 
     def _run(self, heard: list[int]) -> tuple[TrainState, Histories]:
@@ -196,13 +197,15 @@ class Training:
         if not self.finished():
             if self.step == 0:
                 self.save()
+            if self.trainer.feed.remark:
+                self.watch.note(self.trainer.feed.remark)
             remarks = [schedules.remarks(*member, self.total) for member in self.members]
             for text in dict.fromkeys(text for each in remarks for text in each):
                 self.watch.note(text)
         self.watch.start(self.total, self.per_epoch, self.step)
         if not self.finished():
             # Zero steps: this compiles, so that timings leave it out.
-            self.state = self.trainer.segment(self.state, self.trainer.order(0), 0)
+            self.state = self.trainer.segment(self.state, self.feed().rows, 0)
         self.saved = time.monotonic()
         while not self.finished():
             due, signalled = self.agree(heard)
@@ -239,16 +242,24 @@ class Training:
         patience = self.settings.patience
         return patience is not None and _epochs_since_best(self.histories[0]) >= patience
 
+    def feed(self) -> Fed:
+        """What the next steps need, for at most the rest of the epoch."""
+        try:
+            return self.trainer.feed.at(self.position)
+        except DataError as error:
+            if hosts.several():  # the others do not save with this process
+                raise
+            kept = self.keeper.close(self.state, self.histories)
+            raise DataError(f"{error}; stopped at step {self.step} of {self.total}{kept}") from None
+
     def advance(self) -> None:
-        """One segment: to the end of the epoch, a due checkpoint, a fault, or the time limit."""
-        before, (epoch, within) = self.step, divmod(self.position, self.per_epoch)
-        if self.order[0] != epoch:
-            self.order = epoch, self.trainer.order(epoch)
-        steps = min(self.chunk, self.per_epoch - within)
+        """One segment: as far as the images at hand, to a due checkpoint, a fault, or in time."""
+        before, start = self.step, time.perf_counter()
+        rows, enough = self.feed()
+        steps = min(self.chunk, enough)
         if self.unit == "steps":
             steps = min(steps, int(self.every - before % self.every))
-        start = time.perf_counter()
-        self.state = self.trainer.segment(self.state, self.order[1], steps)
+        self.state = self.trainer.segment(self.state, rows, steps)
         jax.block_until_ready(self.state)
         elapsed = max(time.perf_counter() - start, 1e-6)  # a clock can step back
         self.done, self.seconds = self.done + self.step - before, self.seconds + elapsed

@@ -25,10 +25,14 @@ from flaxvae.core import Batch, Variables
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
+from flaxvae.errors import UsageError, counted
 from flaxvae.plan import Plan
 from flaxvae.recipe import Recipe
+from flaxvae.settings import TrainSettings
+from flaxvae.training import feed as feeds
 from flaxvae.training import guard, loop, observers
 from flaxvae.training import step as steps
+from flaxvae.training.feed import Whole
 from flaxvae.training.step import TrainState
 
 Array = jax.Array
@@ -123,8 +127,8 @@ def _traces(group: Group, data: Data, measure: Measure) -> bool:
         program, recipe = _program(plan, data), plan.recipe(data.spec)
         stream = steps.keys(0)
         state, order = program.init(stream, x, y), program.order(stream, 0)
-        noise = jax.tree.map(lambda keys: keys[0], program.noise(stream, 0))
-        state = program.step(state, noise, order, x, y)
+        noise = jax.tree.map(lambda keys: keys[0], program.noise(stream, 0, 1))
+        state = program.step(state, noise, *Whole(order, x, y).batch(state.step))
         batch = Batch(jnp.zeros((2, *data.spec.shape)), None if y is None else y[:2])
         return state, measure(recipe)(state.evaluated(), stream.evaluation, batch)
 
@@ -132,7 +136,10 @@ def _traces(group: Group, data: Data, measure: Measure) -> bool:
         return group.given(numbers, lambda plan: everything(plan, x, y))
 
     try:  # a recipe may do anything with a traced number
-        given = steps.images_and_labels(group.members[0].recipe, data)
+        given = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
+            steps.images_and_labels(group.members[0].recipe, data),
+        )
         jax.eval_shape(jax.vmap(of_numbers, (0, None, None)), group.numbers(), *given)
     except Exception:
         return False
@@ -166,6 +173,19 @@ def _streams(group: Group) -> steps.Keys:
     return jax.tree.map(lambda *keys: jnp.stack(keys), *seeds)
 
 
+def check_resident(recipe: Recipe, data: Data, settings: TrainSettings) -> None:
+    """Raises UsageError if images are to be streamed: each member has an order of its own."""
+    given, placement = steps.images_and_labels(recipe, data), settings.data_placement
+    if not feeds.is_resident(*given, placement, meshes.make(1)):
+        count = counted(len(data.train.x), "image")
+        why = ", more than a quarter of the device's free memory" if placement == "auto" else ""
+        raise UsageError(
+            f"--data-placement {placement} with a sweep of {count}{why}: expected all of them on "
+            "the device, for each member has an order of its own; train one model at a time, or "
+            "give --data-placement device"
+        )
+
+
 def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     """Compile a group. Every device holds the data once, not once per member.
 
@@ -177,7 +197,8 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     program = _program(first.plan, data)
     rates = [steps.learning_rate(m.plan.training, program.total_steps) for m in group.members]
     each, whole = meshes.split(mesh), meshes.replicated(mesh)
-    x_all, y_all = meshes.put(steps.images_and_labels(first.recipe, data), whole)
+    given = steps.images_and_labels(first.recipe, data)
+    x_all, y_all = meshes.put([feeds.whole(a) for a in given], whole)
     streams, numbers = meshes.put((_streams(group), group.numbers()), each)
     shared, own = PartitionSpec(), each.spec
     state_axes, state_specs = _each(0, None), _each(own, shared)
@@ -188,28 +209,38 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     def init_one(numbers, stream, x, y):
         return group.given(numbers, lambda plan: _program(plan, data).init(stream, x, y))
 
-    def step_one(numbers, state, *inputs):
-        done = group.given(numbers, lambda plan: _program(plan, data).step(state, *inputs))
+    def step_one(numbers, state, noise, rows, tolerance):
+        x, y = rows.batch(state.step - state.offset)
+
+        def of(plan):
+            return _program(plan, data).step(state, noise, x, y, tolerance)
+
+        done = group.given(numbers, of)
         frozen = state.guard.fault != 0  # permanently, at its last good step
         done = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), state, done)
         return dataclasses.replace(done, step=state.step + 1, offset=state.offset)
 
     init_all = jax.vmap(init_one, (0, 0, None, None), state_axes)
-    step_all = jax.vmap(step_one, (0, state_axes, 0, 0, None, None, None), state_axes)
+    step_all = jax.vmap(step_one, (0, state_axes, 0, Whole(0, None, None), None), state_axes)
 
-    def segment(state, numbers, streams, order, steps, tolerance, x, y):
-        noise = jax.vmap(program.noise, (0, None))(streams, state.step)
+    def segment(state, numbers, streams, rows, steps, tolerance):
+        count = program.steps_per_epoch
+        noise = jax.vmap(lambda stream: program.noise(stream, state.step, count))(streams)
 
         def step(i, state):
             now = jax.tree.map(lambda keys: keys[:, i], noise)
-            return step_all(numbers, state, now, order, x, y, tolerance)
+            return step_all(numbers, state, now, rows, tolerance)
 
         return jax.lax.fori_loop(0, steps, step, state)
 
     init = jax.jit(on_each_device(init_all, own, own, shared, shared, out=state_specs))
-    specs = (state_specs, own, own, own, *[shared] * 4)
+    specs = (state_specs, own, own, Whole(own, shared, shared), shared, shared)
     compiled = jax.jit(on_each_device(segment, *specs, out=state_specs), donate_argnums=0)
-    order = jax.jit(jax.vmap(program.order, (0, None)), out_shardings=each)
+    placed_order = jax.jit(jax.vmap(program.order, (0, None)), out_shardings=each)
+
+    def order(epoch):
+        return placed_order(streams, epoch)
+
     tolerance = guard.tolerance(first.plan.training.on_nan)
     shapes = jax.eval_shape(init, numbers, streams, x_all, y_all)
     return steps.Trainer(
@@ -222,9 +253,10 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
             shapes,
         ),
         init=lambda: init(numbers, streams, x_all, y_all),
-        order=lambda epoch: order(streams, epoch),
-        segment=lambda state, order, steps: compiled(
-            state, numbers, streams, order, steps, tolerance, x_all, y_all
+        order=order,
+        feed=feeds.Resident(x_all, y_all, order, program.steps_per_epoch),
+        segment=lambda state, rows, steps: compiled(
+            state, numbers, streams, rows, steps, tolerance
         ),
         together=True,
     )

@@ -26,7 +26,9 @@ from flaxvae.errors import UsageError
 from flaxvae.parts import memory
 from flaxvae.recipe import Recipe
 from flaxvae.settings import TrainSettings
+from flaxvae.training import feed as feeds
 from flaxvae.training import guard as guards
+from flaxvae.training.feed import Feed, Rows
 from flaxvae.training.update import Found, Move, State, update
 from flaxvae.training.update import init as init_state
 
@@ -96,9 +98,10 @@ class Trainer(NamedTuple):
     sharding: TrainState  # of NamedShardings
     init: Callable[[], TrainState]
     order: Callable[[int], Array]  # epoch -> [steps_per_epoch, batch] indices
-    # (state, order, steps) -> state after that many steps, or fewer if its guard has a fault;
-    # donates the state that it is given
-    segment: Callable[[TrainState, Array, int], TrainState]
+    feed: Feed  # of the images
+    # (state, rows of the feed, steps) -> state after that many steps, or fewer if its guard has a
+    # fault; donates the state that it is given
+    segment: Callable[[TrainState, Rows, int], TrainState]
     together: bool = False  # arrays have an axis of members; none waits for another
 
 
@@ -200,8 +203,9 @@ class Program(NamedTuple):
     learning_rate: Callable[[Any], Any]
     init: Callable[..., TrainState]  # (keys, x, y) -> state
     order: Callable[[Keys, Any], Array]  # (keys, epoch) -> [steps_per_epoch, batch] indices
-    noise: Callable[[Keys, Any], Noise]  # (keys, step) -> of an epoch's steps, from this one on
-    step: Callable[..., TrainState]  # (state, noise, order, x, y, tolerance of the guard) -> state
+    noise: Callable[..., Noise]  # (keys, step, count) -> of as many steps, from this one on
+    # (state, noise, x and y of a batch as stored, tolerance of the guard) -> state
+    step: Callable[..., TrainState]
 
 
 def program(
@@ -213,7 +217,7 @@ def program(
     shared_out: Callable[[Any], Any] = lambda tree: tree,
     only_if: Callable[[Array, Callable[[Any], Any], Any], Any] = guards.only_if,
 ) -> Program:
-    """The functions that train ``recipe``, given a seed's keys, all images x and labels y.
+    """The functions that train ``recipe``, given a seed's keys, and x and y as stored.
 
     An epoch is ``len(train) // batch_size`` steps over a fresh permutation, which leaves out
     different rows each time. ``gathered`` places arrays that every device needs whole,
@@ -236,17 +240,13 @@ def program(
 
     learner = recipe._replace(objective=objective)
 
-    def make_batch(rows: Array, key: Array, x_all, y_all) -> Batch:
-        # XLA's CPU loops gather flat rows faster than images.
-        x = x_all.reshape(len(x_all), -1)[rows].reshape(-1, *x_all.shape[1:])
+    def make_batch(key: Array, x, y) -> Batch:
         factors = None if train.render is None else x
         x = images.made(x, train.peak, train.render)
-        x = images.binarize(x, data.binarization, key)
-        return Batch(x, None if y_all is None else y_all[rows], factors=factors)
+        return Batch(images.binarize(x, data.binarization, key), y, factors=factors)
 
-    def step(state: TrainState, noise: Noise, order, x_all, y_all, tolerance=0) -> TrainState:
-        position = state.step - state.offset
-        batch = make_batch(order[position % steps_per_epoch], noise.pixels, x_all, y_all)
+    def step(state: TrainState, noise: Noise, x, y, tolerance=0) -> TrainState:
+        position, batch = state.step - state.offset, make_batch(noise.pixels, x, y)
         scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
 
         def guarded(before: State, found: Found, move: Move) -> TrainState:
@@ -281,9 +281,9 @@ def program(
         before = State(state.step, state.variables, state.opt_state)
         return update(learner, scaled, guarded)(before, noise.model, batch)
 
-    def init(stream: Keys, x_all, y_all) -> TrainState:
+    def init(stream: Keys, x, y) -> TrainState:
         # Two rows, for losses that compare examples.
-        example = make_batch(jnp.arange(2), stream.init, x_all[:2], y_all)
+        example = make_batch(stream.init, x[:2], None if y is None else y[:2])
         begin = init_state(recipe, descent, stream.init, example.x, example.y)
         variables, params = begin.variables, begin.variables["params"]
         _, (metrics, _) = jax.eval_shape(recipe.loss, variables, stream.init, example, jnp.int32(0))
@@ -302,11 +302,11 @@ def program(
         permutation = jax.random.permutation(jax.random.fold_in(stream.order, epoch), len(train.x))
         return permutation[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
 
-    def noise(stream: Keys, first):
+    def noise(stream: Keys, first, count):
         def of(i):
             return Noise(*jax.random.split(jax.random.fold_in(stream.noise, i)))
 
-        return jax.vmap(of)(first + jnp.arange(steps_per_epoch))
+        return jax.vmap(of)(first + jnp.arange(count))
 
     return Program(steps_per_epoch, total_steps, schedule, init, order, noise, step)
 
@@ -319,7 +319,7 @@ def images_and_labels(recipe: Recipe, data: Data) -> tuple[Any, Any]:
 def trainer(
     recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh, epochs: int
 ) -> Trainer:
-    """Compile ``recipe`` for training. Every device holds all data, as stored."""
+    """Compile ``recipe`` for training on data that stay on every device, as stored, or stream."""
     check(recipe, data, settings, mesh)
     stream, whole = keys(settings.seed), meshes.replicated(mesh)
     constrain = jax.lax.with_sharding_constraint
@@ -332,8 +332,20 @@ def trainer(
         gathered=lambda tree: constrain(tree, whole),
         shared_out=lambda tree: constrain(tree, sharding_of(tree, mesh)),
     )
-    given = images_and_labels(recipe, data)
-    x_all, y_all = meshes.put(given, whole)
+    given, per_epoch = images_and_labels(recipe, data), functions.steps_per_epoch
+
+    def order(epoch):
+        return functions.order(stream, epoch)
+
+    placed_order = jax.jit(order, out_shardings=meshes.split(mesh, axis=1))
+    feed: Feed
+    if feeds.is_resident(*given, settings.data_placement, mesh):
+        x_all, y_all = meshes.put([feeds.whole(a) for a in given], whole)
+        feed = feeds.Resident(x_all, y_all, placed_order, per_epoch)
+    else:
+        shape, origin = (per_epoch, settings.batch_size), data.origin
+        total = functions.total_steps
+        feed = feeds.Streamed(*given, jax.jit(order), shape, total, mesh, origin)
 
     def init():
         # From the first rows only: constants cannot be on another process's devices.
@@ -341,10 +353,10 @@ def trainer(
 
     sharding = sharding_of(jax.eval_shape(init), mesh)
 
-    def segment(state, order, steps, tolerance, x_all, y_all):
+    def segment(state, rows, steps, tolerance):
         # Before the loop: when a step derives its keys, a CPU draws the noise only after the
         # encoder, and the second core waits.
-        noise = functions.noise(stream, state.step)
+        noise = functions.noise(stream, state.step, feed.longest)
 
         def going(carry):
             i, state = carry
@@ -353,7 +365,8 @@ def trainer(
         def body(carry):
             i, state = carry
             now = jax.tree.map(lambda keys: keys[i], noise)
-            state = functions.step(state, now, order, x_all, y_all, tolerance)
+            x, y = rows.batch(state.step - state.offset)
+            state = functions.step(state, now, x, y, tolerance)
             return i + 1, constrain(state, sharding)
 
         return jax.lax.while_loop(going, body, (0, state))[1]
@@ -361,14 +374,12 @@ def trainer(
     compiled = jax.jit(segment, donate_argnums=0, out_shardings=sharding)
     tolerance = guards.tolerance(settings.on_nan)
     return Trainer(
-        steps_per_epoch=functions.steps_per_epoch,
+        steps_per_epoch=per_epoch,
         total_steps=functions.total_steps,
         learning_rate=functions.learning_rate,
         sharding=sharding,
         init=jax.jit(init, out_shardings=sharding),
-        order=jax.jit(
-            lambda epoch: functions.order(stream, epoch),
-            out_shardings=meshes.split(mesh, axis=1),
-        ),
-        segment=lambda *inputs: compiled(*inputs, tolerance, x_all, y_all),
+        order=placed_order,
+        feed=feed,
+        segment=lambda state, rows, steps: compiled(state, rows, steps, tolerance),
     )
