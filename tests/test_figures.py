@@ -54,7 +54,8 @@ def test_those_that_apply(model, subjects):
     assert {*names} == APPLY[model] | {"curves"}
     assert names == [name for name in figures.FIGURES if name in names]  # in the table's order
     for name in {*figures.FIGURES} - {*names}:
-        with pytest.raises(UsageError, match=rf"only='{name}': model {model} has none; .*curves"):
+        refusal = rf"only='{name}': does not apply to model {model}; .*curves"
+        with pytest.raises(UsageError, match=refusal):
             figures.suited(of, [name])
 
 
@@ -133,7 +134,7 @@ def test_only_picks(words, trained, capsys):
     ("words", "said"),
     [
         ("smples", ["--only smples", "did you mean 'samples'", "latent_scatter", "curves"]),
-        ("samples,denoising", ["--only denoising", "model vae has none", "manifold"]),
+        ("samples,denoising", ["--only denoising", "does not apply to model vae", "manifold"]),
         ("samples,", ["--only ", "expected some of"]),
         ("", ["--only ", "expected some of"]),
     ],
