@@ -7,8 +7,9 @@ import tarfile
 import numpy as np
 import pytest
 
-from flaxvae.data import cifar, sources
-from flaxvae.errors import DataError
+from flaxvae.data import cifar, pipeline, sources
+from flaxvae.errors import DataError, UsageError
+from flaxvae.settings import DataSettings
 
 RNG = np.random.default_rng(0)
 NAMES = [*cifar._TRAIN, "test_batch"]
@@ -71,6 +72,9 @@ def test_frey_faces_are_in_the_published_parts(tmp_path):
     together = np.concatenate(parts).reshape(1965, -1)
     order = np.random.RandomState(0).permutation(1965)
     np.testing.assert_array_equal(together, x[order].reshape(1965, -1))
+    asked = DataSettings("frey_faces", str(tmp_path), validation=0.1)
+    with pytest.raises(UsageError, match="has no effect with frey_faces"):
+        pipeline.prepare(asked)
     np.savez(tmp_path / "frey_faces.npz", images=x[:9])
     with pytest.raises(DataError, match=r"expected uint8 \(1965, 28, 20\)"):
         sources.load("frey_faces", str(tmp_path))

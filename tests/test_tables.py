@@ -1,11 +1,14 @@
 """Tables: columns of numbers are standardised as in training; what is not used is said."""
 
+import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import flaxvae as fv
+from flaxvae import cli
 from flaxvae.data import sources, tables
 from flaxvae.errors import DataError, UsageError
 from flaxvae.trained import Trained
@@ -105,3 +108,24 @@ def test_likelihoods_of_bounded_values_are_refused(likelihood):
     spec = fv.DataSpec("t", (2,), kind="table")
     with pytest.raises(UsageError, match="gaussian, gaussian_shared or gaussian_pixel"):
         fv.vae(spec, body=fv.Body(net="mlp", widths=(4,), likelihood=likelihood))
+
+
+def test_a_table_is_trained_on_and_scored_and_never_drawn(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, TEXT)
+    cli.main(["train", "--dataset", "data.csv", "--widths", "8", "--epochs", "1", "--run", "r"])
+    shown = capsys.readouterr().out
+    assert "likelihood gaussian" in shown and "flaxvae sample" not in shown
+    assert {path.name for path in Path("r/figures").iterdir()} == {
+        "curves.png",
+        "latent_scatter.png",
+    }
+    cli.main(["score", "r", "data.csv", "--out", "scores.csv"])
+    with Path("scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["file"] for row in rows) == sorted(f"r{i}" for i in range(40))
+    for command in ("sample", "reconstruct", "interpolate", "traverse"):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main([command, "r"])
+        assert caught.value.code == 2 and "rows are no images" in capsys.readouterr().err

@@ -32,6 +32,7 @@ def interpolate(
     from flaxvae.runs.run import load
 
     loaded = load(run, recipes)
+    shared.check_pictured(loaded)
     test = loaded.data(place).test
     same_class = loaded.recipe.classes is not None
     ends = shown.pairs(test, len(test.x) // 2, same_class)

@@ -38,6 +38,7 @@ def reconstruct(
     from flaxvae.runs.run import load
 
     loaded = load(run, recipes)
+    shared.check_pictured(loaded)
     usual = "figures/reconstructions.png"
     path = shared.target(loaded, usual, out, reconstruct, images=images, n=n)
     with Terminal(sys.stderr) as terminal:

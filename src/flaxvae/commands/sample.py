@@ -36,6 +36,7 @@ def sample(
     from flaxvae.runs.run import load
 
     loaded = load(run, recipes)
+    shared.check_pictured(loaded)
     shared.check_label(loaded, label)
     options: dict[str, Any] = {"seed": seed, "temperature": temperature, "label": label}
     path = shared.target(loaded, "figures/samples.png", out, sample, n=n, **options)

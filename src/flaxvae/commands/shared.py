@@ -87,6 +87,15 @@ def upto(name: str, asked: int | None, usual: int, most: int, what: str = "image
     return min(usual, most) if asked is None else asked
 
 
+def check_pictured(run: Run) -> None:
+    """Raises UsageError for a run whose examples cannot be drawn, as those of a table."""
+    if run.spec.kind == "table":
+        raise UsageError(
+            f"{run.path} was trained on a table, whose rows are no images: expected a run on "
+            "images; `flaxvae score`, `encode` and `eval` take tables"
+        )
+
+
 def check_label(run: Run, label: Any) -> None:
     if label is not None and run.recipe.classes is None:
         raise UsageError(f"--label {label}: expected none, model {run.plan.model} has no classes")

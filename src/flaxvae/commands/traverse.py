@@ -41,6 +41,7 @@ def traverse(
     from flaxvae.runs.run import load
 
     loaded = load(run, recipes)
+    shared.check_pictured(loaded)
     shared.check_label(loaded, label)
     if not loaded.recipe.has_bound or loaded.recipe.codes is not None:
         what = "discrete latents" if loaded.recipe.codes else "no prior"

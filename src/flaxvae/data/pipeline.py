@@ -230,6 +230,11 @@ def prepare(
         return Split(row_views.view(part.x), part.y, dataset.peak, *about)
 
     if dataset.validation is not None:
+        if settings.validation is not None and not of_pictures(settings.dataset):
+            raise UsageError(
+                f"--validation {settings.validation:g} has no effect with {dataset.name}, which "
+                "says what to validate on: expected none; leave it out"
+            )
         whole.insert(1, dataset.validation)
         train, held = split(dataset.train), split(dataset.validation)
     else:

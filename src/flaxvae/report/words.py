@@ -209,9 +209,13 @@ def next_commands(run: Run) -> list[tuple[str, str]]:
 
     tighter = [(words("eval", "--k", 500), "tighter bound")] if run.recipe.has_bound else []
     draw = (words("sample"), "draw new images")
+    if run.spec.kind == "table":
+        scores = (words("score"), "how unusual each row is, .csv")
+        return [*tighter, scores, (words("encode"), "latents of the test rows, .npz")]
     return [
         *tighter,
         draw if run.generates else (words("fit-prior"), "learn to draw new images"),
         (words("interpolate"), "walk between images"),
+        (words("score"), "how unusual each test image is, .csv"),
         (words("encode"), "latents of the test images, .npz"),
     ]
