@@ -282,10 +282,12 @@ def test_images_with_channels_first(run):
     colour = dataclasses.replace(
         run, recipe=run.recipe._replace(data=run.spec._replace(shape=(8, 8, 3)))
     )
-    x = np.zeros((2, 3, 8, 8), np.uint8)
-    with pytest.raises(UsageError, match=r"expected \[N, 8, 8, 3\] .*; np.moveaxis\(x, 1, -1\)"):
-        colour.split(x)
-    assert colour.split(np.moveaxis(x, 1, -1)).x.shape == (2, 8, 8, 3)
+    x = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8) % 17
+    last = np.moveaxis(x, 1, -1)
+    for given in (x, last):  # of this shape there can be no doubt
+        np.testing.assert_array_equal(colour.split(given).x, last)
+    with pytest.raises(UsageError, match=r"expected \[N, 8, 8, 3\]"):
+        colour.split(x[:, :, :7])
 
 
 def test_latents_and_numbers_that_cannot_be(run):
