@@ -35,6 +35,7 @@ GEMM_OPERATIONS = 2 * GEMM_SIZE**3
 FLAX = ("flax loop", "flax example")
 TORCH = ("torch DataLoader", "torch tensors", "torch tuned")
 TORCH_GPU = ("torch compiled", "torch compiled bf16")
+BLOCKS = Turns(4, 11.0)  # a turn begins with nothing read, and takes some blocks of images
 PAIRS, TURN = 60, 0.3  # what costs a percent or two is seen in many turns of so many seconds
 
 
@@ -142,11 +143,10 @@ def sprites(how: How) -> list[Row]:
 def streaming(how: How) -> list[Row]:
     """What streaming costs, and the memory of trainings on one and on ten times as many images."""
     case = Case("conv")
-    found = how.time(
-        dict.fromkeys((STREAMED, OURS), case), dict.fromkeys((STREAMED, OURS), case.batch)
-    )
+    names = (STREAMED, OURS)
+    found = how.time(dict.fromkeys(names, case), dict.fromkeys(names, case.batch), BLOCKS)
     _compared(f"{case.shape.label}, batch {case.batch}: images/s", found)
-    steps, mib = 10 if how.quick else 10 * IMAGES // case.batch, {}
+    steps, mib = 10 if how.quick else 2 * IMAGES // case.batch, {}
     for images in (IMAGES, 10 * IMAGES):
         worker = Worker(STREAMED, Case("mlp512", images=images))
         worker.seconds(steps)
