@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flaxvae import cli
-from flaxvae.data import cache, containers, decode, folder, pictures
+from flaxvae.data import cache, containers, decode, folder, pictures, rows
 from flaxvae.errors import DataError
 from flaxvae.settings import DataSettings
 from test_folder import cached, fails, load, numbered, pack, picture, written
@@ -54,11 +54,10 @@ def test_pictures_are_decoded_once(photos, counting):
 
 
 def test_the_hash_is_that_of_the_pipeline(photos):
-    from flaxvae.data import pipeline
 
     data = load(photos)
     parts = [data.train.x, data.validation.x, data.test.x]
-    assert data.sha256 == pipeline._digest(*parts) == decode.digest(parts)
+    assert data.sha256 == rows.digest(parts)
 
 
 def test_each_part_is_a_view_of_one_file(photos):
@@ -232,7 +231,7 @@ def test_nothing_is_kept_where_nothing_may_be(photos, monkeypatch):
     cache.clear()
     monkeypatch.setenv("FLAXVAE_CACHE_DIR", "")
     data = load(photos)
-    assert data.sha256 == expected == decode.digest([data.train.x, data.validation.x, data.test.x])
+    assert data.sha256 == expected == rows.digest([data.train.x, data.validation.x, data.test.x])
     assert list(home.iterdir()) == [] and cache.entries() == []
 
 
@@ -283,7 +282,7 @@ def test_the_command_lists_and_clears(tmp_path, photos, capsys, monkeypatch):
 def test_a_clear_takes_nothing_from_who_reads(photos):
     data = load(photos)
     cache.clear()
-    assert decode.digest([data.train.x, data.validation.x, data.test.x]) == data.sha256
+    assert rows.digest([data.train.x, data.validation.x, data.test.x]) == data.sha256
 
 
 def test_archives_are_read_in_many_threads(tmp_path, photos):

@@ -311,7 +311,7 @@ def test_datasets_with_names_are_no_folders_of_pictures():
     from flaxvae.data import sources
 
     assert {*sources.SOURCES, sources.ARRAYS} == set(settings.NAMED)
-    for path in ("mnist", "a.npz", "A.NPY", "tfds:flowers"):
+    for path in ("mnist", "a.npz", "A.NPY"):
         assert not settings.of_pictures(path)
     for path in ("photos", "photos/", "./mnist", "a.zip", "photos.v2", "~/a.tar.gz"):
         assert settings.of_pictures(path)

@@ -181,5 +181,5 @@ def test_the_digest_is_that_of_the_whole_arrays(monkeypatch):
     for array in (X, text):
         expected.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     monkeypatch.setattr(rows, "AT_ONCE", 100)
-    assert pipeline._digest(X, text) == pipeline._digest(Rows(X), text) == expected.hexdigest()
-    assert pipeline._digest(Split(X, None, 1.0).x[::2]) == pipeline._digest(X[::2].copy())
+    assert rows.digest([X, text]) == rows.digest([Rows(X), text]) == expected.hexdigest()
+    assert rows.digest([Split(X, None, 1.0).x[::2]]) == rows.digest([X[::2].copy()])

@@ -177,7 +177,7 @@ def test_splits(name):
 
 
 def test_what_is_held_out_is_fixed():
-    with pytest.raises(UsageError, match=r"validation=0\.5 has no effect with sprites, of"):
+    with pytest.raises(UsageError, match=r"validation=0\.5 has no effect with sprites"):
         pipeline.prepare(DataSettings("sprites", validation=0.5))
 
 

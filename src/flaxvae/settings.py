@@ -85,8 +85,7 @@ Interval = Annotated[str, Within(interval, "such as 15s, 5min, 500steps or 1epoc
 
 def of_pictures(dataset: str) -> bool:
     """Whether a dataset is the path of a folder of pictures, or of a zip or tar of one."""
-    array = dataset.lower().endswith(ARRAY_FILES)
-    return not (dataset in NAMED or dataset.startswith("tfds:") or array)
+    return not (dataset in NAMED or dataset.lower().endswith(ARRAY_FILES))
 
 
 def height_and_width(size: str | None) -> tuple[int, int] | None:

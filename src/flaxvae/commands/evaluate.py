@@ -42,7 +42,7 @@ def evaluate(
 
     from flaxvae.analysis.evaluation import UNITS
     from flaxvae.commands import shared
-    from flaxvae.data import pipeline
+    from flaxvae.data.dataset import taken
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import numbers, relative
     from flaxvae.runs.folder import write_json
@@ -62,7 +62,7 @@ def evaluate(
     if images is not None:
         if images > len(chosen.x):
             raise UsageError(f"--images {images}: expected 1 to {len(chosen.x)}")
-        chosen = pipeline.taken(chosen, np.arange(images))
+        chosen = taken(chosen, np.arange(images))
     what = "importance samples" if k else "evaluating"
     with Terminal() as terminal:
         found = loaded.evaluate(chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what))

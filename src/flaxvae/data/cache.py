@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxvae import compilation, writing
-from flaxvae.data import decode
+from flaxvae.data import decode, rows
 from flaxvae.data.containers import Container
 from flaxvae.data.decode import Asked, Watch
 from flaxvae.data.pictures import Preprocessing, Seen
@@ -43,7 +43,7 @@ class Decoded(NamedTuple):
     how: Preprocessing
     broken: Mapping[str, str]  # file: why it gave no row
     seen: Mapping[Seen, int]  # how many pictures were like that
-    sha256: str  # as ``decode.digest`` of the parts
+    sha256: str  # as ``rows.digest`` of the parts
     low: int
     high: int
 
@@ -148,7 +148,7 @@ def _build(
         "preprocessing": found.how.as_json(),
         "broken": found.broken,
         "seen": [[list(one), count] for one, count in found.seen.items()],
-        "sha256": decode.digest(x[end - size : end] for end, size in zip(ends, sizes)),
+        "sha256": rows.digest(x[end - size : end] for end, size in zip(ends, sizes)),
         "low": found.low,
         "high": found.high,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from flaxvae.data.rows import Rows
 from flaxvae.errors import DataError
 
 if TYPE_CHECKING:
+    from flaxvae.data.pipeline import Split
     from flaxvae.data.tables import Columns
 
 
@@ -30,6 +31,9 @@ class Part(NamedTuple):
     """[N, F] ground-truth factors, as indices of their values."""
     render: Callable[[Any], Any] | None = None
     """Makes images of rows of x: float32 j / peak, [B, *shape]; None: the rows are images."""
+
+
+Some = TypeVar("Some", "Part", "Split")  # what has x, y, files and factors of examples
 
 
 class Dataset(NamedTuple):
@@ -132,11 +136,11 @@ def hold_out(count: int, origin: str, held_out: int | None = None) -> tuple[np.n
     return order[held_out:], order[:held_out]
 
 
-def taken(part: Part, which: np.ndarray) -> Part:
-    """Some examples of a part, with all that there is of each."""
-    y, files, factors = part.y, part.files, part.factors
-    return part._replace(
-        x=rows.taken(part.x, which),
+def taken(examples: Some, which: np.ndarray) -> Some:
+    """Some examples of a part or of a split, with all that there is of each."""
+    y, files, factors = examples.y, examples.files, examples.factors
+    return examples._replace(
+        x=rows.taken(examples.x, which),
         y=None if y is None else y[which],
         files=None if files is None else [files[i] for i in which],
         factors=None if factors is None else factors[which],

@@ -7,7 +7,6 @@ three times, because what pictures agree on only becomes less.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -77,17 +76,6 @@ def write(
         f"{container.path}: none of its {len(names):,} files is a picture that can be read; the "
         f"first is {shown(names[0])}: {why}"
     )
-
-
-def digest(arrays: Iterable[np.ndarray]) -> str:
-    """A hash of types, shapes and contents, a few rows at a time."""
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.dtype}{array.shape}".encode())
-        step = max(1, 2**24 // max(array[:1].nbytes, 1))
-        for start in range(0, len(array), step):
-            found.update(np.ascontiguousarray(array[start : start + step]).data)
-    return found.hexdigest()
 
 
 class _Chunk(NamedTuple):

@@ -18,6 +18,7 @@ import numpy as np
 from flaxvae import machine
 from flaxvae.data import images, labels, normal, sources, tones
 from flaxvae.data import rows as row_views
+from flaxvae.data.dataset import taken
 from flaxvae.data.images import Render
 from flaxvae.data.pictures import Preprocessing
 from flaxvae.data.rows import Rows
@@ -113,7 +114,8 @@ class Data(NamedTuple):
 
 def binarization_key(fold: int) -> jax.Array:
     """The key of a draw that does not depend on any setting; ``fold`` tells draws apart."""
-    return jax.random.fold_in(jax.random.key(images.FIXED_SEED), fold)
+    key = jax.random.key(images.FIXED_SEED, impl="threefry2x32")  # whatever JAX is set to
+    return jax.random.fold_in(key, fold)
 
 
 def binarized(split: Split, how: Binarization, fold: int) -> Split:
@@ -172,17 +174,6 @@ def fingerprints(split: Split) -> np.ndarray:
     return found
 
 
-def taken(split: Split, which: np.ndarray) -> Split:
-    """Some images of a split, with all that there is of each."""
-    y, files, factors = split.y, split.files, split.factors
-    return split._replace(
-        x=row_views.taken(split.x, which),
-        y=None if y is None else y[which],
-        files=None if files is None else [files[i] for i in which],
-        factors=None if factors is None else factors[which],
-    )
-
-
 def _hold_out(count: int, part: float) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and the validation images, each in file order.
 
@@ -191,15 +182,6 @@ def _hold_out(count: int, part: float) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(images.FIXED_SEED).permutation(count)
     held = min(max(round(part * count), 1), count - 1) if part > 0 else 0
     return np.sort(order[held:]), np.sort(order[:held])
-
-
-def _digest(*arrays: Any) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        for part in row_views.chunks(array):
-            digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
 
 
 def prepare(
@@ -246,7 +228,7 @@ def prepare(
         notes.append("only one training image, so no validation images")
     test, digest = binarized(split(dataset.test), how, fold=2), None
     if train.y is not None and test.y is not None:
-        digest = _digest(*(part.y for part in whole if part.y is not None))
+        digest = row_views.digest(part.y for part in whole if part.y is not None)
         missing = tuple(np.setdiff1d(test.y, train.y).tolist())
         if missing:
             notes.append(f"labels that only test images have: {labels.listed(missing)}")
@@ -276,7 +258,7 @@ def prepare(
         dataset.peak,
         how,
         dataset.origin,
-        dataset.sha256 or _digest(*(part.x for part in whole)),
+        dataset.sha256 or row_views.digest(part.x for part in whole),
         digest,
         tuple(notes),
         dataset.signed,

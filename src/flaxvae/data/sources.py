@@ -1,4 +1,4 @@
-"""Sources of images: built-in digits, sprites, MNIST and its relatives, or a NumPy file.
+"""Sources by name or path: built-in, drawn or published datasets, arrays, tables, pictures.
 
 Every source gives a `Dataset` that has passed the same checks: images of one shape, finite and in
 range (`pixels`), with labels that fit them (`labels`). Pixels stay as stored (bytes where
@@ -18,7 +18,7 @@ from flaxvae.data.arrays import ARRAYS, Pictures, from_arrays, read_images
 from flaxvae.data.dataset import Dataset, Part
 from flaxvae.data.folder import load as load_folder
 from flaxvae.errors import DataError, Finding, UsageError, did_you_mean
-from flaxvae.settings import DRAWN, IN_FOLDERS, DataSettings, of_pictures
+from flaxvae.settings import ARRAY_FILES, DRAWN, IN_FOLDERS, DataSettings, of_pictures
 
 __all__ = ["ARRAYS", "Dataset", "Part", "Pictures", "from_arrays", "read_images"]
 
@@ -38,12 +38,12 @@ _ARCHIVES = {"cifar10": cifar, "frey_faces": frey}  # that only --data-dir has
 
 def in_file(dataset: str) -> bool:
     """Whether a dataset is the path of a file."""
-    return Path(dataset).suffix.lower() in (".npz", ".npy", *tables.SUFFIXES)
+    return dataset.lower().endswith(ARRAY_FILES)
 
 
 def in_table(dataset: str) -> bool:
     """Whether a dataset is the path of a table."""
-    return Path(dataset).suffix.lower() in tables.SUFFIXES
+    return dataset.lower().endswith(tables.SUFFIXES)
 
 
 def is_path(dataset: str) -> bool:
@@ -67,14 +67,14 @@ def load(
     settings: DataSettings = DataSettings(),
     watch: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """A dataset by name, or a NumPy file or a folder of pictures by path.
+    """A dataset by name, or by path.
 
     Args:
-        dataset: a name in `SOURCES`, or a path: ending in .npz or .npy, of a folder of pictures,
-            or of a zip or tar of one.
-        data_dir: folder with the IDX files of mnist, fashion_mnist or kmnist, in it or in a
-            sub-folder named after the dataset; else the FLAXVAE_DATA_DIR variable, else
-            tensorflow-datasets.
+        dataset: a name in `SOURCES`, or the path of a NumPy file, of a table, or of a folder of
+            pictures or a zip or tar of one.
+        data_dir: folder with the files of a published dataset, in it or in a sub-folder named
+            after the dataset; else the FLAXVAE_DATA_DIR variable, else, for MNIST and its
+            relatives, tensorflow-datasets.
         settings: how pictures are preprocessed and split.
         watch: is told how many pictures of how many are decoded.
 
@@ -98,8 +98,8 @@ def load(
         )
     if dataset not in SOURCES and path.exists():
         raise UsageError(
-            f"--dataset {dataset}: not a folder, a zip or a tar of pictures, nor an .npz or .npy "
-            "file: expected one of them, such as np.savez('images.npz', x=images) writes"
+            f"--dataset {dataset}: not a folder, a zip or a tar of pictures, a table or an .npz or "
+            ".npy file: expected one of them, such as np.savez('images.npz', x=images) writes"
         )
     if dataset not in SOURCES:
         raise UsageError(
@@ -112,11 +112,6 @@ def load(
     if dataset in DRAWN:
         from flaxvae.data import sprites  # which imports JAX
 
-        if settings.validation is not None:
-            raise UsageError(
-                f"--validation {settings.validation:g} has no effect with {dataset}, of which "
-                f"{sprites.HELD_OUT:,} images are held out: expected none; leave it out"
-            )
         return sprites.load(dataset)
     folder = data_dir or os.environ.get("FLAXVAE_DATA_DIR")
     if dataset in _ARCHIVES:

@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxvae.analysis import latent_space
 from flaxvae.analysis.evaluation import Evaluation
-from flaxvae.data import pipeline
+from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Split
 from flaxvae.devices import batches
 from flaxvae.errors import counted
@@ -144,7 +144,7 @@ def interpolations(run: Run, ends: Split, steps: int = 10) -> Interpolations:
     """Straight lines between the codes of pairs of images, decoded."""
     title = f"Interpolation between the codes of two test images\n{heading(run)}"
     shown, places = pixels(ends, slice(None)), np.arange(len(ends.x))
-    start, end = (pipeline.taken(ends, places[first::2]) for first in (0, 1))
+    start, end = (taken(ends, places[first::2]) for first in (0, 1))
     found = run.interpolate(start, end, steps=steps)
     labels = []
     if ends.y is not None and ends.y.dtype.kind == "U":
@@ -170,7 +170,7 @@ def traversals(
     units = units or min(max(evaluation.active_units or 0, 2), 10)
     start, codes, through = None, None, "through the prior's mean"
     if image is not None:
-        one = pipeline.taken(of.test, np.array([image]))
+        one = taken(of.test, np.array([image]))
         start = run.encode(one)[0]
         through = f"through test image {image}"
         if one.files is not None:
@@ -247,7 +247,7 @@ def used(run: Run, evaluation: Evaluation) -> np.ndarray:
 
 def first(split: Split, count: int) -> Split:
     """The first ``count`` images of a split, or all if there are fewer."""
-    return pipeline.taken(split, np.arange(min(count, len(split.x))))
+    return taken(split, np.arange(min(count, len(split.x))))
 
 
 def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
@@ -256,7 +256,7 @@ def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
     The first image without a partner is paired with the next that fits, up to ``count`` pairs.
     """
     if test.y is None:
-        return pipeline.taken(test, np.arange(2 * min(count, len(test.x) // 2)))
+        return taken(test, np.arange(2 * min(count, len(test.x) // 2)))
     found: list[tuple[int, int]] = []
     waiting: dict[Any, deque[int]] = {}  # by class, images without a partner
     for i, label in enumerate(test.y.tolist()):
@@ -267,4 +267,4 @@ def pairs(test: Split, count: int = 8, same_class: bool = False) -> Split:
                 del waiting[fits]
         else:
             waiting.setdefault(label, deque()).append(i)
-    return pipeline.taken(test, np.array(sorted(found)[:count], int).ravel())
+    return taken(test, np.array(sorted(found)[:count], int).ravel())

@@ -62,13 +62,13 @@ class Block(NamedTuple):
         return self.x[i], None if self.y is None else self.y[i]
 
 
-Rows = Whole | Block
+Images = Whole | Block
 
 
 class Fed(NamedTuple):
     """What steps need."""
 
-    rows: Rows
+    rows: Images
     steps: int  # for which it is enough
 
 
@@ -131,12 +131,12 @@ class Streamed:
         self._x, self._y, self._order, self._shape, self._steps = x, y, order, shape, steps
         self._sharding, self._origin = meshes.split(mesh, axis=1), origin
         per_epoch, batch = shape
-        row = size(x) // len(x)
+        row = x.nbytes // len(x)
         most = max(BLOCK // max(batch * row, 1), 1)
         self.longest = math.ceil(per_epoch / math.ceil(per_epoch / most))
         count, block = counted(len(x), "training image"), self.longest * batch * row
         self.remark = (
-            f"{count}, {size(x) / 1e9:.3g} GB, are streamed to the devices in blocks of "
+            f"{count}, {x.nbytes / 1e9:.3g} GB, are streamed to the devices in blocks of "
             f"{block / 1e6:.3g} MB"
         )
         self._block: Block | None = None
@@ -260,14 +260,9 @@ def is_resident(x: Any, y: Any, placement: Placement, mesh: Mesh) -> bool:
     """
     if placement != "auto":
         return placement == "device"
-    taken = sum(size(a) for a in (x, y) if a is not None)
+    taken = sum(a.nbytes for a in (x, y) if a is not None)
     fits = all(taken <= SHARE * free for free in map(_free, meshes.local(mesh).devices.flat))
     return bool(hosts.gather(fits).all())
-
-
-def size(a: Any) -> int:
-    """Bytes of all rows of an array."""
-    return math.prod(a.shape) * np.dtype(a.dtype).itemsize
 
 
 def _free(device: jax.Device) -> float:

@@ -28,7 +28,7 @@ from flaxvae.recipe import Recipe
 from flaxvae.settings import TrainSettings
 from flaxvae.training import feed as feeds
 from flaxvae.training import guard as guards
-from flaxvae.training.feed import Feed, Rows
+from flaxvae.training.feed import Feed, Images
 from flaxvae.training.update import Found, Move, State, update
 from flaxvae.training.update import init as init_state
 
@@ -101,7 +101,7 @@ class Trainer(NamedTuple):
     feed: Feed  # of the images
     # (state, rows of the feed, steps) -> state after that many steps, or fewer if its guard has a
     # fault; donates the state that it is given
-    segment: Callable[[TrainState, Rows, int], TrainState]
+    segment: Callable[[TrainState, Images, int], TrainState]
     together: bool = False  # arrays have an axis of members; none waits for another
 
 
