@@ -146,6 +146,35 @@ def test_missing_idx_names_folder_and_file_and_never_downloads(tmp_path, monkeyp
     assert refused("mnist") == message
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("dot", ["-", "."])
+def test_idx_by_path(tmp_path, suffix, dot):
+    """The labels and the test images lie beside the training images."""
+    home = write_idx(tmp_path, suffix=suffix, dot=dot)
+    names = [name.replace("-idx", f"{dot}idx") + suffix for name in idx.FILES]
+    images, labels, test, test_labels = (home / name for name in names)
+    data = sources.load(str(images))
+    np.testing.assert_array_equal(data.train.x, X[..., None])
+    np.testing.assert_array_equal(data.train.y, Y)
+    np.testing.assert_array_equal(data.test.x, X_TEST[..., None])
+    np.testing.assert_array_equal(data.test.y, Y_TEST)
+    shown = sources.read_images(test)
+    np.testing.assert_array_equal(shown.x, X_TEST)
+    np.testing.assert_array_equal(shown.y, Y_TEST)
+    labels.unlink(), test_labels.unlink(), test.unlink()
+    alone = sources.load(str(images))
+    assert alone.classes is None and len(alone.train.x) == 18 and len(alone.test.x) == 2
+
+
+def test_idx_by_path_that_cannot_be(tmp_path):
+    home = write_idx(tmp_path, (X, Y[:5], X_TEST, Y_TEST))
+    assert "20 images, but 5 labels" in refused(home / idx.FILES[0])
+    assert "expected the magic number 0x00000803" in refused(home / idx.FILES[1])
+    (home / "photographs.idx").write_bytes(b"\x89PNG")
+    assert "begins with 0x89504e47" in refused(home / "photographs.idx")
+    assert "No such file" in refused(home / "missing.idx.gz")
+
+
 def test_idx_without_images_or_with_other_test_images(tmp_path):
     write_idx(tmp_path / "a", (X[:0], Y[:0], X_TEST, Y_TEST))
     assert "(0, 6, 5)" in refused("mnist", tmp_path / "a")
@@ -567,7 +596,7 @@ def served(tmp_path, monkeypatch):
 
     def register(dataset):
         """Make the checksums of the served files the ones expected."""
-        parent = getattr(mnist, tfds._BUILDERS[dataset])
+        parent = getattr(mnist, tfds.PREPARABLE[dataset])
         infos = {
             parent.URL + path.name: checksums.compute_url_info(path) for path in folder.iterdir()
         }

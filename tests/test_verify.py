@@ -67,7 +67,7 @@ def test_a_whole_run(run, capsys):
     named = [what for mark, what in marks if mark == "ok"]
     assert named[:4] == ["run.json", "checkpoint 20", "metrics.jsonl", "summary.json"]
     others = [what for what in named[4:] if what != "figures"]  # other tests' among them
-    kinds = ("tb/events", "evaluation", "latents")
+    kinds = ("tb/events", "evaluation", "latents", "scores")
     assert "figures" in named and all(what.startswith(kinds) for what in others)
     assert max(map(len, out.splitlines())) <= 80 and "\x1b" not in out
     assert wrong(run) == remarks(run) == {}
@@ -211,6 +211,20 @@ def test_what_other_commands_wrote(run):
     assert "elbo is nan" in wrong(run)["evaluation.json"]
     (run / "latents.npz").write_bytes(raw[:-30])
     assert "cannot be read" in wrong(run)["latents.npz"]
+
+
+@pytest.mark.parametrize("written", [[], ["--images", "mine.npy"]])
+def test_scores(run, monkeypatch, written):
+    monkeypatch.chdir(run.parent)
+    np.save("mine.npy", np.zeros((3, 8, 8), np.uint8))
+    cli.main(["score", str(run), *written])
+    path = run / ("scores-images-mine.csv" if written else "scores.csv")
+    assert wrong(run) == remarks(run) == {}
+    whole = path.read_text()
+    path.write_text(whole[: whole.rindex(",")])
+    assert f"line {whole.count(chr(10))} is incomplete" in wrong(run)[path.name]
+    path.write_text("")
+    assert "other columns" in wrong(run)[path.name]
 
 
 def test_leftovers_are_named(run):

@@ -53,7 +53,8 @@ Placement = Literal["auto", "device", "stream"]
 IN_FOLDERS = ("mnist", "fashion_mnist", "kmnist", "cifar10", "frey_faces")  # in --data-dir
 DRAWN = ("sprites", "sprites_color")  # datasets that are drawn from their factors
 NAMED = ("digits", *DRAWN, *IN_FOLDERS, "arrays")  # datasets that are no path
-ARRAY_FILES = (".npz", ".npy", ".csv", ".tsv", ".parquet")
+ARRAY_FILES = (".npz", ".npy", "-ubyte", "-ubyte.gz", ".idx", ".idx.gz", ".csv", ".tsv", ".parquet")
+PREPARED = "tfds:"  # before the name of a dataset of tensorflow-datasets
 # Far below float32's largest number: steps of any finite gradient are finite, too.
 Rate = Annotated[float, Within(lambda x: 0 < x <= 1e30, "above 0, at most 1e30")]
 
@@ -84,7 +85,7 @@ Interval = Annotated[str, Within(interval, "such as 15s, 5min, 500steps or 1epoc
 
 
 def of_pictures(dataset: str) -> bool:
-    """Whether a dataset is the path of a folder of pictures, or of a zip or tar of one."""
+    """Whether a dataset is of encoded pictures: a folder, a zip or tar of one, or tfds:NAME."""
     return not (dataset in NAMED or dataset.lower().endswith(ARRAY_FILES))
 
 
@@ -114,7 +115,9 @@ Size = Annotated[
     Alias(_size, int | tuple[int, int]),
     Within(_is_size, "H or HxW, 2 to 9999, such as 64 or 48x80"),
 ]
-_PICTURES = Only("dataset", within=Within(of_pictures, "FOLDER, a zip or a tar of pictures"))
+_PICTURES = Only(
+    "dataset", within=Within(of_pictures, "FOLDER, a zip or a tar of pictures, or tfds:NAME")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +126,8 @@ class DataSettings:
 
     dataset: str = "digits"
     """digits, sprites or sprites_color (built in), mnist, fashion_mnist, kmnist, cifar10,
-    frey_faces, or the path of a folder of pictures (also a zip or tar of one), an .npz or .npy
-    file, or a table (.csv, .parquet)."""
+    frey_faces, tfds:NAME (any image dataset of tensorflow-datasets), or the path of a folder of
+    pictures (also a zip or tar of one), an .npz, .npy or IDX file, or a table (.csv, .parquet)."""
 
     data_dir: Annotated[str | None, Only("dataset", *IN_FOLDERS)] = None
     """Folder with the IDX files (.gz or not), the archive of CIFAR-10 or frey_faces.npz, or with a

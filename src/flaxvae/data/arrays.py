@@ -1,4 +1,4 @@
-"""Arrays of images and labels, from a NumPy file or from memory."""
+"""Arrays of images and labels, from a NumPy or IDX file or from memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxvae.data import files, labels, pixels
+from flaxvae.data import files, idx, labels, pixels
 from flaxvae.data.dataset import Dataset, Part, assembled
 from flaxvae.errors import DataError
 
@@ -36,7 +36,9 @@ class Pictures(NamedTuple):
 
 
 def read_images(path: Path) -> Pictures:
-    """All images of an .npz or .npy file. Raises DataError if there are none."""
+    """All images of an .npz, .npy or IDX file. Raises DataError if there are none."""
+    if idx.is_named(path):
+        return Pictures(*idx.read_images(path), {}, [], "")
     with files.opened(path) as arrays:
         key, label = _keys(arrays)
         x = pixels.array(arrays.read(key), f"{path}: images")
@@ -62,7 +64,9 @@ def read_images(path: Path) -> Pictures:
 
 
 def load(path: Path) -> Dataset:
-    """The arrays of an .npz, or the images of an .npy."""
+    """The arrays of an .npz, or the images of an .npy or an IDX file."""
+    if idx.is_named(path):
+        return checked(path.stem, str(path), idx.read_file(path))
     with files.opened(path) as arrays:
         return _from(arrays, path.stem)
 

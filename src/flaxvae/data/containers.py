@@ -42,6 +42,11 @@ class Container(NamedTuple):
     members: Sequence[Member]
     read: Callable[[str], bytes]
     notes: Sequence[str] = ()  # what was left out
+    called: str = ""  # its name, if not that of the path
+
+    @property
+    def name(self) -> str:
+        return self.called or stem(str(self.path))
 
 
 def is_archive(path: str) -> bool:

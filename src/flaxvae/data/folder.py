@@ -6,17 +6,19 @@ validate and 5 % to test, so that more files move none of those that were there.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from flaxvae.data import cache, containers, decode, labels, layouts, pictures
+from flaxvae.data import cache, catalog, containers, decode, labels, layouts, pictures
 from flaxvae.data.cache import Decoded
 from flaxvae.data.containers import Container
 from flaxvae.data.dataset import Dataset, Part
@@ -34,7 +36,7 @@ def load(dataset: str, settings: DataSettings, watch: Watch | None = None) -> Da
     """The pictures of a folder, a zip or a tar, decoded into a cache or taken from it.
 
     Args:
-        dataset: the path.
+        dataset: the path, or tfds:NAME.
         settings: size, resizing, background, share of validation, normal classes, strictness.
         watch: is told how many pictures of how many are decoded.
 
@@ -42,9 +44,8 @@ def load(dataset: str, settings: DataSettings, watch: Watch | None = None) -> Da
         UsageError: settings that these pictures do not have.
         DataError: there is nothing, or nothing that can be read, or fewer than two pictures.
     """
-    path = found(dataset)
-    with containers.opened(path) as container:
-        examples, notes = _examples(container, settings.strict)
+    with _source(dataset, settings.strict) as (container, examples, notes):
+        path, name = container.path, container.name
         if len(examples) < 2:
             raise DataError(
                 f"{path}: {counted(len(examples), 'picture')}; expected at least one to train "
@@ -54,10 +55,23 @@ def load(dataset: str, settings: DataSettings, watch: Watch | None = None) -> Da
         parts, more = _normal(path, parts, settings.normal)
         asked = Asked(height_and_width(settings.image_size), settings.resize, settings.background)
         names = [[example.name for example in part] for part in parts]
-        rows = cache.decoded(container, names, asked, containers.stem(dataset), watch)
+        rows = cache.decoded(container, names, asked, name, watch)
     notes = [*container.notes, *notes, *remark, *more, *_remarks(path, rows, settings)]
     kept = [[one for one in part if one.name not in rows.broken] for part in parts]
-    return _dataset(path, containers.stem(dataset), kept, rows, notes)
+    return _dataset(path, name, kept, rows, notes)
+
+
+@contextlib.contextmanager
+def _source(dataset: str, strict: bool) -> Iterator[tuple[Container, list[Example], list[str]]]:
+    """The files of pictures, with what is known of each, and remarks."""
+    if catalog.is_named(dataset):
+        with catalog.opened(dataset) as source:
+            yield source
+        return
+    path = found(dataset)
+    single = path.suffix.lower() in pictures.SUFFIXES and path.is_file()
+    with (containers.single if single else containers.opened)(path) as container:
+        yield container, *_examples(container, strict)
 
 
 def found(dataset: str) -> Path:
@@ -229,6 +243,10 @@ def _dataset(
         raise DataError(
             f"{path}: every pixel of every picture is {rows.low}; expected pictures that differ"
         )
+    how = rows.how
+    if rows.high == 1 and how.peak == 255:
+        how = dataclasses.replace(how, peak=1.0)
+        notes.append("pixels are 0 and 1: 1 is taken for white")
     columns, names, unlabelled = _labels(parts)
     if unlabelled:
         notes.append(f"without labels: {unlabelled}")
@@ -244,7 +262,7 @@ def _dataset(
         name,
         made[0],
         made[2],
-        rows.how.peak,
+        how.peak,
         len(names) if names and trained else None,
         str(path),
         None if names and labels.counted(names) else names,
@@ -252,7 +270,7 @@ def _dataset(
         tuple(notes),
         made[1],
         sha256=rows.sha256,
-        preprocessing=rows.how,
+        preprocessing=how,
     )
 
 
@@ -298,22 +316,19 @@ def read(
     """All pictures of a folder, a zip or a tar, preprocessed exactly so, in order of name.
 
     Args:
-        dataset: the path; also of a single picture.
+        dataset: as for ``load``; also the path of a single picture.
         how: as a run stores it.
         watch: is told how many pictures of how many are decoded.
         strict: a file that cannot be used is an error, else a remark.
 
     Raises DataError if there is nothing that can be read.
     """
-    path = found(dataset)
     asked = Asked(None, how.resize, how.background, how)
     exact = DataSettings(image_size=f"{how.height}x{how.width}", strict=strict)
-    of = containers.single if path.suffix.lower() in pictures.SUFFIXES else containers.opened
-    with of(path) as container:
-        examples, notes = _examples(container, strict)
+    with _source(dataset, strict) as (container, examples, notes):
         names = [[example.name for example in examples]]
-        rows = cache.decoded(container, names, asked, containers.stem(dataset), watch)
-    notes = [*container.notes, *notes, *_remarks(path, rows, exact)]
+        rows = cache.decoded(container, names, asked, container.name, watch)
+    notes = [*container.notes, *notes, *_remarks(container.path, rows, exact)]
     kept = [example for example in examples if example.name not in rows.broken]
     (y,), _, unlabelled = _labels([kept])
     notes += [f"without labels: {unlabelled}"] if unlabelled else []

@@ -23,6 +23,7 @@ FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+_ENDINGS = ("-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
 
 
 def read(path: Path, axes: int) -> np.ndarray:
@@ -74,6 +75,60 @@ def _plain(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))
 
 
+def is_named(path: Path) -> bool:
+    """Whether a file is named like one of IDX."""
+    return path.name.lower().endswith(_ENDINGS)
+
+
+def read_images(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images [N, H, W], and the labels [N] in the file beside them, if there is one.
+
+    That is named like theirs, with ``labels`` and ``idx1`` where theirs has ``images`` and
+    ``idx3``. Raises DataError if one of them cannot be read, or they differ in number.
+    """
+    images, labels = read(path, 3), None
+    beside = _beside(path, ("images", "labels"), ("idx3", "idx1"))
+    if beside is not None:
+        labels = read(beside, 1)
+        _check_number(path, images, beside, labels)
+    return images, labels
+
+
+def read_file(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """The training images of a file, and those for the test, with their labels.
+
+    The test images are in the file beside it with ``t10k`` or ``test`` in the place of ``train``;
+    where there is none, the dictionary has none. Raises DataError as ``read_images`` does.
+    """
+    parts = {"training": read_images(path)}
+    for spelling in ("t10k", "test"):
+        beside = _beside(path, ("train", spelling))
+        if beside is not None:
+            parts["test"] = read_images(beside)
+            break
+    return parts
+
+
+def _beside(path: Path, *changes: tuple[str, str]) -> Path | None:
+    """The file named like ``path`` but for these changes, compressed or not."""
+    name = path.name.removesuffix(".gz")
+    for old, new in changes:
+        name = new.join(name.rsplit(old, 1))
+    if name == path.name.removesuffix(".gz"):
+        return None
+    return next(
+        (p for p in (path.with_name(name), path.with_name(f"{name}.gz")) if p.is_file()), None
+    )
+
+
+def _check_number(path: Path, images: np.ndarray, beside: Path, labels: np.ndarray) -> None:
+    if len(images) != len(labels):
+        raise DataError(
+            f"{path}: {len(images)} images, but {len(labels)} labels in {beside.name}; download "
+            "both again"
+        )
+
+
 def read_folder(folder: Path, dataset: str) -> tuple[list[np.ndarray], str]:
     """The four files of a dataset, from ``folder/dataset`` or else from ``folder``.
 
@@ -99,12 +154,7 @@ def read_folder(folder: Path, dataset: str) -> tuple[list[np.ndarray], str]:
         paths.append(path)
     arrays = [read(path, axes) for path, axes in zip(paths, (3, 1, 3, 1))]
     for at in (0, 2):
-        images, labels = len(arrays[at]), len(arrays[at + 1])
-        if images != labels:
-            raise DataError(
-                f"{paths[at]}: {images} images, but {labels} labels in {paths[at + 1].name}; "
-                f"download both again"
-            )
+        _check_number(paths[at], arrays[at], paths[at + 1], arrays[at + 1])
     return arrays, f"IDX files in {home}"
 
 

@@ -49,7 +49,7 @@ class Preprocessing:
     resize: Resize
     background: Background
     peak: float
-    """255, or 65535 for grey pictures of 16 bits."""
+    """255; 65535 for grey pictures of 16 bits; 1 for those that only have the levels 0 and 1."""
 
     @property
     def dtype(self) -> type[np.generic]:
@@ -72,7 +72,7 @@ class Preprocessing:
             raise ValueError(str(error)) from None
         sizes = all(type(n) is int and 1 <= n <= 2**16 for n in found.shape)
         words = found.resize in get_args(Resize) and found.background in _COLOURS
-        if not (sizes and words and found.channels in (1, 3) and found.peak in (255, 65535)):
+        if not (sizes and words and found.channels in (1, 3) and found.peak in (1, 255, 65535)):
             raise ValueError(f"{stored}: expected the preprocessing of pictures")
         return found
 
@@ -217,9 +217,11 @@ def _pixels(image: Image.Image, seen: Seen, turned: int, how: Preprocessing) -> 
     found = np.asarray(flat if same else _resized(flat, how, ground))
     if seen.bits == 16:
         found = np.clip(np.rint(found), 0, 65535).astype(np.uint32)
-        found = (found + 128) // 257 if how.peak == 255 else found
+        found = (found + 128) // 257 if how.peak < 65535 else found
     elif how.peak > 255:
         found = found.astype(np.uint32) * 257
+    if how.peak == 1 and found.max() > 1:  # black and white as other pictures have them
+        found = found > 127
     found = found[..., None] if found.ndim == 2 else found
     if found.shape != how.shape:  # 16 bits, and others have colours
         found = np.broadcast_to(found, how.shape)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxvae.data import arrays, cifar, containers, frey, idx, tables, tfds
+from flaxvae.data import arrays, catalog, cifar, containers, frey, idx, tables, tfds
 from flaxvae.data.arrays import ARRAYS, Pictures, from_arrays, read_images
 from flaxvae.data.dataset import Dataset, Part
 from flaxvae.data.folder import load as load_folder
@@ -48,11 +48,13 @@ def in_table(dataset: str) -> bool:
 
 def is_path(dataset: str) -> bool:
     """Whether a dataset is a file or a folder of the user's, which may be moved."""
-    return in_file(dataset) or of_pictures(dataset)
+    return in_file(dataset) or (of_pictures(dataset) and not catalog.is_named(dataset))
 
 
 def called(dataset: str) -> str:
     """A dataset's name, or that of its file or folder without the ending."""
+    if catalog.is_named(dataset):
+        return catalog.called(dataset)
     return containers.stem(dataset) if of_pictures(dataset) else Path(dataset).stem
 
 
@@ -70,8 +72,9 @@ def load(
     """A dataset by name, or by path.
 
     Args:
-        dataset: a name in `SOURCES`, or the path of a NumPy file, of a table, or of a folder of
-            pictures or a zip or tar of one.
+        dataset: a name in `SOURCES`; tfds:NAME, an image dataset of tensorflow-datasets; or the
+            path of a NumPy or IDX file, of a table, or of a folder of pictures or a zip or tar of
+            one.
         data_dir: folder with the files of a published dataset, in it or in a sub-folder named
             after the dataset; else the FLAXVAE_DATA_DIR variable, else, for MNIST and its
             relatives, tensorflow-datasets.
@@ -88,6 +91,8 @@ def load(
     path = Path(dataset).expanduser()
     if in_file(dataset):
         return (tables if in_table(dataset) else arrays).load(path)
+    if catalog.is_named(dataset):
+        return load_folder(dataset, settings, watch)
     missing = not path.exists() and (path.name != dataset or containers.is_archive(dataset))
     if of_pictures(dataset) and (path.is_dir() or containers.is_archive(dataset) or missing):
         return load_folder(dataset, settings, watch)
@@ -98,13 +103,14 @@ def load(
         )
     if dataset not in SOURCES and path.exists():
         raise UsageError(
-            f"--dataset {dataset}: not a folder, a zip or a tar of pictures, a table or an .npz or "
-            ".npy file: expected one of them, such as np.savez('images.npz', x=images) writes"
+            f"--dataset {dataset}: not a folder, a zip or a tar of pictures, a table or an .npz, "
+            ".npy or IDX file: expected one of them, such as np.savez('images.npz', x=images) "
+            "writes"
         )
     if dataset not in SOURCES:
         raise UsageError(
-            f"--dataset {dataset}: expected {', '.join(SOURCES)}, or the path of a folder of "
-            f"pictures, of an .npz or .npy file or of a table"
+            f"--dataset {dataset}: expected {', '.join(SOURCES)}, tfds:NAME, or the path of a "
+            f"folder of pictures, of an .npz, .npy or IDX file or of a table"
             f"{did_you_mean(dataset, (*SOURCES, *_here()))}"
         )
     if dataset == "digits":

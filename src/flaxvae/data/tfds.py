@@ -23,9 +23,9 @@ from urllib.parse import urljoin, urlsplit
 import numpy as np
 
 from flaxvae.data import idx
-from flaxvae.errors import DataError
+from flaxvae.errors import DataError, FlaxvaeError
 
-_BUILDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+PREPARABLE = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _PROBE_SECONDS = 5.0
 _INSTALL = "pip install 'flaxvae[tfds]' and try again with a network"
 IDX = "put its four IDX files in a folder and pass --data-dir DIR (or set FLAXVAE_DATA_DIR)"
@@ -44,28 +44,43 @@ def read(dataset: str) -> tuple[list[np.ndarray], str]:
     Raises:
         DataError: the data are not prepared and cannot be, or cannot be read.
     """
+    with reading(dataset):
+        import tensorflow_datasets as tfds
+
+        made = builder(dataset)
+        if not made.is_prepared():
+            prepare(made)
+        source = tfds.builder_from_directory(made.data_path).as_data_source()
+        arrays = [a for split in ("train", "test") for a in _stack(source[split])]
+    return arrays, f"tensorflow-datasets {dataset}:{made.version}"
+
+
+@contextlib.contextmanager
+def reading(dataset: str) -> Iterator[None]:
+    """Around what uses TFDS: it is silent, and whatever goes wrong is a DataError of one line."""
     try:
         import array_record  # noqa: F401 (TFDS imports these late: check them before a download)
         import PIL  # noqa: F401
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise _unavailable(dataset, f"tensorflow-datasets is not installed ({error})") from error
-    home = Path(tfds.core.constants.DATA_DIR, dataset)
+    home = Path(tfds.core.constants.DATA_DIR, dataset.partition(":")[0])
     with _quiet():
         try:
-            builder = _builder(dataset)
-            if not builder.is_prepared():
-                _prepare(builder)
-            source = tfds.builder_from_directory(builder.data_path).as_data_source()
-            arrays = [a for split in ("train", "test") for a in _stack(source[split])]
-        except DataError:
+            yield
+        except FlaxvaeError:
             raise
+        except ImportError as error:
+            raise DataError(
+                f"{dataset}: not prepared, and {_line(error)}: expected TensorFlow, to prepare it "
+                f"once; pip install tensorflow, and run `tfds build {dataset.partition(':')[0]} "
+                "--file_format=array_record`"
+            ) from error
         except Exception as error:  # array_record, protobuf and PIL raise their own
             raise DataError(
                 f"{home}: cannot be read as array_record ({_line(error)}); set TFDS_DATA_DIR to "
                 "another folder, or delete this one to have it prepared again"
             ) from error
-    return arrays, f"tensorflow-datasets {dataset}:{builder.version}"
 
 
 def installed() -> bool:
@@ -86,14 +101,18 @@ def _stack(split: Any) -> tuple[np.ndarray, np.ndarray]:
     return images, np.array([example["label"] for example in examples], np.int32)
 
 
-def _prepare(builder: Any) -> None:
-    """Download, verify checksums and write; TFDS renames the finished folder into place."""
+def prepare(builder: Any) -> None:
+    """Download, verify checksums and write; TFDS renames the finished folder into place.
+
+    Raises DataError if that is not possible.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-    if not _reachable(builder.URL):
-        host = urlsplit(builder.URL).hostname
-        raise _unavailable(builder.name, f"not prepared, and {host} cannot be reached")
+    url = getattr(builder, "URL", None) or next(iter(builder.url_infos), None)
+    if url is not None and not _reachable(url):
+        why = f"not prepared, and {urlsplit(url).hostname} cannot be reached"
+        raise _unavailable(builder.name, why)
     logging.getLogger(__name__).info("preparing %s in %s", builder.name, builder.data_path)
     try:
         builder.download_and_prepare(
@@ -102,18 +121,23 @@ def _prepare(builder: Any) -> None:
                 try_download_gcs=False, force_checksums_validation=True
             ),
         )
+    except AssertionError as error:  # of what the user has to download
+        raise DataError(
+            f"{builder.name}: not prepared ({_line(error)}); then run `tfds build "
+            f"{builder.info.full_name.rpartition('/')[0]} --file_format=array_record`"
+        ) from error
     except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
         if not builder.is_prepared():  # else another process was faster
             why = f"cannot be prepared ({_line(error)})"
             raise _unavailable(builder.name, why, "try again") from error
 
 
-def _builder(dataset: str) -> Any:
+def builder(dataset: str) -> Any:
     """TFDS's builder of ``dataset``, but reading the raw files with `idx`, not TensorFlow."""
     from PIL import Image
     from tensorflow_datasets.image_classification import mnist
 
-    parent: Any = getattr(mnist, _BUILDERS[dataset])
+    parent: Any = getattr(mnist, PREPARABLE[dataset])
 
     class Builder(parent, skip_registration=True):  # type: ignore[call-arg]
         name = dataset
@@ -156,8 +180,9 @@ def _reachable(url: str) -> bool:
 
 
 def _unavailable(dataset: str, why: str, remedy: str = _INSTALL) -> DataError:
+    instead = f"{IDX}, or use" if dataset in PREPARABLE else "use"
     return DataError(
-        f"{dataset}: {why}; {remedy}, or {IDX}, or use --dataset digits, which needs no download"
+        f"{dataset}: {why}; {remedy}, or {instead} --dataset digits, which needs no download"
     )
 
 

@@ -61,6 +61,7 @@ def restore(folder: RunFolder, like: Variables, settings: TrainSettings) -> Rest
                 if summary is None or named(summary).items() <= digests(variables).items():
                     return Restored(variables, step, _remark(folder, summary, step, passed))
                 intact, why = True, "not the parameters of summary.json"
+            why = why.removeprefix(f"{folder.checkpoints / str(step)} ").partition(": expected")[0]
             passed.append(f"checkpoint {step}: {why}")
     if not passed:
         left = "all checkpoints are damaged" if [*folder.checkpoints.iterdir()] else "none is there"

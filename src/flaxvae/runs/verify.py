@@ -5,6 +5,7 @@ Files that are not read are listed. Nothing is changed, and the run may be train
 
 from __future__ import annotations
 
+import csv
 import functools
 import math
 import struct
@@ -48,8 +49,17 @@ LEFTOVERS = {
     "*.orbax-checkpoint-tmp*": "a checkpoint that is unfinished or being written",
 }
 READ = (
-    *("run.json", "summary.json", "metrics.jsonl", "evaluation*.json", "latents*.npz", "lock"),
-    *("checkpoints", "figures", "figures/*.png", "tb", "tb/events*", "prior"),
+    *("run.json", "summary.json", "metrics.jsonl", "evaluation*.json", "latents*.npz"),
+    *(
+        "scores*.csv",
+        "lock",
+        "checkpoints",
+        "figures",
+        "figures/*.png",
+        "tb",
+        "tb/events*",
+        "prior",
+    ),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
 
@@ -330,7 +340,12 @@ def _png(path: Path) -> str:
 
 def _others(folder: RunFolder) -> Iterator[Finding]:
     """What later commands have written."""
-    kinds = {"evaluation*.json": _evaluation, "latents*.npz": _arrays, "tb/events*": _events}
+    kinds = {
+        "evaluation*.json": _evaluation,
+        "latents*.npz": _arrays,
+        "scores*.csv": _scores,
+        "tb/events*": _events,
+    }
     for kind, read in kinds.items():
         for path in sorted(folder.path.glob(kind)):
             what, size = path.relative_to(folder.path).as_posix(), path.stat().st_size
@@ -349,6 +364,21 @@ def _evaluation(path: Path) -> str:
     found = records.read(path, _Evaluation, "write it again")
     _finite(found)
     return f"{counted(found['images'], 'image')}, {found.get('split', 'test')}"
+
+
+def _scores(path: Path) -> str:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if header[:1] not in (["file"], ["index"]) or header[1:2] != ["score"]:
+        raise DataError("other columns than file or index, score: write it again")
+    for number, row in enumerate(rows, 2):
+        try:
+            whole = len(row) == len(header) and isinstance(float(row[1]), float)
+        except ValueError:
+            whole = False
+        if not whole:
+            raise DataError(f"line {number} is incomplete: write it again")
+    return counted(len(rows), "score")
 
 
 def _events(path: Path) -> str:
