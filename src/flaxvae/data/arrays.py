@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxvae.data import files, idx, labels, pixels
+from flaxvae.data import files, idx, indexed, labels, pixels, tables
 from flaxvae.data.dataset import Dataset, Part, assembled
 from flaxvae.errors import DataError
 
@@ -85,10 +85,14 @@ class _Mapping:
 
 def from_arrays(data: Any) -> Dataset:
     """Images in memory: an array [N, *shape]; a pair of those and labels; or a mapping with the
-    keys of an .npz file.
+    keys of an .npz file. Also a table of pandas or polars, and what gives examples by number.
 
-    Raises DataError unless they are images.
+    Raises DataError unless they are images or a table.
     """
+    if tables.is_frame(data):
+        return tables.from_frame(data, ARRAYS)
+    if (found := indexed.sources(data)) is not None:
+        return indexed.load(found, ARRAYS)
     if isinstance(data, tuple):
         if len(data) != 2:
             raise DataError(f"a tuple of {len(data)}: expected images, or a pair (images, labels)")

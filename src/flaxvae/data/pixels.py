@@ -205,14 +205,14 @@ class Stored(NamedTuple):
     """What was converted, and what is unusual."""
 
 
-def images(named: Mapping[str, np.ndarray]) -> Stored:
+def images(named: Mapping[str, np.ndarray | Rows]) -> Stored:
     """Checks and stores arrays of images that belong together, by the name used in messages.
 
     What is memory-mapped and large becomes a view, which converts what is read.
 
     Raises DataError if one does not hold images, or if they differ in kind or shape.
     """
-    arrays = [array(x, what) for what, x in named.items()]
+    arrays = [x if isinstance(x, Rows) else array(x, what) for what, x in named.items()]
     seen = [f"{KINDS[x.dtype.kind]} of shape {x.shape[1:]}" for x in arrays]
     for what, this in zip(named, seen, strict=True):
         if this != seen[0]:
@@ -232,14 +232,15 @@ def images(named: Mapping[str, np.ndarray]) -> Stored:
     return Stored(kept, found, _notes(given, dtype, together, found))
 
 
-def _kept(x: np.ndarray, found: Form) -> np.ndarray | Rows:
-    if rows.is_mapped(x):
+def _kept(x: np.ndarray | Rows, found: Form) -> np.ndarray | Rows:
+    x = rows.view(x)
+    if isinstance(x, Rows):
         as_it_is = x.dtype == found.dtype and x.dtype.kind != "f"
-        return Rows(x) if as_it_is else Rows(x, convert=found.of)
+        return x if as_it_is else x.converted(found.of)
     return found.of(x)
 
 
-def _notes(given: np.ndarray, dtype: np.dtype, seen: Values, found: Form) -> list[str]:
+def _notes(given: np.ndarray | Rows, dtype: np.dtype, seen: Values, found: Form) -> list[str]:
     notes = []
     if given.ndim == 4 and channels_first(given.shape[1:]):
         notes.append(f"channels come first in {given.shape}: read as [N, H, W, C]")

@@ -24,13 +24,14 @@ class Rows:
 
     def __init__(
         self,
-        base: np.ndarray | reading.File,
+        base: Any,
         index: np.ndarray | None = None,
         convert: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         """
         Args:
-            base: [N, ...], in memory or memory-mapped.
+            base: [N, ...], in memory, memory-mapped, or with rows that are read otherwise: with
+                a length, shape and dtype, and an array for a slice or an array of indices.
             index: [M] the rows of ``base`` that these are; by default all.
             convert: makes what is seen of rows of ``base``, each row by itself.
         """

@@ -103,7 +103,35 @@ def load(path: Path) -> Dataset:
 
     Raises DataError if it cannot be read, has no numbers, or lacks some.
     """
-    found = examples(path)
+    return _dataset(examples(path), path.stem)
+
+
+def is_frame(data: Any) -> bool:
+    """Whether something is a table of pandas or polars."""
+    return hasattr(data, "columns") and hasattr(data, "to_numpy") and hasattr(data, "to_dict")
+
+
+def from_frame(frame: Any, name: str) -> Dataset:
+    """A table of pandas or polars in memory, as ``load`` one from a file."""
+    _check_header(Path(name), [str(column) for column in frame.columns])
+    columns = {str(column): _values(frame[column].to_numpy()) for column in frame.columns}
+    return _dataset(_examples(Table(Path(name), columns, "row")), name)
+
+
+def _values(column: np.ndarray) -> np.ndarray:
+    """Numbers as float64, nan where one is missing; whatever else as text."""
+    if column.dtype.kind in "biuf":
+        return column.astype(np.float64)
+    missing = [value is None or value != value for value in column.tolist()]
+    given = zip(column.tolist(), missing, strict=True)
+    if all(gone or isinstance(value, int | float) for value, gone in given):
+        return np.array([math.nan if gone else v for v, gone in zip(column.tolist(), missing)])
+    return np.array(["" if gone else str(v) for v, gone in zip(column.tolist(), missing)], np.str_)
+
+
+def _dataset(found: Examples, name: str) -> Dataset:
+    """A tenth of the rows are held out."""
+    path = found.table.path
     train, test = hold_out(len(next(iter(found.table.columns.values()))), str(path))
     values = _numbers(found.table, found.names)
     mean, std = values[train].mean(0), values[train].std(0)
@@ -120,12 +148,16 @@ def load(path: Path) -> Dataset:
     notes.insert(0, f"{len(names)} columns, standardised: {labels.listed(names)}")
     whole = Part(columns.standardized(values[:, varies]), found.y, found.rows)
     parts = {"training": taken(whole, train), "test": taken(whole, test)}
-    return assembled(path.stem, str(path), parts, 1.0, notes, kind="table", columns=columns)
+    return assembled(name, str(path), parts, 1.0, notes, kind="table", columns=columns)
 
 
 def examples(path: Path) -> Examples:
     """The rows of a file. Raises DataError if it cannot be read or has no numbers."""
-    table = read(path)
+    return _examples(read(path))
+
+
+def _examples(table: Table) -> Examples:
+    path = table.path
     folded = {name.strip().casefold(): name for name in reversed(table.columns)}
     label = next((folded[name] for name in _LABELS if name in folded), None)
     key = next((folded[name] for name in _NAMES if name in folded), None)
