@@ -158,8 +158,9 @@ def execute(
 
 
 def _measure(run: Run, test: Split, stage: Callable[..., None]) -> Evaluation:
-    stage(f"evaluating {counted(len(test.x), 'test image')}")
-    return run.evaluate(test, watch=functools.partial(stage, "evaluating test images"))
+    one = f"test {run.spec.example}"
+    stage(f"evaluating {counted(len(test.x), one)}")
+    return run.evaluate(test, watch=functools.partial(stage, f"evaluating {one}s"))
 
 
 @dataclasses.dataclass

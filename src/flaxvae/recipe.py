@@ -34,6 +34,11 @@ class DataSpec(NamedTuple):
         """The names of the classes, in order."""
         return self.labels or tuple(range(self.classes or 0))
 
+    @property
+    def example(self) -> str:
+        """What one example is called."""
+        return "row" if self.kind == "table" else "image"
+
 
 class Codes(NamedTuple):
     """The discrete codes of an image, if a model has them."""

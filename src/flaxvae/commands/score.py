@@ -65,5 +65,5 @@ def score(
         f"{found[i]:>12,.2f}  " + "  ".join(str(word) for word in [row[0], *row[2:]])
         for i, row in zip(order[:SHOWN], rows, strict=False)
     ]
-    title = f"most unusual of {counted(len(rows), 'image')}, {what} in nats:"
+    title = f"most unusual of {counted(len(rows), loaded.spec.example)}, {what} in nats:"
     return [title, *shown, relative(path)]

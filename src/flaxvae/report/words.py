@@ -42,10 +42,11 @@ def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, s
     """An evaluation as text, with units."""
     recipe = run.recipe
     density, given = recipe.log_px != "cross_entropy", "|y" * (recipe.classes is not None)
-    facts = {f"{split} data": f"{counted(found.images, 'image')}, {run.spec.name}"}
+    one = run.spec.example
+    facts = {f"{split} data": f"{counted(found.images, one)}, {run.spec.name}"}
     if found.elbo is not None:
         of = f", of log p(x{given})" if given and density else ""
-        facts["-ELBO"] = f"{-found.elbo:.2f} ± {found.elbo_standard_error:.2f} nats per image{of}"
+        facts["-ELBO"] = f"{-found.elbo:.2f} ± {found.elbo_standard_error:.2f} nats per {one}{of}"
     said = f"-log p(x|z{given.replace('|', ', ')})" if density else "cross-entropy"
     facts["reconstruction"] = f"{found.reconstruction:.2f} nats, {said}"
     if found.kl is not None:
@@ -71,7 +72,7 @@ def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, s
             facts["-IW-ELBO"] = f"{nats}, of cross-entropies, from {samples}"
     facts["MSE"] = f"{found.mse:.5f} {per_value(run)}, from the {recipe.code}"
     if found.elbo is not None:
-        facts["±"] = "standard error over images"
+        facts["±"] = f"standard error over {one}s"
     return facts
 
 
