@@ -37,10 +37,12 @@ def some_digits(folder: Path) -> np.ndarray:
     return images
 
 
-def main(folder: Path, run: str | None = None) -> list[Path]:
+def main(folder: Path, run: str | None = None, epochs: int = 60) -> list[Path]:
     if run is None:
         images = some_digits(folder)
-        model = fv.train(images, net="mlp", widths=(256, 128), epochs=60, run=str(folder / "run"))
+        model = fv.train(
+            images, net="mlp", widths=(256, 128), epochs=epochs, run=str(folder / "run")
+        )
     else:
         model = fv.load(run)
     written = encode(folder, model)

@@ -30,6 +30,16 @@ def pytest_configure(config):
     if "not slow" in config.option.markexpr:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
         jax.config.update("jax_disable_most_optimizations", True)
+        if jax.__version_info__ < (0, 11):  # newer ones have no other emitters
+            flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
+            os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+
+
+def rare(values, *slow):
+    """Parameters of a test of which some are run by ``make test-slow`` alone."""
+    values = list(values)
+    assert {*slow} <= {*values}, {*slow} - {*values}
+    return [pytest.param(v, marks=pytest.mark.slow) if v in slow else v for v in values]
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ def process(script, *arguments, cache):
     return hits, misses, done.stderr
 
 
+@pytest.mark.slow
 def test_results_are_the_same_bits_with_a_cold_cache_a_warm_one_and_none(tmp_path):
     found = {}
 

@@ -161,7 +161,7 @@ def test_own_variant_is_loaded_by_its_name_and_function(no_figures):
 
 def test_own_arrays_are_encoded_file_by_file(tmp_path, no_figures):
     module = load("own_arrays")
-    written = module.main(tmp_path)
+    written = module.main(tmp_path, epochs=2)
     assert [path.name for path in written] == [f"{i}.latents.npz" for i in range(10)]
     run = fv.load(tmp_path / "run")
     for path in written[:2]:

@@ -79,7 +79,7 @@ def start(code, *arguments, **environment):
 # ---- killed
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, capsys, kills):
     """Most of them while a checkpoint is written: one is due after every segment."""
     epochs = 20 * kills

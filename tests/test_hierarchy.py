@@ -236,6 +236,7 @@ def test_linear_maps_make_a_gaussian_prior(assert_mean):
     assert_mean(white**4, 3.0, rounding=1e-3)
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient_in_a_model():
     ladder = hierarchy.ladder(DIMS, WIDTHS, FEATURES, "tanh")
     likelihood = likelihoods.bernoulli(1)

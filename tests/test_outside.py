@@ -115,6 +115,7 @@ def test_every_command_takes_them(capsys, no_figures, mine):
     assert loaded.encode(np.zeros((2, 8, 8))).shape == (2, 3) and loaded.step == 20
 
 
+@pytest.mark.slow
 def test_a_prior_over_codes_of_a_recipe_from_outside(capsys, no_figures):
     assert run(f"train --recipes mine.py --model my_codes {SMALL} --run one", capsys)[0] == 0
     code, _, err = run("sample one --recipes mine.py", capsys)

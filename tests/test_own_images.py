@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import flaxvae as fv
+from conftest import rare
 from flaxvae.errors import UsageError
 
 KINDS = {
@@ -27,7 +28,7 @@ def photographs(shape, kind, levels):
     return (np.clip(x, 0, 1) * (levels - 1)).astype(kind)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", rare(KINDS, "two channels", "one pixel"))
 def test_a_run_of_own_images(name, tmp_path, no_figures):
     shape, kind, levels = KINDS[name]
     x = photographs(shape, kind, levels)

@@ -28,7 +28,10 @@ SMALLER = {
         "epochs=20)": 'epochs=1, net="mlp", widths=(8,))',
         "seeds=8": 'seeds=2, epochs=1, net="mlp", widths=(8,)',
     },
-    "docs/data.md": {"beta=4)": 'beta=4, epochs=0, net="mlp", widths=(8,))'},
+    "docs/data.md": {
+        "beta=4)": 'beta=4, epochs=0, net="mlp", widths=(8,))',
+        "epochs=20)": 'epochs=1, net="mlp", widths=(8,))',
+    },
 }
 OWN_TESTS = {"docs/processes.md": "test_processes.py"}
 # What stands for something of the reader's.

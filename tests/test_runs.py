@@ -476,6 +476,7 @@ def test_singular_values_of_muons_steps():
     assert wide == pytest.approx((0.0012, 0.12, 1.20), abs=0.005)
 
 
+@pytest.mark.slow
 def test_a_run_by_muon_resumes_to_the_same_bits(tmp_path):
     choices = TINY | {"optimizer": "muon", "shard_params": True, "devices": 2}
     whole = flaxvae.train(

@@ -150,6 +150,7 @@ def test_everyone_speaks_the_labels_of_the_file(home, monkeypatch, capsys):
     assert "label 3: expected 1990" in fails(capsys, "sample cvae --label 3", 2)
 
 
+@pytest.mark.slow
 def test_figures_of_named_classes(tmp_path, monkeypatch):
     """Every figure of every kind of model is drawn with text for labels."""
     monkeypatch.undo()

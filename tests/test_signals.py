@@ -192,6 +192,7 @@ def test_in_a_sweep(tmp_path, capsys, monkeypatch):
         assert sha256(path / f"seed={seed}") == sha256(tmp_path / "straight" / f"seed={seed}")
 
 
+@pytest.mark.slow
 def test_in_the_fit_of_a_prior(tmp_path, capsys, monkeypatch):
     path = tmp_path / "run"
     vq = {"net": "mlp", "widths": (32,), "codes": 8, "code_dim": 2, "devices": 1}

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from conftest import rare
 from flaxvae import lookup, zoo
 from flaxvae.analysis.evaluation import Estimate, Evaluation
 from flaxvae.core import Batch, elbo_samples
@@ -88,7 +89,16 @@ every_case = pytest.mark.parametrize("case", CASES)
 every_latent = pytest.mark.parametrize(
     "case", [c for c in CASES if c.split("-")[0] not in ("vae", "beta_vae") or c.endswith("mlp")]
 )
-every_recipe = pytest.mark.parametrize("case", [*(f"{n}-mlp" for n in zoo.RECIPES), "vae-conv"])
+# Of those whose steps are made like another's, only the slow tests train all.
+ALIKE = tuple(
+    f"{name}-mlp"
+    for name in (
+        *("denoising_ae", "denoising_vae", "beta_vae", "iwae", "mmd_vae", "flow_vae", "vamp_vae"),
+        *("mog_vae", "flow_prior_vae", "ladder_vae"),
+    )
+)
+RECIPES = [f"{name}-mlp" for name in zoo.RECIPES]
+every_recipe = pytest.mark.parametrize("case", rare([*RECIPES, "vae-conv"], *ALIKE))
 
 
 @functools.cache
@@ -248,7 +258,7 @@ OTHERS = (
 )
 
 
-@pytest.mark.parametrize("case", [*(f"{n}-mlp" for n in zoo.RECIPES), *OTHERS.split()])
+@pytest.mark.parametrize("case", rare([*RECIPES, *OTHERS.split()], *ALIKE, "cvae-conv"))
 def test_a_batch_in_parts_is_the_batch(case):
     """Loss, metrics, gradients and state are those of the whole, whatever the loss asks of it."""
     check_in_parts(recipe(case), variables(case), batch_of(case))
