@@ -25,14 +25,17 @@ jax.config.update("jax_compilation_cache_dir", os.environ["FLAXVAE_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # which need half the time of the new ones
+
+
 def pytest_configure(config):
     """Short tests are compiled quickly, for their time is compilation; long ones as users' are."""
     if "not slow" in config.option.markexpr:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
         jax.config.update("jax_disable_most_optimizations", True)
-        if jax.__version_info__ < (0, 11):  # newer ones have no other emitters
-            flags = os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"
-            os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+        flags = os.environ.get("XLA_FLAGS", "")
+        if jax.__version_info__ < (0, 11) and OLD_EMITTERS not in flags:  # newer: no others
+            os.environ["XLA_FLAGS"] = f"{flags} {OLD_EMITTERS}".strip()
 
 
 def rare(values, *slow):

@@ -1,7 +1,10 @@
 """Training images that stay on the devices and those that are streamed train the same model."""
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 import flaxvae
-from conftest import TINY
+from conftest import OLD_EMITTERS, TINY
 from disturbed import EPOCHS, loss_times, rows, sha256, spoiled
 from flaxvae import cli
 from flaxvae.data import pipeline
@@ -22,6 +25,9 @@ from flaxvae.training import feed, loop, members
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
+# Two programs round alike or not, as they are compiled. These tests are of programs compiled as
+# users' are; make test runs them in a process of their own.
+same_bits = pytest.mark.slow
 STEP = 128 * 64  # bytes of a step of digits
 SETTINGS = {
     "plain": {},
@@ -71,6 +77,16 @@ def learned(*arguments, **choices):
 # ---- the same bits
 
 
+def test_the_same_bits_as_users_programs_have_them():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    del environment["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    environment["XLA_FLAGS"] = environment.get("XLA_FLAGS", "").replace(OLD_EMITTERS, "").strip()
+    command = [sys.executable, "-m", "pytest", "-m", "slow", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout
+
+
+@same_bits
 @pytest.mark.parametrize(("settings", "devices"), [("plain", 1), ("all", 1), ("all", 8)])
 def test_streamed_and_resident_images_train_the_same_model(monkeypatch, settings, devices):
     monkeypatch.setattr(loop, "SEGMENT_SECONDS", 0.005)  # cut within blocks, too
@@ -80,6 +96,7 @@ def test_streamed_and_resident_images_train_the_same_model(monkeypatch, settings
     assert streamed == resident and len(streamed[1]) == 2
 
 
+@same_bits
 def test_resumed_in_the_middle_of_an_epoch(stopped, straight, tmp_path):
     """What was begun with resident images goes on with streamed ones, at step 15."""
     path = tmp_path / "run"
@@ -88,6 +105,7 @@ def test_resumed_in_the_middle_of_an_epoch(stopped, straight, tmp_path):
     assert sha256(path) == sha256(straight) and rows(path) == rows(straight)
 
 
+@same_bits
 def test_rolled_back_to_an_earlier_block(tmp_path, monkeypatch):
     """Once at step 18, with blocks that begin at 10, 13, 16 and 19, to the checkpoint at 14."""
 
@@ -133,6 +151,7 @@ def test_blocks_have_the_rows_of_the_order():
 # ---- errors, signals and threads
 
 
+@same_bits
 def test_a_readers_error_ends_the_training_with_its_state_saved(tmp_path, monkeypatch, straight):
     path, calls, gathered = tmp_path / "run", [], feed.gathered
 
@@ -157,7 +176,6 @@ def test_a_readers_error_ends_the_training_with_its_state_saved(tmp_path, monkey
 
 def test_no_thread_is_left_when_a_signal_comes(tmp_path):
     """The training ends in the middle of an epoch, with blocks that nobody asked for."""
-    import os
     import signal
 
     from flaxvae.training import observers
