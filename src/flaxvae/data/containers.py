@@ -128,7 +128,8 @@ def _folder(path: Path) -> Container:
 
     def read(name: str) -> bytes:
         with (path / name).open("rb") as file:
-            return file.read(MOST_FILE)
+            size = os.fstat(file.fileno()).st_size  # more would be allocated before it is read
+            return file.read(min(size, MOST_FILE))
 
     return Container(path, sorted(found), read)
 
