@@ -91,7 +91,7 @@ def test_python_runs_as_it_is_written(page, folder, no_figures):
         assert long in text
         text = text.replace(long, short)
     names = {"images": np.load("images.npy"), "__name__": "__main__"}
-    exec(compile(text, page, "exec"), names)
+    exec(compile(text, f"<{page}>", "exec"), names)
     if page == "README.md":
         assert names["new"].shape[1:] == (8, 8, 1) and np.isfinite(names["score"]).all()
     if page == "CONTRIBUTING.md":
