@@ -1,5 +1,6 @@
 """Eight fake CPU devices for every test, and no silent broadcasting between ranks."""
 
+import collections
 import os
 import signal
 import sys
@@ -36,6 +37,37 @@ def pytest_configure(config):
         flags = os.environ.get("XLA_FLAGS", "")
         if jax.__version_info__ < (0, 11) and OLD_EMITTERS not in flags:  # newer: no others
             os.environ["XLA_FLAGS"] = f"{flags} {OLD_EMITTERS}".strip()
+
+
+# Of tests that train for every parameter: how many parameters make test runs. Slow tests run all.
+FEW = {
+    "test_a_damaged_checkpoint_is_set_aside": 1,
+    "test_a_damaged_row_is_dropped": 1,
+    "test_a_run_of_own_images": 2,
+    "test_a_signal_that_is_repeated_while_it_saves": 1,
+    "test_a_training_in_parts_is_the_training": 1,
+    "test_a_training_nobody_hears_is_a_training": 2,
+    "test_a_training_whose_files_are_taken_away": 3,
+    "test_after_the_last_step": 2,
+    "test_an_entry_that_another_may_have_made_is_not_used": 1,
+    "test_every_parameter_learns_at_any_size": 2,
+    "test_members_of_other_numbers_share_a_program": 3,
+    "test_of_more_draws_the_first_are_the_same": 8,
+    "test_the_kl_by_monte_carlo_has_the_gradient_of_the_closed_form": 5,
+    "test_training_on_rows_is_training_on_their_images": 1,
+    "test_transpose_is_the_adjoint": 9,
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    seen = collections.Counter()
+    for item in items:
+        name = item.name.partition("[")[0]
+        marked = item.get_closest_marker("slow") is not None
+        seen[name] += not marked
+        if name in FEW and seen[name] > FEW[name] and not marked:
+            item.add_marker(pytest.mark.slow)
 
 
 def rare(values, *slow):
