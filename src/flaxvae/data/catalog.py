@@ -15,12 +15,11 @@ from typing import Any
 
 from flaxvae.data import tfds
 from flaxvae.data.containers import Container, Member, listed
-from flaxvae.data.layouts import SPLITS, Example
+from flaxvae.data.layouts import SPLIT, Example
 from flaxvae.errors import DataError, UsageError, counted, did_you_mean
 from flaxvae.settings import PREPARED
 
 _NAME = re.compile(r"[\w-]+(/[\w.+-]+)?(:[\w.*-]+)?")
-_PART = {spelling: part for part, spellings in SPLITS.items() for spelling in spellings}
 
 
 def is_named(dataset: str) -> bool:
@@ -55,13 +54,10 @@ def opened(dataset: str) -> Iterator[tuple[Container, list[Example], list[str]]]
         builder = _builder(name)
         image, label = _features(name, builder.info.features)
         notes = _left_out(builder.info.features, label)
-        splits = {split: _PART.get(split) for split in builder.info.splits}
-        if not any(splits.values()):
-            first = next(iter(splits))
-            splits = {split: None if split == first else "left out" for split in splits}
-        kept = {split: part for split, part in splits.items() if part != "left out"}
-        if "train" in kept.values():
-            kept = {split: part for split, part in kept.items() if part is not None}
+        splits = list(builder.info.splits)
+        kept: dict[str, str | None] = {split: SPLIT[split] for split in splits if split in SPLIT}
+        if "train" not in kept.values():  # then the first of the others is divided
+            kept |= {split: None for split in splits[:1] if split not in SPLIT}
         aside = [split for split in splits if split not in kept]
         if aside:
             notes.append(f"splits left out: {listed(aside, 6)}")

@@ -16,12 +16,11 @@ import numpy as np
 from flaxvae import machine
 from flaxvae.data import pixels
 from flaxvae.data.dataset import Dataset, Part, assembled
-from flaxvae.data.layouts import SPLITS
+from flaxvae.data.layouts import SPLIT
 from flaxvae.data.rows import Rows
 from flaxvae.errors import DataError
 
-_PARTS = {spelling: part for part, names in SPLITS.items() for spelling in names}
-_PARTS |= {"x_train": "train", "x_test": "test"}
+_PARTS = SPLIT | {"x_train": "train", "x_test": "test"}
 _IMAGE, _LABEL = ("image", "images", "img", "x"), ("label", "labels", "y", "target")
 
 

@@ -23,7 +23,7 @@ SPLITS = {
     "validation": ("val", "valid", "validation", "dev", "development", "val_set"),
     "test": ("test", "testing", "tst", "eval", "evaluation", "test_set", "testset", "holdout"),
 }
-_SPLIT = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
+SPLIT = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
 _ASIDE = ("ground_truth", "masks", "mask", "annotations")
 TABLES = tuple(f"{a}.{b}" for a in ("labels", "metadata") for b in ("csv", "tsv", "jsonl"))
 _NAME = ("file_name", "filename", "file", "image", "image_path", "path", "image_name", "name", "id")
@@ -89,7 +89,7 @@ def _root(names: Sequence[str]) -> str:
         if len(folders) != 1 or not all(rest for _, rest in first):
             return root
         folder = folders.pop()
-        if folder.lower() in _SPLIT:
+        if folder.lower() in SPLIT:
             return root
         root += folder + "/"
 
@@ -97,17 +97,17 @@ def _root(names: Sequence[str]) -> str:
 def _by_folder(names: Sequence[str], root: str) -> tuple[list[Example], list[str]]:
     parts = {name: name[len(root) :].split("/")[:-1] for name in names}
     tops = {folders[0].lower() for folders in parts.values() if folders}
-    kinds = {_SPLIT[top] for top in tops if top in _SPLIT}
-    alone = tops <= {*_SPLIT, *_ASIDE}  # else "train" may be a class, beside cars and planes
+    kinds = {SPLIT[top] for top in tops if top in SPLIT}
+    alone = tops <= {*SPLIT, *_ASIDE}  # else "train" may be a class, beside cars and planes
     splits = bool(kinds) and (alone or ("train" in kinds and len(kinds) > 1))
     found, aside = [], dict[str, int]()
     for name, folders in parts.items():
         top = folders[0] if folders else ""
         if not splits:
             found.append(Example(name, None, top or None))
-        elif top.lower() in _SPLIT:
+        elif top.lower() in SPLIT:
             label = folders[1] if len(folders) > 1 else None
-            found.append(Example(name, _SPLIT[top.lower()], label))
+            found.append(Example(name, SPLIT[top.lower()], label))
         else:
             aside[top] = aside.get(top, 0) + 1
     left = [f"{counted(n, 'file')} in {top or 'no split'}" for top, n in sorted(aside.items())
@@ -136,7 +136,7 @@ def _by_table(
         if name is None:
             absent.append(asked)
             continue
-        split = _SPLIT.get(_text(row.get(part)).lower()) if part else None
+        split = SPLIT.get(_text(row.get(part)).lower()) if part else None
         found[name] = Example(name, split, _text(row.get(label)) or None if label else None)
     if absent and (strict or not found):
         raise DataError(

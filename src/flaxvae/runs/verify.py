@@ -49,17 +49,8 @@ LEFTOVERS = {
     "*.orbax-checkpoint-tmp*": "a checkpoint that is unfinished or being written",
 }
 READ = (
-    *("run.json", "summary.json", "metrics.jsonl", "evaluation*.json", "latents*.npz"),
-    *(
-        "scores*.csv",
-        "lock",
-        "checkpoints",
-        "figures",
-        "figures/*.png",
-        "tb",
-        "tb/events*",
-        "prior",
-    ),
+    *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
+    *("evaluation*.json", "latents*.npz", "scores*.csv", "figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
 
