@@ -46,6 +46,7 @@ class Latent(NamedTuple):
     log_q: Array  # [B] log q(z|x) at this z; 0 if q is a point; no gradient if z is discrete
     penalty: Array  # [B] added to the loss beside the bound, else zeros
     updates: Variables  # new values of collections without gradient, else {}
+    px: Any = None  # p(x|z) at this z, as of decode, where drawing z has computed it
 
     @property
     def log_ratio(self) -> Array:
@@ -140,7 +141,8 @@ def elbo(
     """
     features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
     latent = model.reparameterize(variables, key, features, train)
-    log_px = model.decode(variables, latent.z, batch.y).log_prob(batch.x)
+    px = model.decode(variables, latent.z, batch.y) if latent.px is None else latent.px
+    log_px = px.log_prob(batch.x)
     return Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)
 
 
@@ -162,6 +164,10 @@ def elbo_samples(
     features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
     keys = jax.random.split(key, samples)
     latent = jax.vmap(lambda k: model.reparameterize(variables, k, features, train))(keys)
+
+    if latent.px is not None:
+        log_px = jax.vmap(lambda px: px.log_prob(batch.x))(latent.px)
+        return Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)
 
     # All draws as one batch, those of an example next to each other: every layer is one product,
     # and a batch that is split over devices stays where it is.

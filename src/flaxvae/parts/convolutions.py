@@ -38,6 +38,8 @@ class Lowering(NamedTuple):
     leave: Callable[[Array], Array]  # and back
     conv: Callable[[Array, Array, Array, int], Array]  # (x, kernel, bias, stride)
     conv_transpose: Callable[[Array, Array, Array, int, Size], Array]  # (…, stride, size)
+    batch: int  # the axis of the images
+    channels: int
 
 
 def small_size(large: Size, stride: int) -> Size:
@@ -77,7 +79,7 @@ def _native_conv_transpose(x: Array, kernel: Array, bias: Array, stride: int, si
     return add_bias(y, bias[None, None, None])
 
 
-NATIVE = Lowering(lambda x: x, lambda x: x, _native_conv, _native_conv_transpose)
+NATIVE = Lowering(lambda x: x, lambda x: x, _native_conv, _native_conv_transpose, 0, 3)
 
 
 # --- GEMM, activations [C, H, W, B] -------------------------------------------------------------
@@ -216,7 +218,7 @@ def _leave(x: Array) -> Array:
     return x.transpose(1, 2, 0, 3).reshape(-1, b).T.reshape(b, h, w, c)
 
 
-GEMM = Lowering(_enter, _leave, _gemm_conv, _gemm_conv_transpose)
+GEMM = Lowering(_enter, _leave, _gemm_conv, _gemm_conv_transpose, 3, 0)
 
 
 def lowering(choice: str = "auto") -> Lowering:

@@ -1,0 +1,312 @@
+"""Deep hierarchies over feature maps (Child 2021; Vahdat & Kautz 2020; Maaloe et al. 2019).
+
+Latents are maps z_1 .. z_N at several resolutions. The prior goes down, from one point to the
+largest map, through a stream of features s; each block has a prior given all blocks above it,
+
+    p(z) = prod_i N(z_i; mean_p(s_i), var_p(s_i)),    s_{i+1} = residual(s_i + h(s_i) + W z_i).
+
+The encoder is a pyramid that halves the image and keeps its features e at each resolution. The
+posterior goes down with the prior and sees them too. It is given relative to the prior,
+
+    q(z_i | z_above, x) = N(mean_p + sd_p d_i, var_p exp(v_i)),    d_i, v_i functions of s_i and e,
+
+so that a block's KL, 1/2 (d^2 + exp(v) - 1 - v) in each dimension, does not depend on the prior's
+scale. p(x|z) is computed from the last of the stream. All log-variances are bounded.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxvae.core import Latent, Model
+from flaxvae.distributions import bounded
+from flaxvae.parts.convolutions import Lowering, Size, small_size
+from flaxvae.parts.image_networks import SILU_SCALE, Conv, ConvTranspose, Residual
+from flaxvae.parts.likelihoods import Likelihood
+
+Array = jax.Array
+
+# Of a prior's log-variance, and of what the posterior adds to it.
+LOG_VAR_RANGE = -5.0, 5.0
+# Of what is added to the stream, and of a posterior's difference from its prior, at the start.
+SMALL = 0.1
+
+
+class Level(NamedTuple):
+    """Blocks at one resolution."""
+
+    size: Size  # height and width of its maps
+    blocks: int
+    width: int  # channels of the stream
+    latents: int  # channels of a block's z
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian over maps, in the layout of the convolutions."""
+
+    mean: Array
+    log_var: Array
+
+
+class Drawn(NamedTuple):
+    """A block's latents on the way down."""
+
+    z: Array
+    p: Gaussian
+    shift: Array | None = None  # d: of the posterior's mean, in standard deviations of the prior
+    spread: Array | None = None  # v: log of its variance over the prior's
+
+
+def halvings(size: Size) -> list[Size]:
+    """Height and width of an image and after each halving, down to one point."""
+    sizes = [size]
+    while sizes[-1] != (1, 1):
+        sizes.append(small_size(sizes[-1], 2))
+    return sizes
+
+
+class Pyramid(nn.Module):
+    """The encoder: features [*size, width] of an image at each level, largest first."""
+
+    lowering: Lowering
+    levels: tuple[Level, ...]  # largest first
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, ...]:
+        found, inputs = [], x.shape[-1]
+        sizes, x = halvings((x.shape[1], x.shape[2])), self.lowering.enter(x)
+        waiting = list(self.levels)
+        if waiting[0].size == sizes[0]:  # latents of every pixel
+            conv = Conv(waiting[0].width, inputs, stride=1, init_scale=SILU_SCALE, name="stem")
+            x, inputs = conv(self.lowering, x), waiting[0].width
+        for i, size in enumerate(sizes):
+            if i:
+                width = waiting[0].width
+                conv = Conv(width, inputs, init_scale=SILU_SCALE, name=f"down_{i}")
+                x, inputs = conv(self.lowering, x), width
+            if size == waiting[0].size:
+                x = Residual(inputs, name=f"block_{i}")(self.lowering, x)
+                found.append(x)
+                waiting.pop(0)
+                if not waiting:
+                    break
+            x = nn.silu(x)
+        return tuple(found)
+
+
+class Block(nn.Module):
+    """One step down: its prior, its posterior given features, z as ``choose`` says, the stream."""
+
+    lowering: Lowering
+    width: int
+    latents: int
+    point: bool  # its maps are one point, of which a larger kernel sees no more
+
+    @nn.compact
+    def __call__(self, stream, features, choose):
+        kernel, axis = 1 if self.point else 3, self.lowering.channels
+        c, width = self.latents, self.width
+
+        def conv(name, outputs, inputs, size, scale, x):
+            layer = Conv(outputs, inputs, size, 1, scale * SILU_SCALE, name=name)
+            return layer(self.lowering, x)
+
+        active = nn.silu(stream)
+        hidden = nn.silu(conv("prior_0", width, width, kernel, 1.0, active))
+        heads = conv("prior_1", 2 * c + width, width, 1, SMALL, hidden)
+        mean, log_var, more = jnp.split(heads, [c, 2 * c], axis)
+        p = Gaussian(mean, bounded(log_var, *LOG_VAR_RANGE))
+        shift = spread = None
+        if features is not None:
+            hidden = conv("posterior_s", width, width, kernel, 1.0, active)
+            hidden += conv("posterior_e", width, width, kernel, 1.0, nn.silu(features))
+            heads = conv("posterior_1", 2 * c, width, 1, SMALL, nn.silu(hidden))
+            shift, spread = jnp.split(heads, 2, axis)
+            spread = bounded(spread, *LOG_VAR_RANGE)
+        z = choose(p, shift, spread)
+        stream = stream + more + conv("z", width, c, 1, 1.0, z)
+        if not self.point:
+            stream = Residual(width, name="residual")(self.lowering, stream)
+        return stream, Drawn(z, p, shift, spread)
+
+
+class Descent(nn.Module):
+    """The way down: latents of every block, largest maps last, and the decoder's raw values.
+
+    ``choose(i, p, shift, spread)`` gives z of block i, counted from the top.
+    """
+
+    lowering: Lowering
+    levels: tuple[Level, ...]  # largest first
+    size: Size
+    values: int
+
+    @nn.compact
+    def __call__(self, batch: int, features: Sequence[Array] | None, choose) -> Any:
+        sizes = halvings(self.size)
+        above = self.levels[-1]
+        start = self.param("start", nn.initializers.normal(1.0), (1, *above.size, above.width))
+        stream = self.lowering.enter(jnp.broadcast_to(start, (batch, *start.shape[1:])))
+        at, inputs, drawn = sizes.index(above.size), above.width, list[Drawn]()
+
+        def up(stream, at, width, inputs):
+            layer = ConvTranspose(width, inputs, sizes[at], init_scale=SILU_SCALE, name=f"up_{at}")
+            return layer(self.lowering, nn.silu(stream))
+
+        for number in reversed(range(len(self.levels))):
+            level = self.levels[number]
+            while sizes[at] != level.size:
+                at -= 1
+                stream, inputs = up(stream, at, level.width, inputs), level.width
+            for b in range(level.blocks):
+                block = Block(
+                    self.lowering,
+                    level.width,
+                    level.latents,
+                    level.size == (1, 1),
+                    name=f"block_{number}_{b}",
+                )
+                own = None if features is None else features[number]
+                stream, one = block(stream, own, functools.partial(choose, len(drawn)))
+                drawn.append(one)
+        while at:
+            at -= 1
+            width = inputs if at else self.values
+            stream = up(stream, at, width, inputs)
+        if self.levels[0].size == self.size:
+            out = Conv(self.values, inputs, stride=1, init_scale=SILU_SCALE, name="out")
+            stream = out(self.lowering, nn.silu(stream))
+        return self.lowering.leave(stream), drawn
+
+
+def model(
+    shape: tuple[int, int, int],
+    levels: tuple[Level, ...],
+    likelihood: Likelihood,
+    lowering: Lowering,
+) -> Model:
+    """A deep hierarchical VAE of images.
+
+    z is all maps in a row, [B, D], the largest first: z_N, .., z_1, each [h, w, c] flattened. The
+    KL has a column for each block in that order, in closed form given the draws above it. Without
+    a key each z is the posterior mean given the means above. ``prior_sample`` is ancestral, and
+    takes a temperature for each block as well as one for all: it scales standard deviations.
+
+    Args:
+        shape: height, width and channels of an image.
+        levels: largest first; sizes are those of ``halvings``.
+        likelihood: p(x|z).
+        lowering: of the convolutions.
+
+    Returns:
+        A Model with parameters ``encoder``, ``decoder`` and perhaps ``likelihood``.
+    """
+    size = shape[:2]
+    pyramid = Pyramid(lowering, levels)
+    descent = Descent(lowering, levels, size, likelihood.values)
+    blocks = [level for level in reversed(levels) for _ in range(level.blocks)]  # top first
+    shapes = [(*level.size, level.latents) for level in blocks]
+    others = tuple(axis for axis in range(4) if axis != lowering.batch)
+
+    def row(maps: Sequence[Array]) -> Array:
+        """Maps, top first, as z [B, D]."""
+        flat = [lowering.leave(one) for one in reversed(maps)]
+        return jnp.concatenate([one.reshape(len(one), -1) for one in flat], -1)
+
+    def unrow(z: Array) -> list[Array]:
+        """The inverse."""
+        found, end = [], z.shape[1]
+        for one in shapes:
+            begin = end - math.prod(one)
+            found.append(lowering.enter(z[:, begin:end].reshape(-1, *one)))
+            end = begin
+        return found
+
+    def noises(key: Array, batch: int) -> list[Array]:
+        keys = jax.random.split(key, len(shapes))
+        return [
+            lowering.enter(jax.random.normal(k, (batch, *one)))
+            for k, one in zip(keys, shapes, strict=True)
+        ]
+
+    def down(variables, batch: int, features, choose) -> tuple[Array, list[Drawn]]:
+        params = {"params": variables["params"]["decoder"]}
+        found: Any = descent.apply(params, batch, features, choose)
+        return found
+
+    def posterior(noise: list[Array] | None) -> Callable[..., Array]:
+        def choose(i, p, shift, spread):
+            move = shift if noise is None else shift + jnp.exp(0.5 * spread) * noise[i]
+            return p.mean + jnp.exp(0.5 * p.log_var) * move
+
+        return choose
+
+    def distribution(variables, raw):
+        return likelihood.distribution(variables["params"].get("likelihood", {}), raw)
+
+    def log_density(z: Array, mean: Array, log_var: Array) -> Array:
+        squared = jnp.square(z - mean) * jnp.exp(-log_var)
+        return -0.5 * (math.log(2 * math.pi) + log_var + squared).sum(others)
+
+    def init(key, x, y=None):
+        encoder_key, decoder_key, draw_key = jax.random.split(key, 3)
+        features, encoder = pyramid.init_with_output(encoder_key, x)
+        choose = posterior(noises(draw_key, len(x)))
+        decoder = descent.init(decoder_key, len(x), features, choose)
+        own = likelihood.init()
+        params = {"encoder": encoder["params"], "decoder": decoder["params"]}
+        return {"params": params | ({"likelihood": own} if own else {})}
+
+    def encode(variables, x, y=None):
+        return pyramid.apply({"params": variables["params"]["encoder"]}, x)
+
+    def reparameterize(variables, key, features, train):
+        batch = features[0].shape[lowering.batch]
+        raw, means = down(variables, batch, features, posterior(None))
+        drawn = means
+        if key is not None:
+            raw, drawn = down(variables, batch, features, posterior(noises(key, batch)))
+        kl, log_p, log_q = [], [], []
+        for z, p, shift, spread in drawn:
+            assert shift is not None and spread is not None
+            kl.append(0.5 * (jnp.square(shift) + jnp.exp(spread) - 1 - spread).sum(others))
+            log_p.append(log_density(z, p.mean, p.log_var))
+            moved = p.mean + jnp.exp(0.5 * p.log_var) * shift
+            log_q.append(log_density(z, moved, p.log_var + spread))
+        return Latent(
+            z=row([one.z for one in drawn]),
+            code=row([one.z for one in means]),
+            kl=jnp.stack(kl[::-1], -1),
+            log_p=jnp.stack(log_p).sum(0),
+            log_q=jnp.stack(log_q).sum(0),
+            penalty=jnp.zeros(batch),
+            updates={},
+            px=distribution(variables, raw),
+        )
+
+    def decode(variables, z, y=None):
+        given = unrow(z)
+        return distribution(variables, down(variables, len(z), None, lambda i, *_: given[i])[0])
+
+    def prior_sample(variables, key, n, y=None, temperature=1.0):
+        noise = noises(key, n)
+        scale = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (len(shapes),))[::-1]
+
+        def choose(i, p, *_):
+            return p.mean + jnp.exp(0.5 * p.log_var) * scale[i] * noise[i]
+
+        return row([one.z for one in down(variables, n, None, choose)[1]])
+
+    def prior_log_prob(variables, z, y=None):
+        given = unrow(z)
+        drawn = down(variables, len(z), None, lambda i, *_: given[i])[1]
+        return sum(log_density(one.z, *one.p) for one in drawn)
+
+    return Model(init, encode, reparameterize, decode, prior_sample, prior_log_prob)
