@@ -105,6 +105,7 @@ _LINES = [
     ("infovae info_vae wae", "mmd_vae", ""),
     ("factor_vae factorvae", "tc_vae", "it also penalises the total correlation"),
     ("hierarchical hvae lvae", "ladder_vae", ""),
+    ("vdvae nvae biva", "deep_vae", ""),
     ("nf_vae iaf_vae", "flow_vae", ""),
     ("fit run", "train", ""),
     ("test evaluate score", "eval", ""),

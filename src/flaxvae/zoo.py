@@ -559,6 +559,48 @@ def ladder_vae(
     )
 
 
+def deep_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    bound: Bound = Bound(),
+    *,
+    levels: tuple[str, ...] = (),
+    width: int = 16,
+    latent_channels: tuple[int, ...] = (),
+) -> Recipe:
+    """Deep hierarchical VAE (Child 2021; Vahdat & Kautz 2020): maps of latents, block by block.
+
+    It has convolutions of its own. A gradient may be large at first: --clip-norm 200.
+
+    Args:
+        levels: Blocks at each resolution, largest first, as SIDExBLOCKS, where the side is the
+            longer one of its maps, such as 14x2 7x3 4x2 1x1. By default what suits the image.
+        width: Channels of the largest maps; smaller ones have up to four times as many.
+        latent_channels: Channels of the latents at each level; by default 16 divided by the side.
+    """
+    _positive(width=width)
+    _check(len(data.shape) == 3, f"deep_vae on {data.name}", "images")
+    body = choosing.body(data, body)
+    _check(body.net == "conv", f"--net {body.net}", "none, for deep_vae has a network of its own")
+    _check(body.precision == "float32", f"--precision {body.precision}", "float32 for deep_vae")
+    deep, size = parts.deep, data.shape[:2]
+    model = deep.model(
+        data.shape,
+        deep.levels(size, levels, width, latent_channels),
+        _likelihood(data, body),
+        parts.convolutions.lowering(body.convolutions),
+    )
+    return _bounded(
+        model,
+        data,
+        body,
+        bound,
+        code="posterior means, block by block",
+        standard_prior=False,
+        hierarchical=True,
+    )
+
+
 # --- discrete latents ---------------------------------------------------------------------------
 
 
@@ -715,6 +757,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         mog_vae,
         flow_prior_vae,
         ladder_vae,
+        deep_vae,
         gumbel_vae,
         vq_vae,
     )

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from flaxvae.core import Latent, Model
 from flaxvae.distributions import bounded
+from flaxvae.errors import UsageError
 from flaxvae.parts.convolutions import Lowering, Size, small_size
 from flaxvae.parts.image_networks import SILU_SCALE, Conv, ConvTranspose, Residual
 from flaxvae.parts.likelihoods import Likelihood
@@ -46,6 +47,59 @@ class Level(NamedTuple):
     blocks: int
     width: int  # channels of the stream
     latents: int  # channels of a block's z
+
+
+def by_default(size: Size) -> list[str]:
+    """Levels that suit an image, as ``levels`` takes them: 14x2, 7x3, 4x2, 1x1 for 28 x 28."""
+    sides = [max(one) for one in halvings(size)[1:] or [size]]
+    return [
+        f"{n}x{1 if n == 1 else 3 if 4 < n < 8 else 2}" for n in sides if n != 2 or n == sides[0]
+    ]
+
+
+def levels(
+    size: Size, given: Sequence[str], width: int, latents: Sequence[int]
+) -> tuple[Level, ...]:
+    """Levels from words.
+
+    Args:
+        size: height and width of the image.
+        given: SIDExBLOCKS of each level, largest first; SIDE is the longer side of its maps. By
+            default as ``by_default`` says.
+        width: channels of the largest maps; those of half the size have twice as many, up to
+            four times this.
+        latents: channels of z in each level; by default 16 divided by the side, at least 1.
+
+    Raises:
+        UsageError: no such word, a side that halving the image does not give, or sides that do
+            not become smaller.
+    """
+    found, sides = list[Level](), [max(one) for one in halvings(size)]
+    for word in given or by_default(size):
+        side, _, blocks = word.partition("x")
+        if not (side.isdecimal() and blocks.isdecimal() and int(blocks)):
+            raise UsageError(f"--levels {word}: expected SIDExBLOCKS, such as 14x3")
+        if int(side) not in sides:
+            reached = ", ".join(map(str, dict.fromkeys(sides)))
+            raise UsageError(
+                f"--levels {word}: an image of {size[0]}x{size[1]} has no maps of side {side}: "
+                f"expected one of {reached}"
+            )
+        if found and int(side) >= max(found[-1].size):
+            raise UsageError(f"--levels {word}: expected the largest maps first, each side once")
+        own = halvings(size)[sides.index(int(side))]
+        channels = width * min(4, 2 ** len(found))
+        found.append(Level(own, int(blocks), channels, max(1, round(16 / int(side)))))
+    if latents and (len(latents) != len(found) or min(latents) < 1):
+        raise UsageError(
+            f"--latent-channels {' '.join(map(str, latents))}: expected {len(found)} numbers, 1 or "
+            "more each, one for each level"
+        )
+    return (
+        tuple(one._replace(latents=c) for one, c in zip(found, latents))
+        if latents
+        else tuple(found)
+    )
 
 
 class Gaussian(NamedTuple):
