@@ -583,10 +583,10 @@ def deep_vae(
     body = choosing.body(data, body)
     _check(body.net == "conv", f"--net {body.net}", "none, for deep_vae has a network of its own")
     _check(body.precision == "float32", f"--precision {body.precision}", "float32 for deep_vae")
-    deep, size = parts.deep, data.shape[:2]
-    model = deep.model(
-        data.shape,
-        deep.levels(size, levels, width, latent_channels),
+    h, w, c = data.shape
+    model = parts.deep.model(
+        (h, w, c),
+        parts.deep.levels((h, w), levels, width, latent_channels),
         _likelihood(data, body),
         parts.convolutions.lowering(body.convolutions),
     )

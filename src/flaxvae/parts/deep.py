@@ -52,9 +52,8 @@ class Level(NamedTuple):
 def by_default(size: Size) -> list[str]:
     """Levels that suit an image, as ``levels`` takes them: 14x2, 7x3, 4x2, 1x1 for 28 x 28."""
     sides = [max(one) for one in halvings(size)[1:] or [size]]
-    return [
-        f"{n}x{1 if n == 1 else 3 if 4 < n < 8 else 2}" for n in sides if n != 2 or n == sides[0]
-    ]
+    kept = [side for side in sides if side != 2 or side == sides[0]]
+    return [f"{side}x{1 if side == 1 else 3 if 4 < side < 8 else 2}" for side in kept]
 
 
 def levels(
@@ -95,11 +94,9 @@ def levels(
             f"--latent-channels {' '.join(map(str, latents))}: expected {len(found)} numbers, 1 or "
             "more each, one for each level"
         )
-    return (
-        tuple(one._replace(latents=c) for one, c in zip(found, latents))
-        if latents
-        else tuple(found)
-    )
+    if latents:
+        found = [one._replace(latents=c) for one, c in zip(found, latents, strict=True)]
+    return tuple(found)
 
 
 class Gaussian(NamedTuple):
