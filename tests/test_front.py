@@ -35,7 +35,8 @@ def squares(n=64, seed=0):
 
 
 def trained(name="vae", spec=SPEC, **choices):
-    recipe = lookup.build(name, spec, net="mlp", widths=(16,), **choices)
+    own = {"width": 4} if name == "deep_vae" else {"net": "mlp", "widths": (16,)}
+    recipe = lookup.build(name, spec, **own, **choices)
     y = None if recipe.classes is None else np.arange(2)
     state = fv.init(recipe, optax.adam(1e-3), KEY, squares(2), y)
     return fv.Trained(recipe, state.variables)

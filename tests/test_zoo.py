@@ -52,7 +52,15 @@ SMALL = {
     "mmd_vae": {"latent_dim": D, "mmd_weight": 2.0},  # it multiplies rounding, too
 }
 MLP = {"net": "mlp", "widths": (16,)}
-CASES = {f"{name}-mlp": (name, MLP | SMALL.get(name, {"latent_dim": D})) for name in zoo.RECIPES}
+OWN_NETWORK = {"deep_vae": {"levels": ("4x2", "1x1"), "width": 4}}
+
+
+def small(name: str) -> dict:
+    """Arguments with which a recipe is small."""
+    return OWN_NETWORK.get(name) or MLP | SMALL.get(name, {"latent_dim": D})
+
+
+CASES = {f"{name}-mlp": (name, small(name)) for name in zoo.RECIPES}
 
 
 def _more(case: str, **choices) -> None:
@@ -443,11 +451,7 @@ def test_a_score_is_an_images_own(case):
 
 # --- estimators of the KL ------------------------------------------------------------------------
 
-BOUND = {
-    name: MLP | SMALL.get(name, {"latent_dim": D})
-    for name in zoo.RECIPES
-    if "free_bits" in lookup.arguments(name)
-}
+BOUND = {name: small(name) for name in zoo.RECIPES if "free_bits" in lookup.arguments(name)}
 
 
 @pytest.mark.parametrize("name", BOUND)

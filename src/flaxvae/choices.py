@@ -94,7 +94,9 @@ class Choices(TypedDict, total=False):
     pseudo_inputs: int
     prior_components: int
     latent_dims: Sequence[int]
+    latent_channels: Sequence[int]
     level_widths: Sequence[int]
+    levels: Sequence[str]
     variables: int
     categories: int
     temperature: float

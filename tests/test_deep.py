@@ -1,0 +1,166 @@
+"""deep_vae: latents as maps at many resolutions, one block given those above it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxvae import core, lookup
+from flaxvae.errors import UsageError
+from flaxvae.parts import convolutions, deep, likelihoods
+from flaxvae.recipe import DataSpec
+
+SPEC = DataSpec("bits", (7, 5, 1), binary=True, levels=2, examples=100)
+LEVELS = deep.levels((7, 5), ("4x2", "1x1"), 4, ())
+X = jax.random.bernoulli(jax.random.key(1), 0.4, (6, 7, 5, 1)).astype(jnp.float32)
+KEY = jax.random.key(2)
+
+
+def made(lowering=convolutions.GEMM, levels=LEVELS):
+    """A model whose heads say something, as they do not at the start."""
+    model = deep.model((7, 5, 1), levels, likelihoods.bernoulli(1), lowering)
+    variables = model.init(jax.random.key(0), X)
+    noise = jax.random.split(jax.random.key(3), 1000)
+    leaves, tree = jax.tree.flatten(variables)
+    moved = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, noise, strict=False)]
+    return model, jax.tree.unflatten(tree, moved)
+
+
+# ---- levels
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((28, 28), "14x2 7x3 4x2 1x1"),
+        ((32, 32), "16x2 8x2 4x2 1x1"),
+        ((64, 48), "32x2 16x2 8x2 4x2 1x1"),
+        ((7, 5), "4x2 1x1"),
+        ((3, 2), "2x2 1x1"),
+        ((1, 1), "1x1"),
+    ],
+)
+def test_levels_that_suit_an_image(size, words):
+    assert " ".join(deep.by_default(size)) == words
+    found = deep.levels(size, (), 16, ())
+    assert found[-1].size == (1, 1) and found[-1].latents == 16
+    assert [f"{max(level.size)}x{level.blocks}" for level in found] == words.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"levels": ("14x3",)}, r"--levels 14x3: an image of 7x5 has no maps of side 14"),
+        ({"levels": ("4",)}, r"--levels 4: expected SIDExBLOCKS"),
+        ({"levels": ("4x0",)}, r"--levels 4x0: expected SIDExBLOCKS"),
+        ({"levels": ("1x1", "4x1")}, r"--levels 4x1: expected the largest maps first"),
+        ({"latent_channels": (0, 2)}, r"--latent-channels 0 2: expected 2 numbers, 1 or more"),
+        ({"latent_channels": (1,)}, r"--latent-channels 1: expected 2 numbers"),
+        ({"width": 0}, "--width 0"),
+        ({"net": "mlp"}, "--net mlp: expected none"),
+        ({"precision": "bf16"}, "--precision bf16: expected float32"),
+    ],
+)
+def test_what_is_refused(given, words):
+    from flaxvae.errors import typed_by
+
+    with typed_by("flaxvae"), pytest.raises(UsageError, match=words):
+        lookup.build("deep_vae", SPEC, **given)
+
+
+# ---- densities
+
+
+@pytest.mark.parametrize(
+    "lowering", [convolutions.GEMM, convolutions.NATIVE], ids=["gemm", "native"]
+)
+def test_what_is_drawn_is_what_is_decoded(lowering):
+    """p(x|z) and p(z) of a draw are those of its z."""
+    model, variables = made(lowering)
+    terms = jax.jit(lambda v: core.elbo(model, v, KEY, core.Batch(X)))(variables)
+    z = terms.latent.z
+    assert z.shape == (6, 2 * 4 * 3 * 4 + 16) and terms.kl.shape == (6, 3)
+    found = model.decode(variables, z).log_prob(X)
+    np.testing.assert_allclose(found, terms.log_px, rtol=1e-5)
+    prior = model.prior_log_prob(variables, z)
+    np.testing.assert_allclose(prior, terms.latent.log_p, rtol=1e-5)
+
+
+def test_both_lowerings_compute_the_same_of_the_same_noise():
+    (model, variables), (other, _) = made(), made(convolutions.NATIVE)
+    found, expected = (core.elbo(m, variables, KEY, core.Batch(X)) for m in (model, other))
+    np.testing.assert_allclose(found.log_w, expected.log_w, rtol=1e-4)
+    np.testing.assert_allclose(found.latent.z, expected.latent.z, rtol=1e-3, atol=1e-5)
+    a, b = (m.prior_sample(variables, KEY, 5) for m in (model, other))
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_the_kl_is_that_of_the_draws(assert_mean):
+    model, variables = made()
+    terms = jax.jit(lambda v: core.elbo_samples(model, v, KEY, core.Batch(X), 4000))(variables)
+    assert_mean(terms.kl.sum(-1) + terms.latent.log_ratio, rounding=1e-3)
+    assert terms.kl.mean() > 1e-3
+
+
+def test_weights_average_to_the_likelihood_of_prior_draws():
+    """log p(x) by draws from the posterior, and by draws from the prior."""
+    model, variables = made()
+    x = X[:2]
+
+    @jax.jit
+    def both(variables):
+        weights = core.log_weights(model, variables, KEY, core.Batch(x), 20_000)
+        z = model.prior_sample(variables, jax.random.key(5), 20_000)
+        px = model.decode(variables, z)
+        plain = jnp.stack(
+            [px.log_prob(jnp.broadcast_to(one, (20_000, *one.shape))) for one in x], 1
+        )
+        return weights, plain
+
+    for logs, others in zip(*(np.float64(each).T for each in both(variables)), strict=True):
+        means, errors = [], []
+        for log in (logs, others):
+            w = np.exp(log - logs.max())
+            means.append(w.mean())
+            errors.append(w.std() / np.sqrt(len(w)))
+        assert abs(means[0] - means[1]) < 5 * np.hypot(*errors)
+        assert errors[1] < 0.15 * means[1]
+
+
+def test_draws_of_the_prior_have_its_scale():
+    """The top is drawn first; with temperature 0 all are the prior's means, as its density says."""
+    model, variables = made()
+    z = np.asarray(model.prior_sample(variables, KEY, 4000))
+    mean = np.asarray(model.prior_sample(variables, KEY, 3, temperature=0.0))
+    np.testing.assert_array_equal(mean[0], mean[1])
+    top, centre = z[:, -16:], mean[0, -16:]
+    np.testing.assert_allclose(top.mean(0), centre, atol=5 * top.std(0).max() / np.sqrt(4000))
+    density = jax.jit(model.prior_log_prob)(variables, jnp.asarray(mean))
+    assert (density >= model.prior_log_prob(variables, jnp.asarray(z[:500])).max()).all()
+    cold = np.asarray(model.prior_sample(variables, KEY, 9, temperature=(1.0, 1.0, 0.0)))
+    np.testing.assert_array_equal(cold[:, -16:], np.broadcast_to(centre, (9, 16)))
+    assert cold[:, :-16].std(0).min() > 0.1
+
+
+def test_images_do_not_see_each_other():
+    model, variables = made()
+    alone = model.encode(variables, X[3:4])
+    whole = model.encode(variables, X)
+    for one, every in zip(alone, whole, strict=True):
+        np.testing.assert_allclose(one[..., 0], every[..., 3], rtol=1e-4, atol=1e-5)
+    code = model.reparameterize(variables, None, alone, False)
+    every = model.reparameterize(variables, None, whole, False)
+    np.testing.assert_allclose(code.z[0], every.z[3], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(code.kl[0], every.kl[3], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("words", [("7x1", "2x1"), ("4x2", "1x1"), ("1x3",)])
+def test_every_parameter_has_a_gradient(words):
+    model, variables = made(levels=deep.levels((7, 5), words, 4, ()))
+
+    def loss(variables):
+        return -core.elbo(model, variables, KEY, core.Batch(X)).elbo.mean()
+
+    slopes = jax.jit(jax.grad(loss))(variables)
+    for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
+        assert np.isfinite(slope).all() and np.abs(slope).max() > 0, path
