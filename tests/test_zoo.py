@@ -138,6 +138,11 @@ def variables(case: str):
     return filled(recipe(case))
 
 
+def fan_in(shape) -> int:
+    """Inputs of a layer's output: of a convolution, those of all its taps."""
+    return math.prod(shape[:-1]) if len(shape) == 4 else shape[0]
+
+
 def filled(recipe: Recipe):
     """``variables`` of a recipe."""
     example, label = jnp.zeros((2, *recipe.data.shape)), jnp.zeros(2, jnp.int32)
@@ -150,7 +155,7 @@ def filled(recipe: Recipe):
     return found | {
         "params": jax.tree.map(
             lambda leaf: (
-                np.float32(rng.normal(size=leaf.shape, scale=leaf.shape[0] ** -0.5))
+                np.float32(rng.normal(size=leaf.shape, scale=fan_in(leaf.shape) ** -0.5))
                 if leaf.shape
                 else np.float32(rng.normal())
             ),
@@ -497,7 +502,7 @@ def test_the_kl_by_monte_carlo_has_the_gradient_of_the_closed_form(name, assert_
 def test_free_bits_are_paid_for_every_unit_that_there_is(name, per):
     """Far above the KL, they are what it costs; where it is one number, only the total is taken."""
     nats, arguments = 1e5, BOUND[name] | {"beta": 1.0}
-    units = arguments.get("latent_dim", arguments.get("variables", arguments.get("latent_dims")))
+    units = arguments.get("latent_dim", arguments.get("variables", arguments.get("latent_dims", 3)))
     units = len(units) if isinstance(units, tuple) else units
     weights, batch = variables(f"{name}-mlp"), batch_of(f"{name}-mlp")
     model, key = recipe(f"{name}-mlp").model, jax.random.key(0)
@@ -564,7 +569,7 @@ FLAT = DataSpec("five numbers", (5,), classes=10, levels=256, examples=N)
 WITH_TRUTH = {
     name: SMALL.get(name, {"latent_dim": D})
     for name in zoo.RECIPES
-    if name not in ("ae", "denoising_ae", "flow_prior_vae", "ladder_vae", "vq_vae")
+    if name not in ("ae", "denoising_ae", "flow_prior_vae", "ladder_vae", "deep_vae", "vq_vae")
 }
 
 
@@ -641,6 +646,8 @@ every_density = pytest.mark.parametrize("name", WITH_DENSITY)
 
 
 def in_two_dimensions(name: str) -> Recipe:
+    if name == "deep_vae":
+        return lookup.build(name, SPEC, levels=("1x2",), latent_channels=(1,), width=4)
     own = {k: v for k, v in SMALL.get(name, {}).items() if k != "latent_dim"}
     both = {"latent_dims": (1, 1)} if name == "ladder_vae" else {"latent_dim": 2}
     return lookup.build(name, SPEC, **MLP, **(own | both))
@@ -741,7 +748,7 @@ def test_a_draw_has_the_prior_and_the_posterior_of_its_z(case):
             log_q = (z.reshape(logits.shape) * special.log_softmax(logits, -1)).sum((1, 2))
         elif set(features) == {"z"}:
             log_q = np.zeros(B)
-        assert log_q is not None or case.split("-")[0] in ("flow_vae", "ladder_vae")
+        assert log_q is not None or case.split("-")[0] in ("flow_vae", "ladder_vae", "deep_vae")
         if log_q is not None:
             np.testing.assert_allclose(latent.log_q, log_q, rtol=1e-5, atol=2e-4)
 
@@ -841,7 +848,8 @@ def test_what_data_cannot_have():
 @pytest.mark.parametrize("net", ["conv", "resnet"])
 @pytest.mark.parametrize("name", zoo.RECIPES)
 def test_convolutions_need_images(name, net):
-    with pytest.raises(UsageError, match="use net='mlp'"):
+    words = "expected images" if name in OWN_NETWORK else "use net='mlp'"
+    with pytest.raises(UsageError, match=words):
         lookup.build(name, SPEC._replace(shape=(5,)), net=net)
 
 

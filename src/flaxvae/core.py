@@ -79,12 +79,23 @@ class PriorSample(Protocol):
         key: Array,
         n: int,
         y: Array | None = None,
-        temperature: float = 1.0,
+        temperature: Array | float = 1.0,
     ) -> Array: ...
 
 
 class PriorLogProb(Protocol):
     def __call__(self, variables: Variables, z: Array, y: Array | None = None) -> Array: ...
+
+
+class Redraw(Protocol):
+    def __call__(
+        self,
+        variables: Variables,
+        key: Array,
+        z: Array,
+        below: Array | int,
+        temperature: Array | float = 1.0,
+    ) -> Array: ...
 
 
 class Model(NamedTuple):
@@ -99,6 +110,10 @@ class Model(NamedTuple):
     prior_sample: PriorSample  # (variables, key, n, y, temperature) -> z
     prior_log_prob: PriorLogProb | None = None  # (variables, z, y) -> log p(z) [B], a density, or a
     # probability if z is discrete; None if there is no prior, as in a plain autoencoder
+    redraw: Redraw | None = (
+        None  # of a hierarchy: (variables, key, z, below, temperature) -> z with
+    )
+    # the first ``below`` columns of the KL drawn from the prior given the others
 
 
 class Terms(NamedTuple):

@@ -113,13 +113,20 @@ class Normal:
         log_var = self.log_var
         if log_var.ndim:
             log_var = flat(jnp.broadcast_to(log_var, self.mean.shape))
-        squared = jnp.square(flat(x) - flat(self.mean)) * jnp.exp(-log_var)
-        return -0.5 * (LOG_2PI + log_var + squared).sum(-1)
+        return Normal(flat(self.mean), log_var).log_density(flat(x)).sum(-1)
+
+    def log_density(self, x: jax.Array) -> jax.Array:
+        """Log-density of ``x`` in each dimension, whatever the axes mean, in nats."""
+        squared = jnp.square(x - self.mean) * jnp.exp(-self.log_var)
+        return -0.5 * (LOG_2PI + self.log_var + squared)
+
+    def at(self, deviation: jax.Array) -> jax.Array:
+        """mean + exp(log_var / 2) deviation, differentiable in both parameters."""
+        return self.mean + jnp.exp(0.5 * self.log_var) * deviation
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """mean + exp(log_var / 2) eps with eps ~ N(0, I), differentiable in both parameters."""
-        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
-        return self.mean + jnp.exp(0.5 * self.log_var) * noise
+        """A draw: ``at`` a deviation that is N(0, I)."""
+        return self.at(jax.random.normal(key, self.mean.shape, self.mean.dtype))
 
 
 @jax.tree_util.register_dataclass

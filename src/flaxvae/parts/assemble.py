@@ -76,5 +76,10 @@ def model(
         assert latents.prior_log_prob is not None
         return latents.prior_log_prob(of_latents(variables), z)
 
+    def redraw(variables, key, z, below, temperature=1.0):
+        assert latents.redraw is not None
+        return latents.redraw(of_latents(variables), key, z, below, temperature)
+
     density = None if latents.prior_log_prob is None else prior_log_prob
-    return Model(init, encode, reparameterize, decode, prior_sample, density)
+    again = None if latents.redraw is None else redraw
+    return Model(init, encode, reparameterize, decode, prior_sample, density, again)

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxvae.core import Latent, Model
-from flaxvae.distributions import bounded
+from flaxvae.distributions import Normal, bounded, kl_normal
 from flaxvae.errors import UsageError
 from flaxvae.parts.convolutions import Lowering, Size, small_size
 from flaxvae.parts.image_networks import SILU_SCALE, Conv, ConvTranspose, Residual
@@ -99,20 +99,24 @@ def levels(
     return tuple(found)
 
 
-class Gaussian(NamedTuple):
-    """A diagonal Gaussian over maps, in the layout of the convolutions."""
-
-    mean: Array
-    log_var: Array
-
-
 class Drawn(NamedTuple):
-    """A block's latents on the way down."""
+    """A block's latents on the way down, in the layout of the convolutions."""
 
     z: Array
-    p: Gaussian
-    shift: Array | None = None  # d: of the posterior's mean, in standard deviations of the prior
-    spread: Array | None = None  # v: log of its variance over the prior's
+    p: Normal
+    # The posterior relative to p, N(d, exp(v)): d in standard deviations of p, exp(v) in variances
+    relative: Normal | None = None
+
+    @property
+    def q(self) -> Normal:
+        assert self.relative is not None
+        return Normal(self.p.at(self.relative.mean), self.p.log_var + self.relative.log_var)
+
+    @property
+    def kl(self) -> Array:
+        """KL(q || p) in each dimension, that of ``relative`` from N(0, 1)."""
+        assert self.relative is not None
+        return kl_normal(self.relative, Normal(jnp.zeros(()), jnp.zeros(())))
 
 
 def halvings(size: Size) -> list[Size]:
@@ -173,25 +177,24 @@ class Block(nn.Module):
         hidden = nn.silu(conv("prior_0", width, width, kernel, 1.0, active))
         heads = conv("prior_1", 2 * c + width, width, 1, SMALL, hidden)
         mean, log_var, more = jnp.split(heads, [c, 2 * c], axis)
-        p = Gaussian(mean, bounded(log_var, *LOG_VAR_RANGE))
-        shift = spread = None
+        p, relative = Normal(mean, bounded(log_var, *LOG_VAR_RANGE)), None
         if features is not None:
             hidden = conv("posterior_s", width, width, kernel, 1.0, active)
             hidden += conv("posterior_e", width, width, kernel, 1.0, nn.silu(features))
             heads = conv("posterior_1", 2 * c, width, 1, SMALL, nn.silu(hidden))
             shift, spread = jnp.split(heads, 2, axis)
-            spread = bounded(spread, *LOG_VAR_RANGE)
-        z = choose(p, shift, spread)
+            relative = Normal(shift, bounded(spread, *LOG_VAR_RANGE))
+        z = choose(p, relative)
         stream = stream + more + conv("z", width, c, 1, 1.0, z)
         if not self.point:
             stream = Residual(width, name="residual")(self.lowering, stream)
-        return stream, Drawn(z, p, shift, spread)
+        return stream, Drawn(z, p, relative)
 
 
 class Descent(nn.Module):
     """The way down: latents of every block, largest maps last, and the decoder's raw values.
 
-    ``choose(i, p, shift, spread)`` gives z of block i, counted from the top.
+    ``choose(i, p, relative)`` gives z of block i, counted from the top.
     """
 
     lowering: Lowering
@@ -265,6 +268,7 @@ def model(
     blocks = [level for level in reversed(levels) for _ in range(level.blocks)]  # top first
     shapes = [(*level.size, level.latents) for level in blocks]
     others = tuple(axis for axis in range(4) if axis != lowering.batch)
+    names = [f"maps_{max(level.size)}" for level in levels]  # of the encoder's features
 
     def row(maps: Sequence[Array]) -> Array:
         """Maps, top first, as z [B, D]."""
@@ -293,18 +297,16 @@ def model(
         return found
 
     def posterior(noise: list[Array] | None) -> Callable[..., Array]:
-        def choose(i, p, shift, spread):
-            move = shift if noise is None else shift + jnp.exp(0.5 * spread) * noise[i]
-            return p.mean + jnp.exp(0.5 * p.log_var) * move
+        def choose(i, p, relative):
+            return p.at(relative.mean if noise is None else relative.at(noise[i]))
 
         return choose
 
     def distribution(variables, raw):
         return likelihood.distribution(variables["params"].get("likelihood", {}), raw)
 
-    def log_density(z: Array, mean: Array, log_var: Array) -> Array:
-        squared = jnp.square(z - mean) * jnp.exp(-log_var)
-        return -0.5 * (math.log(2 * math.pi) + log_var + squared).sum(others)
+    def log_prob(z: Array, of: Normal) -> Array:
+        return of.log_density(z).sum(others)
 
     def init(key, x, y=None):
         encoder_key, decoder_key, draw_key = jax.random.split(key, 3)
@@ -316,27 +318,23 @@ def model(
         return {"params": params | ({"likelihood": own} if own else {})}
 
     def encode(variables, x, y=None):
-        return pyramid.apply({"params": variables["params"]["encoder"]}, x)
+        maps = pyramid.apply({"params": variables["params"]["encoder"]}, x)
+        return {name: lowering.leave(one) for name, one in zip(names, maps, strict=True)}
 
     def reparameterize(variables, key, features, train):
+        features = [lowering.enter(features[name]) for name in names]
         batch = features[0].shape[lowering.batch]
         raw, means = down(variables, batch, features, posterior(None))
         drawn = means
         if key is not None:
             raw, drawn = down(variables, batch, features, posterior(noises(key, batch)))
-        kl, log_p, log_q = [], [], []
-        for z, p, shift, spread in drawn:
-            assert shift is not None and spread is not None
-            kl.append(0.5 * (jnp.square(shift) + jnp.exp(spread) - 1 - spread).sum(others))
-            log_p.append(log_density(z, p.mean, p.log_var))
-            moved = p.mean + jnp.exp(0.5 * p.log_var) * shift
-            log_q.append(log_density(z, moved, p.log_var + spread))
+        kl = [one.kl.sum(others) for one in drawn]
         return Latent(
             z=row([one.z for one in drawn]),
             code=row([one.z for one in means]),
             kl=jnp.stack(kl[::-1], -1),
-            log_p=jnp.stack(log_p).sum(0),
-            log_q=jnp.stack(log_q).sum(0),
+            log_p=jnp.stack([log_prob(one.z, one.p) for one in drawn]).sum(0),
+            log_q=jnp.stack([log_prob(one.z, one.q) for one in drawn]).sum(0),
             penalty=jnp.zeros(batch),
             updates={},
             px=distribution(variables, raw),
@@ -346,18 +344,22 @@ def model(
         given = unrow(z)
         return distribution(variables, down(variables, len(z), None, lambda i, *_: given[i])[0])
 
+    def redraw(variables, key, z, below, temperature=1.0):
+        noise, given = noises(key, len(z)), unrow(z)
+        scale = jnp.broadcast_to(jnp.asarray(temperature, z.dtype), (len(shapes),))[::-1]
+
+        def choose(i, p, _):
+            return jnp.where(i < len(shapes) - below, given[i], p.at(scale[i] * noise[i]))
+
+        return row([one.z for one in down(variables, len(z), None, choose)[1]])
+
     def prior_sample(variables, key, n, y=None, temperature=1.0):
-        noise = noises(key, n)
-        scale = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (len(shapes),))[::-1]
-
-        def choose(i, p, *_):
-            return p.mean + jnp.exp(0.5 * p.log_var) * scale[i] * noise[i]
-
-        return row([one.z for one in down(variables, n, None, choose)[1]])
+        nothing = jnp.zeros((n, sum(map(math.prod, shapes))))
+        return redraw(variables, key, nothing, len(shapes), temperature)
 
     def prior_log_prob(variables, z, y=None):
         given = unrow(z)
         drawn = down(variables, len(z), None, lambda i, *_: given[i])[1]
-        return sum(log_density(one.z, *one.p) for one in drawn)
+        return sum(log_prob(one.z, one.p) for one in drawn)
 
-    return Model(init, encode, reparameterize, decode, prior_sample, prior_log_prob)
+    return Model(init, encode, reparameterize, decode, prior_sample, prior_log_prob, redraw)

@@ -91,8 +91,9 @@ def ladder(
         kl_l = KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1}))    nats, kl [B, L],
 
     so its mean over draws is the level's part of KL(q(z|x) || p(z)). Without a key each level is
-    the posterior mean given the means above it. ``prior_sample`` is ancestral; temperature scales
-    each level's standard deviation given the level above. One level is the Gaussian VAE.
+    the posterior mean given the means above it. ``prior_sample`` is ancestral; temperature, one for
+    all levels or one for each, scales a level's standard deviation given the level above. One level
+    is the Gaussian VAE.
 
     Args:
         dims: latent dimensions of each level, from the data upwards.
@@ -173,19 +174,25 @@ def ladder(
             updates={},
         )
 
-    def prior_sample(variables, key, n, temperature):
-        keys = jax.random.split(key, top)
-        z: dict[int, Array] = {}
+    def unrow(z):
+        ends = list(itertools.accumulate(dims))[:-1]
+        return dict(enumerate(jnp.split(z, ends, axis=-1), 1))
+
+    def redraw(variables, key, z, below, temperature):
+        keys, levels = jax.random.split(key, top), unrow(z)
+        scale = jnp.broadcast_to(jnp.asarray(temperature, z.dtype), (top,))
         for l in range(top, 0, -1):
-            p = prior(variables, l, z, n)
-            noise = temperature * jax.random.normal(keys[l - 1], (n, dims[l - 1]))
-            z[l] = p.mean + jnp.exp(0.5 * p.log_var) * noise
-        return row([z[l] for l in range(1, top + 1)])
+            p = prior(variables, l, levels, len(z))
+            drawn = p.at(scale[l - 1] * jax.random.normal(keys[l - 1], levels[l].shape))
+            levels[l] = jnp.where(l <= below, drawn, levels[l])
+        return row([levels[l] for l in range(1, top + 1)])
+
+    def prior_sample(variables, key, n, temperature):
+        return redraw(variables, key, jnp.zeros((n, sum(dims))), top, temperature)
 
     def prior_log_prob(variables, z):
-        ends = list(itertools.accumulate(dims))[:-1]
-        levels = dict(enumerate(jnp.split(z, ends, axis=-1), 1))
+        levels = unrow(z)
         return sum(prior(variables, l, levels, len(z)).log_prob(own) for l, own in levels.items())
 
-    decoded = slice(0, dims[0])
-    return Latents({"features": features}, init, draw, prior_sample, prior_log_prob, decoded)
+    decoded, heads = slice(0, dims[0]), {"features": features}
+    return Latents(heads, init, draw, prior_sample, prior_log_prob, decoded, redraw)

@@ -30,9 +30,13 @@ class Latents(NamedTuple):
     heads: Mapping[str, int]  # sizes of the encoder's outputs, by name
     init: Callable[[Array], Variables]  # key -> {"params": ..., other collections}
     draw: Draw  # one draw, or the mean or mode if the key is None
-    prior_sample: Callable[[Variables, Array, int, float], Array]  # (.., key, n, temperature)
+    prior_sample: Callable[
+        [Variables, Array, int, Array | float], Array
+    ]  # (.., key, n, temperature)
     prior_log_prob: Callable[[Variables, Array], Array] | None  # (.., z) -> [B]; None: no prior
     decoded: slice = slice(None)  # the part of z on which p(x|z) depends
+    # (.., key, z, below, temperature), as ``Model.redraw``
+    redraw: Callable[[Variables, Array, Array, Array | int, Array | float], Array] | None = None
 
 
 def nothing(key: Array) -> Variables:
@@ -40,7 +44,7 @@ def nothing(key: Array) -> Variables:
     return {"params": {}}
 
 
-def _standard_normal_sample(dim: int) -> Callable[[Variables, Array, int, float], Array]:
+def _standard_normal_sample(dim: int) -> Callable[[Variables, Array, int, Array | float], Array]:
     return lambda variables, key, n, temperature: temperature * jax.random.normal(key, (n, dim))
 
 
