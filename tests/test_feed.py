@@ -34,6 +34,7 @@ SETTINGS = {
     "all": {
         "model": "cvae",
         "binarization": "dynamic",
+        "flip": True,
         "accumulate": 2,
         "ema": 0.9,
     },

@@ -34,6 +34,7 @@ class Choices(TypedDict, total=False):
     data_dir: str | None
     binarization: Binarization
     validation: float | None
+    flip: bool
     image_size: str | int | tuple[int, int] | None
     resize: Resize
     background: Background

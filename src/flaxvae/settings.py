@@ -142,6 +142,10 @@ class DataSettings:
     """Fraction of the training images held out for the validation ELBO, at least one image; 0
     trains on all of them. By default 1/12; of a folder of pictures 1/20."""
 
+    flip: bool = False
+    """Mirror each training image left to right with probability 1/2 whenever it is used; never in
+    evaluation. Not for images whose sides mean something, such as digits."""
+
     image_size: Annotated[Size | None, _PICTURES] = None
     """Height and width of the images, H or HxW; by default their own where it is the same, else
     64x64."""

@@ -60,6 +60,8 @@ _LINES = [
     ("early_stopping early_stop", "patience", "a number of epochs"),
     ("img_size imsize im_size image_shape resolution img_dim", "image_size", ""),
     ("val val_split validation_split val_size val_fraction valid", "validation", ""),
+    ("hflip flips mirror mirrored horizontal_flip horizontal_flips random_flip"
+     " random_horizontal_flip augment augmentation", "flip", "of training images, left to right"),
     ("binarize binarized binarise binary", "binarization", ""),
     ("fp16 bf16 amp mixed_precision half dtype", "precision", ""),
     ("grad_accum gradient_accumulation gradient_accumulation_steps accumulate_grad_batches accum",

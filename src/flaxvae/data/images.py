@@ -39,6 +39,12 @@ def made(raw: Array | np.ndarray, peak: float, render: Render | None = None) -> 
     return scale(raw, peak) if render is None else render(jnp.asarray(raw))
 
 
+def flipped(x: Array, key: Array) -> Array:
+    """Each of the images [B, H, W, C] as it is or mirrored left to right, with probability 1/2."""
+    mirror = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
+    return jnp.where(mirror, x[:, :, ::-1], x)
+
+
 def binarize(x: Array, how: Binarization, key: Array) -> Array:
     """Pixels in [0, 1] to zeros and ones (or unchanged, for "none"), float32, shape kept.
 

@@ -18,7 +18,7 @@ import numpy as np
 from flaxvae import machine
 from flaxvae.data import images, labels, normal, sources, tones
 from flaxvae.data import rows as row_views
-from flaxvae.data.dataset import taken
+from flaxvae.data.dataset import Dataset, taken
 from flaxvae.data.images import Render
 from flaxvae.data.pictures import Preprocessing
 from flaxvae.data.rows import Rows
@@ -110,6 +110,7 @@ class Data(NamedTuple):
     signed: bool = False  # the source has floats in [-1, 1], of which these in [0, 1] are made
     preprocessing: Preprocessing | None = None  # of pictures in files, where they are from some
     columns: Columns | None = None  # of a table: how rows of its file became these
+    flip: bool = False  # each training step mirrors half of the ``train`` images, at random
 
 
 def binarization_key(fold: int) -> jax.Array:
@@ -204,6 +205,8 @@ def prepare(
     how, notes, table = settings.binarization, list(dataset.notes), dataset.kind == "table"
     if table and how != "none":
         raise UsageError(f"--binarization {how} on a table: expected none; leave it out")
+    if settings.flip:
+        _check_flip(dataset)
     share = VALIDATION if settings.validation is None else settings.validation
     whole = [dataset.train, dataset.test]
 
@@ -264,4 +267,16 @@ def prepare(
         dataset.signed,
         dataset.preprocessing,
         dataset.columns,
+        settings.flip,
     )
+
+
+def _check_flip(dataset: Dataset) -> None:
+    """Raises UsageError unless the mirror image of an example is one, too."""
+    if dataset.train.render is not None:
+        what = f"{dataset.name}, whose images are drawn from their factors"
+    elif len(dataset.train.x.shape) != 4:
+        what = f"a {'table' if dataset.kind == 'table' else 'set of vectors'}"
+    else:
+        return
+    raise UsageError(f"--flip on {what}: expected images [N, H, W, C]; leave it out")

@@ -243,6 +243,9 @@ def program(
     def make_batch(key: Array, x, y) -> Batch:
         factors = None if train.render is None else x
         x = images.made(x, train.peak, train.render)
+        if data.flip:
+            flip_key, key = jax.random.split(key)
+            x = images.flipped(x, flip_key)
         return Batch(images.binarize(x, data.binarization, key), y, factors=factors)
 
     def step(state: TrainState, noise: Noise, x, y, tolerance=0) -> TrainState:
