@@ -425,7 +425,12 @@ def test_flags_with_several_words_for_one_value():
 # ---- programs whose numbers are inputs
 
 SMALL = {"net": "mlp", "widths": (8,), "epochs": 1, "devices": 1}
-DESCENT = {"learning_rate": (1e-2, 1e-3), "warmup_steps": (2, 5), "clip_norm": (0.5, 50.0)}
+DESCENT = {
+    "learning_rate": (1e-2, 1e-3),
+    "warmup_steps": (2, 5),
+    "clip_norm": (0.5, 50.0),
+    "skip_norm": (1e3, 5.0),
+}
 ANNEALED = {"beta": (1.0, 4.0), "anneal_steps": (9, 2), "cycles": (1, 2), "free_bits": (0.5, 2.0)}
 GUMBEL = {
     "temperature": (1.0, 2.0),
@@ -522,6 +527,7 @@ OTHER = {
     "schedule": "cosine",
     "warmup_steps": 7,
     "clip_norm": 0.1,
+    "skip_norm": 5.0,
     "ema": 0.5,
     "patience": 1,
     "seed": 3,

@@ -49,6 +49,7 @@ class Choices(TypedDict, total=False):
     schedule: Schedule
     warmup_steps: int
     clip_norm: float | None
+    skip_norm: float | None
     ema: float | None
     patience: int | None
     seed: int

@@ -212,6 +212,10 @@ class TrainSettings:
     clip_norm: AboveZero | None = None
     """Clip the global norm of the gradient to this value."""
 
+    skip_norm: AboveZero | None = None
+    """Leave out the updates of steps whose gradient has a global norm above this value, before any
+    clipping (Child 2021); metrics.jsonl counts them as skipped_updates."""
+
     ema: Part | None = None
     """Decay of an exponential moving average of the weights (such as 0.999), used in evaluation."""
 

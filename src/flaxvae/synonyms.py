@@ -57,6 +57,8 @@ _LINES = [
      "of the learning rate; the KL's is --anneal"),
     ("clip grad_clip clip_grad clip_grad_norm gradient_clip gradient_clip_val max_grad_norm",
      "clip_norm", ""),
+    ("skip_threshold grad_skip skip_grad skip_grad_norm gradient_skip gradient_skip_threshold",
+     "skip_norm", ""),
     ("early_stopping early_stop", "patience", "a number of epochs"),
     ("img_size imsize im_size image_shape resolution img_dim", "image_size", ""),
     ("val val_split validation_split val_size val_fraction valid", "validation", ""),

@@ -33,7 +33,7 @@ from flaxvae.settings import TrainSettings, interval
 from flaxvae.training import guard, schedules
 from flaxvae.training.feed import Fed
 from flaxvae.training.observers import Histories, Keeper, Kept, Nothing, Quiet, Row, Watcher
-from flaxvae.training.step import Trainer, TrainState, keys
+from flaxvae.training.step import SKIPPED, Trainer, TrainState, keys
 
 SEGMENT_SECONDS = 0.5
 
@@ -166,7 +166,7 @@ class Training:
         self.every: float = every
         # Steps of the next segment; steps and seconds since the epoch began.
         self.chunk, self.done, self.seconds = 1, 0, 0.0
-        self.skipped = False
+        self.skipped = self.large = False  # whether it was said
 
     @property
     def step(self) -> int:
@@ -282,6 +282,7 @@ class Training:
         """Means of this epoch's metrics, over the steps that a member did not skip."""
         steps = (self.position - 1) % self.per_epoch + 1 - _each(self.state.guard.skipped)
         totals = {name: _each(total) for name, total in self.state.totals.items()}
+        totals.pop(SKIPPED, None)
         return [
             {name: float(x[i]) / int(count) for name, x in totals.items()} if count else {}
             for i, count in enumerate(steps)
@@ -292,6 +293,7 @@ class Training:
         means, validated = self.means(), self.validated()
         scales, counts = _each(guards.scale), {"skipped_steps": _each(guards.skipped)}
         counts["rollbacks"] = _each(guards.rollbacks)
+        counts[SKIPPED] = _each(state.totals.get(SKIPPED, np.zeros(len(means), int)))
         rates, speed = _each(self.trainer.learning_rate(self.position - 1)), self.speed()
         at = {"epoch": self.position // self.per_epoch, "step": self.step}
         for i in going:
@@ -308,6 +310,13 @@ class Training:
             self.watch.note(
                 f"epoch {at['epoch']}: not finite at {skipped} of its steps, which were skipped; "
                 "metrics.jsonl counts them"
+            )
+        large = int(counts[SKIPPED][going].sum())
+        if large and not self.large:
+            self.large = True
+            self.watch.note(
+                f"epoch {at['epoch']}: the gradient was above --skip-norm at {large} of its "
+                "steps, whose updates were left out; metrics.jsonl counts them"
             )
         if state.best and _epochs_since_best(self.histories[0]) == 0:
             state = dataclasses.replace(state, best=jax.tree.map(jnp.copy, state.evaluated()))

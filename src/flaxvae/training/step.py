@@ -33,6 +33,7 @@ from flaxvae.training.update import Found, Move, State, update
 from flaxvae.training.update import init as init_state
 
 Array = jax.Array
+SKIPPED = "skipped_updates"  # among an epoch's totals: steps with a gradient above --skip-norm
 
 
 @jax.tree_util.register_dataclass
@@ -257,14 +258,24 @@ def program(
             whole = gathered(found.gradient)
             gradient = shared_out(whole)
 
-            def descend(old):
-                state, ema, totals = old
+            def follow(old):
+                state, ema = old
                 state = move(state, gradient)
                 params = state.variables["params"]
                 ema = ema and optax.incremental_update(
                     params, ema, 1 - (0 if settings.ema is None else settings.ema)
                 )
-                return state, ema, jax.tree.map(jnp.add, totals, found.metrics)
+                return state, ema
+
+            def descend(old):
+                state, ema, totals = old
+                if settings.skip_norm is None:
+                    followed, metrics = follow((state, ema)), found.metrics
+                else:
+                    small = optax.global_norm(whole) <= settings.skip_norm
+                    followed = only_if(small, follow, (state, ema))
+                    metrics = found.metrics | {SKIPPED: 1 - small.astype(jnp.int32)}
+                return *followed, jax.tree.map(jnp.add, totals, metrics)
 
             fault = guards.fault(found.metrics["loss"], whole, found.updates)
             guard = guards.after(fault, state.guard, tolerance)
@@ -290,6 +301,8 @@ def program(
         begin = init_state(recipe, descent, stream.init, example.x, example.y)
         variables, params = begin.variables, begin.variables["params"]
         _, (metrics, _) = jax.eval_shape(recipe.loss, variables, stream.init, example, jnp.int32(0))
+        if settings.skip_norm is not None:
+            metrics |= {SKIPPED: jax.ShapeDtypeStruct((), jnp.int32)}
         return TrainState(
             step=begin.step,
             variables=variables,
