@@ -59,6 +59,7 @@ def test_levels_that_suit_an_image(size, words):
         ({"width": 0}, "--width 0"),
         ({"net": "mlp"}, "--net mlp: expected none"),
         ({"precision": "bf16"}, "--precision bf16: expected float32"),
+        ({"share_top": True}, "--share-top with 1 block of the smallest maps: expected 2 or more"),
     ],
 )
 def test_what_is_refused(given, words):
@@ -66,6 +67,37 @@ def test_what_is_refused(given, words):
 
     with typed_by("flaxvae"), pytest.raises(UsageError, match=words):
         lookup.build("deep_vae", SPEC, **given)
+
+
+@pytest.mark.parametrize(
+    ("shape", "likelihood"),
+    [
+        ((8, 8, 1), "bernoulli"),
+        ((28, 28, 1), "bernoulli"),
+        ((28, 20, 1), "discretized_logistic"),
+        ((32, 32, 3), "logistic_mixture"),
+        ((64, 48, 3), "gaussian_shared"),
+    ],
+)
+def test_images_of_any_size_and_channels(shape, likelihood):
+    made = lookup.build("deep_vae", DataSpec("x", shape, levels=256), likelihood=likelihood)
+
+    def run():
+        x = jnp.zeros((2, *shape))
+        variables = made.model.init(KEY, x)
+        terms = core.elbo(made.model, variables, KEY, core.Batch(x))
+        return made.model.decode(variables, terms.latent.z).mean, terms
+
+    mean, terms = jax.eval_shape(run)
+    columns = made.hierarchy.columns
+    assert mean.shape == (2, *shape) and terms.kl.shape == (2, len(columns))
+    assert terms.latent.z.shape[1] == sum(made.hierarchy.each(made.hierarchy.sizes))
+    assert columns[-1] == "1x1" and columns[0].startswith(f"{-(-shape[0] // 2)}x")
+
+
+def test_tables_are_refused():
+    with pytest.raises(UsageError, match="deep_vae' on wine: expected images; use vae or"):
+        lookup.build("deep_vae", DataSpec("wine", (13,), kind="table"))
 
 
 # ---- densities
@@ -169,3 +201,32 @@ def test_every_parameter_has_a_gradient(words):
     slopes = jax.jit(jax.grad(loss))(variables)
     for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
         assert np.isfinite(slope).all() and np.abs(slope).max() > 0, path
+
+
+def test_shared_blocks_have_one_set_of_weights():
+    """As deep, with other latents, and with fewer parameters."""
+    levels = deep.levels((7, 5), ("4x1", "2x4"), 4, ())
+    arguments = (7, 5, 1), levels, likelihoods.bernoulli(1), convolutions.GEMM
+    counts = []
+    for share in (False, True):
+        model = deep.model(*arguments, share_top=share)
+
+        def draw(model=model):
+            variables = model.init(jax.random.key(0), X)
+            features = model.encode(variables, X)
+            return variables, model.reparameterize(variables, KEY, features, False)
+
+        variables, latent = jax.eval_shape(draw)
+        assert latent.kl.shape == (6, 5) and latent.z.shape == (6, 4 * 3 * 4 + 4 * 2 * 2 * 8)
+        blocks = [name for name in variables["params"]["decoder"] if name.startswith("block")]
+        assert len(blocks) == (2 if share else 5)
+        counts.append({name: x.size for name, x in weights_of(variables)})
+    plain, shared = counts
+    gone = sum(plain[name] for name in plain if name.startswith(("block_1_1", "block_1_2")))
+    assert shared.items() <= plain.items()
+    assert sum(plain.values()) - sum(shared.values()) == pytest.approx(1.5 * gone)
+
+
+def weights_of(variables):
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"]["decoder"])
+    return [("/".join(key.key for key in path), leaf) for path, leaf in leaves]

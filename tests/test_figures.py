@@ -22,6 +22,7 @@ APPLY = {  # of models after one epoch: what there is beside the curves
     "denoising_vae": WALKS | {"manifold", "denoising"},
     "cvae": WALKS,
     "mog_vae": WALKS,
+    "ladder_vae": WALKS | {"levels", "redrawn"},
     "ae": ALWAYS | {"samples"},
     "gumbel_vae": ALWAYS | {"samples"},
     "vq_vae": ALWAYS,

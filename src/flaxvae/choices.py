@@ -76,6 +76,7 @@ class Choices(TypedDict, total=False):
     cycles: int
     free_bits: float
     free_bits_per: FreeBitsPer
+    balance: bool
     kl: Kl
     samples: int
     # Models' own
@@ -99,6 +100,7 @@ class Choices(TypedDict, total=False):
     latent_channels: Sequence[int]
     level_widths: Sequence[int]
     levels: Sequence[str]
+    share_top: bool
     variables: int
     categories: int
     temperature: float

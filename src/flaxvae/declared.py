@@ -91,6 +91,14 @@ AboveZero = Annotated[float, Within(lambda x: x > 0, "a number above 0")]
 Part = Annotated[float, Within(lambda x: 0 <= x < 1, "at least 0 and below 1")]
 
 
+# One number, or one for each level of a hierarchy of latents:
+Temperature = Annotated[
+    tuple[NotNegative, ...],
+    Alias(lambda x: (x,) if isinstance(x, int | float) or _scalar(x) else x, float),
+    Within(bool, "a number, 0 or more"),
+]
+
+
 class _Unfit(Exception):
     """A value that its type cannot hold; the text is what was expected."""
 
@@ -251,6 +259,11 @@ def _dtype(value: Any) -> str:
 def _axes(value: Any) -> int:
     """How many axes an array has; 0 of anything else."""
     return getattr(value, "ndim", 0)
+
+
+def _scalar(value: Any) -> bool:
+    """Whether this is a NumPy or JAX number."""
+    return bool(_dtype(value)) and not _axes(value)
 
 
 def _real(value: Any, words: str = "a number") -> float:

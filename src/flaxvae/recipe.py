@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from flaxvae.core import Model, Variables
     from flaxvae.parts.corruption import Corruption
+    from flaxvae.parts.levels import Levels
     from flaxvae.parts.objectives import Loss, Objective, Schedule
 
 
@@ -62,7 +63,7 @@ class Recipe(NamedTuple):
     code: str = "posterior mean"  # Latent.code, in words
     standard_prior: bool = True  # p(z) = N(0, I), so manifolds are drawn at its quantiles
     classes: int | None = None  # needs a label 0..classes-1 with every image; None: no labels
-    hierarchical: bool = False  # columns of the KL are levels, not dimensions
+    hierarchy: Levels | None = None  # what the KL's columns are, where they are not dimensions
     corrupt: Corruption | None = None  # the corruption of what it encodes in training
     codes: Codes | None = None
     least_batch: int = 1  # smallest batch for which the loss is defined

@@ -45,7 +45,7 @@ Likelihood = Literal[
 ]
 Kl = Literal["closed_form", "monte_carlo"]
 Annealing = Literal["none", "linear", "cyclical"]
-FreeBitsPer = Literal["dimension", "total"]
+FreeBitsPer = Literal["dimension", "level", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
 Resize = Literal["crop", "fit", "stretch"]
 Background = Literal["white", "grey", "black"]
@@ -358,8 +358,12 @@ class Bound:
     """KL in nats that costs nothing: the loss takes max(KL, free bits) of the batch's mean."""
 
     free_bits_per: Annotated[FreeBitsPer, Only("free_bits")] = "dimension"
-    """Free bits for each latent dimension (level of a hierarchy, discrete variable), or in total. A
-    KL without closed form needs total."""
+    """Free bits for each latent dimension (block of a hierarchy, discrete variable), for each level
+    of a hierarchy, or in total. A KL without closed form needs total."""
+
+    balance: Annotated[bool, Only("anneal")] = False
+    """Of a hierarchy: while the KL's weight rises, weigh the KL of a block by its size, so that
+    blocks with little of it pay less for more."""
 
     kl: Kl = "closed_form"
     """closed_form, where the KL has one, or monte_carlo, from the same draws of z (not for discrete
@@ -370,7 +374,11 @@ class Bound:
 
     def __post_init__(self):
         declared.conform_fields(self)
-        each = declared.is_on(self.free_bits) and self.free_bits_per == "dimension"
+        free = declared.is_on(self.free_bits)
+        each = free and self.free_bits_per != "total"
+        check(
+            self, "balance", not (self.balance and free), "it without --free-bits, or these alone"
+        )
         expected = "closed_form with --free-bits for every dimension, or --free-bits-per total"
         check(self, "kl", self.kl == "closed_form" or not each, expected)
         last = self.anneal_steps * self.cycles

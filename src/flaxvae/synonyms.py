@@ -37,6 +37,7 @@ _LINES = [
      "linear or cyclical"),
     ("annealing_steps kl_warmup_steps kl_anneal_steps", "anneal_steps", ""),
     ("free_nats freebits kl_free_bits min_kl", "free_bits", ""),
+    ("kl_balance balance_kl kl_balancing kl_balancer", "balance", "of a hierarchy's KL"),
     ("random_state random_seed manual_seed rng rng_seed prng_seed", "seed", ""),
     ("num_seeds n_seeds repeats n_runs num_runs", "seeds", ""),
     ("gpu gpus cuda device use_cuda no_cuda num_gpus n_gpu num_devices accelerator tpu", "devices",

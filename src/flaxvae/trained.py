@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from flaxvae import declared
 from flaxvae.analysis import evaluation, latent_space
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images, labels, pipeline, pixels, rows
 from flaxvae.data.pipeline import Split
 from flaxvae.data.tables import Columns
-from flaxvae.declared import AboveZero, Count, NotNegative, Positive, Seed, Steps, typed
+from flaxvae.declared import AboveZero, Count, Positive, Seed, Steps, Temperature, typed
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError, counted, did_you_mean
@@ -115,11 +116,12 @@ class Trained:
 
     @typed
     def sample(
-        self, n: Positive, *, seed: Seed = 0, temperature: NotNegative = 1.0, y: Any = None
+        self, n: Positive, *, seed: Seed = 0, temperature: Temperature = (1.0,), y: Any = None
     ) -> np.ndarray:
         """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
 
-        ``temperature`` scales the prior's standard deviation. A conditional model takes one label
+        ``temperature`` scales the prior's standard deviation; a hierarchy takes one number for each
+        level, too, the one next to the data first. A conditional model takes one label
         ``y`` or n of them; by default all its classes, in order. A larger ``n`` adds draws after
         the same first ones.
 
@@ -127,9 +129,10 @@ class Trained:
         have, or a prior that is not fitted yet.
         """
         codes = self.recipe.codes
-        if temperature != 1 and codes is not None and codes.prior is None:
+        scale = self._scale(temperature)
+        if temperature != (1.0,) and codes is not None and codes.prior is None:
             raise UsageError(
-                f"--temperature {temperature:g} has no effect on the uniform prior of "
+                f"--temperature {declared.seen(temperature)} has no effect on the uniform prior of "
                 f"{self._called}: expected 1, or leave it out"
             )
         if not self.generates:
@@ -138,8 +141,52 @@ class Trained:
             names = np.array(self.spec.names)
             y = names[np.arange(n) * len(names) // n]
         drawn = 1 << (n - 1).bit_length()  # so that only a few sizes are compiled
-        z = self._prior_sample(self.variables, jax.random.key(seed), drawn, temperature)
+        z = self._prior_sample(self.variables, jax.random.key(seed), drawn, scale)
         return self.decode(z[:n], y)
+
+    @typed
+    def redraw(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        levels: Count,
+        seed: Seed = 0,
+        temperature: Temperature = (1.0,),
+    ) -> np.ndarray:
+        """Images whose lowest ``levels`` levels of latents are drawn from the prior, [N, *shape].
+
+        The levels above keep the image's code; their number is at most that of the hierarchy. With
+        0 these are the reconstructions, with all of them samples. ``temperature`` is as in
+        ``sample``.
+
+        Raises UsageError for a model without levels, or more than there are.
+        """
+        hierarchy, redraw = self.recipe.hierarchy, self.recipe.model.redraw
+        if hierarchy is None or redraw is None:
+            raise UsageError(f"{self._called} has no levels to draw anew: expected a hierarchy")
+        if levels > len(hierarchy.names):
+            raise UsageError(
+                f"--levels {levels}: expected at most {len(hierarchy.names)}, the levels of "
+                f"{self._called}"
+            )
+        below = np.int32(sum(hierarchy.blocks[:levels]))
+        z = jnp.asarray(self.encode(x, y))
+        key, scale = jax.random.key(seed), self._scale(temperature)
+        return self.decode(self._redraw(self.variables, key, z, below, scale), y)
+
+    def _scale(self, temperature: tuple[float, ...]) -> Any:
+        """One number, or of several, one for each level, those of the KL's columns."""
+        hierarchy = self.recipe.hierarchy
+        if len(temperature) == 1:
+            return temperature[0]
+        if hierarchy is None or len(temperature) != len(hierarchy.names):
+            names = () if hierarchy is None else hierarchy.names
+            other = f", or one for each level, {', '.join(names)}" if len(names) > 1 else ""
+            raise UsageError(
+                f"--temperature {declared.seen(temperature)}: expected one number{other}"
+            )
+        return np.asarray(hierarchy.each(temperature), np.float32)
 
     @property
     def _unfitted(self) -> str:
@@ -361,6 +408,12 @@ class Trained:
     def _prior_sample(self):
         draw = self.recipe.model.prior_sample
         return jax.jit(lambda v, key, n, t: draw(v, key, n, None, t), static_argnums=2)
+
+    @functools.cached_property
+    def _redraw(self):
+        redraw = self.recipe.model.redraw
+        assert redraw is not None
+        return jax.jit(redraw)
 
     @functools.cached_property
     def _decode(self):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flaxvae.core import Model
     from flaxvae.parts.corruption import Corruption
     from flaxvae.parts.latents import Latents
+    from flaxvae.parts.levels import Levels
     from flaxvae.parts.objectives import Objective, Price, Schedule
 
 
@@ -132,10 +133,16 @@ def _beta(bound: Bound) -> Schedule:
     }[bound.anneal]()
 
 
-def _price(bound: Bound) -> Price:
+def _price(bound: Bound, hierarchy: Levels | None) -> Price:
     kinds, beta = parts.objectives, _beta(bound)
+    per_level = bound.free_bits_per == "level" and declared.is_on(bound.free_bits)
+    many = "a hierarchy, such as ladder_vae or deep_vae"
+    _check(hierarchy is not None or not per_level, f"--free-bits-per {bound.free_bits_per}", many)
+    _check(hierarchy is not None or not bound.balance, "--balance", many)
     if declared.is_on(bound.free_bits):
-        return kinds.free_bits(beta, bound.free_bits, bound.free_bits_per)
+        return kinds.free_bits(beta, bound.free_bits, bound.free_bits_per, hierarchy)
+    if bound.balance and hierarchy is not None:
+        return kinds.balanced(beta, bound.beta, hierarchy)
     return kinds.weighted(beta)
 
 
@@ -156,17 +163,20 @@ def _bounded(
     *,
     price: Price | None = None,
     corrupt: Corruption | None = None,
+    hierarchy: Levels | None = None,
     **facts: Any,
 ) -> Recipe:
     """A recipe that trains a model on its ELBO; ``facts`` are further fields."""
     objective = partial(
         parts.objectives.negative_elbo,
-        price=price or _price(bound),
+        price=price or _price(bound, hierarchy),
         closed_form=bound.kl == "closed_form",
         samples=bound.samples,
         corrupt=corrupt,
+        columns=() if hierarchy is None else hierarchy.keys,
     )
-    facts = {"schedules": {"kl_weight": _beta(bound)}, "corrupt": corrupt, **facts}
+    facts = {"schedules": {"kl_weight": _beta(bound)}, "hierarchy": hierarchy, **facts}
+    facts = {"corrupt": corrupt, **facts}
     return _recipe(model, objective, data, body, **facts)
 
 
@@ -555,7 +565,7 @@ def ladder_vae(
         bound,
         code="posterior means, level by level",
         standard_prior=False,
-        hierarchical=True,
+        hierarchy=parts.hierarchy.levels(latent_dims),
     )
 
 
@@ -567,6 +577,7 @@ def deep_vae(
     levels: tuple[str, ...] = (),
     width: int = 16,
     latent_channels: tuple[int, ...] = (),
+    share_top: bool = False,
 ) -> Recipe:
     """Deep hierarchical VAE (Child 2021; Vahdat & Kautz 2020): maps of latents, block by block.
 
@@ -577,18 +588,27 @@ def deep_vae(
             longer one of its maps, such as 14x2 7x3 4x2 1x1. By default what suits the image.
         width: Channels of the largest maps; smaller ones have up to four times as many.
         latent_channels: Channels of the latents at each level; by default 16 divided by the side.
+        share_top: The blocks of the smallest maps have the same weights.
     """
     _positive(width=width)
-    _check(len(data.shape) == 3, f"deep_vae on {data.name}", "images")
+    seen = f"--model deep_vae on {data.name}"
+    _check(len(data.shape) == 3, seen, "images; use vae or ladder_vae for others")
     body = choosing.body(data, body)
     _check(body.net == "conv", f"--net {body.net}", "none, for deep_vae has a network of its own")
     _check(body.precision == "float32", f"--precision {body.precision}", "float32 for deep_vae")
     h, w, c = data.shape
+    chosen = parts.deep.levels((h, w), levels, width, latent_channels)
+    _check(
+        not share_top or chosen[-1].blocks > 1,
+        f"--share-top with {chosen[-1].blocks} block of the smallest maps",
+        f"2 or more, such as --levels … {max(chosen[-1].size)}x2",
+    )
     model = parts.deep.model(
         (h, w, c),
-        parts.deep.levels((h, w), levels, width, latent_channels),
+        chosen,
         _likelihood(data, body),
         parts.convolutions.lowering(body.convolutions),
+        share_top,
     )
     return _bounded(
         model,
@@ -597,7 +617,7 @@ def deep_vae(
         bound,
         code="posterior means, block by block",
         standard_prior=False,
-        hierarchical=True,
+        hierarchy=parts.deep.described(chosen),
     )
 
 

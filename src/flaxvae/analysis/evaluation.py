@@ -24,6 +24,7 @@ Array = jax.Array
 
 UNITS = "nats, summed over pixels and latent dimensions, averaged over images"
 ACTIVE = 0.01  # a unit counts as used if its code's variance over images is above this
+USED = 0.1  # nats: a level or block of a hierarchy with less of a KL says next to nothing
 CHUNK = 1000  # most images decoded at once, draws times examples: bounds memory for any k
 
 
@@ -56,7 +57,9 @@ class Evaluation:
     elbo: float | None = None
     elbo_standard_error: float | None = None  # over images
     kl: float | None = None
-    kl_per_unit: tuple[float, ...] | None = None  # by dimension, level, or discrete variable
+    kl_per_unit: tuple[float, ...] | None = None  # by dimension, block of a hierarchy, or variable
+    kl_units: tuple[str, ...] | None = None  # of a hierarchy: what these blocks are called
+    active_blocks: int | None = None  # of them, with a KL of 0.1 nats or more
     bits_per_dim: float | None = None  # -elbo / (D log 2), if log_px is "probability"
     importance_weighted_elbo: Estimate | None = None
 
@@ -68,7 +71,7 @@ class Evaluation:
     def from_json(cls, stored: Mapping[str, Any]) -> Evaluation:
         """The inverse of ``as_json``; unknown fields are ignored."""
         known = {f.name: stored[f.name] for f in dataclasses.fields(cls) if f.name in stored}
-        for name in ("code_variance", "kl_per_unit"):
+        for name in ("code_variance", "kl_per_unit", "kl_units"):
             if name in known:
                 known[name] = tuple(known[name])
         if estimate := known.pop("importance_weighted_elbo", None):
@@ -205,6 +208,9 @@ def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> Ev
             "kl": _mean(found["kl"].sum(-1)),
             "kl_per_unit": tuple(found["kl"].mean(0, dtype=np.float64).tolist()),
         }
+        if recipe.hierarchy is not None:
+            result["kl_units"] = recipe.hierarchy.columns
+            result["active_blocks"] = sum(nats >= USED for nats in result["kl_per_unit"])
         if recipe.log_px == "probability":
             result["bits_per_dim"] = -elbo / (size * math.log(2))
     mse, reconstruction = _mean(found["mse"]), _mean(found["reconstruction"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flaxvae.declared import NotNegative, Positive, Seed, typed
+from flaxvae.declared import Positive, Seed, Temperature, typed
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
 
 
@@ -14,7 +14,7 @@ def sample(
     *,
     n: Positive = 100,
     seed: Seed = 0,
-    temperature: NotNegative = 1.0,
+    temperature: Temperature = (1.0,),
     label: str | None = None,
     recipes: Recipes = NO_RECIPES,
     out: str | None = None,
@@ -25,7 +25,8 @@ def sample(
         run: Run folder.
         n: Number of images.
         seed: Determines the draws.
-        temperature: Factor on the prior's standard deviation; below 1, samples vary less.
+        temperature: Factor on the prior's standard deviation; below 1, samples vary less. A
+            hierarchy takes one for each level, too, the one next to the data first.
         label: Class to draw, for a conditional model; by default all, in order.
         out: PNG to write; by default figures/samples.png in the run, or with options a file named
             after them: samples-n-64-seed-1.png.

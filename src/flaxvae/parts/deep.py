@@ -30,6 +30,7 @@ from flaxvae.distributions import Normal, bounded, kl_normal
 from flaxvae.errors import UsageError
 from flaxvae.parts.convolutions import Lowering, Size, small_size
 from flaxvae.parts.image_networks import SILU_SCALE, Conv, ConvTranspose, Residual
+from flaxvae.parts.levels import Levels
 from flaxvae.parts.likelihoods import Likelihood
 
 Array = jax.Array
@@ -97,6 +98,15 @@ def levels(
     if latents:
         found = [one._replace(latents=c) for one, c in zip(found, latents, strict=True)]
     return tuple(found)
+
+
+def described(levels: Sequence[Level]) -> Levels:
+    """What levels are called, by the size of their maps."""
+    return Levels(
+        tuple(f"{one.size[0]}x{one.size[1]}" for one in levels),
+        tuple(one.blocks for one in levels),
+        tuple(math.prod(one.size) * one.latents for one in levels),
+    )
 
 
 class Drawn(NamedTuple):
@@ -201,6 +211,7 @@ class Descent(nn.Module):
     levels: tuple[Level, ...]  # largest first
     size: Size
     values: int
+    share_top: bool = False  # one set of weights for the blocks of the smallest maps
 
     @nn.compact
     def __call__(self, batch: int, features: Sequence[Array] | None, choose) -> Any:
@@ -219,14 +230,19 @@ class Descent(nn.Module):
             while sizes[at] != level.size:
                 at -= 1
                 stream, inputs = up(stream, at, level.width, inputs), level.width
-            for b in range(level.blocks):
-                block = Block(
+            shared = self.share_top and number == len(self.levels) - 1
+            blocks = [
+                Block(
                     self.lowering,
                     level.width,
                     level.latents,
                     level.size == (1, 1),
                     name=f"block_{number}_{b}",
                 )
+                for b in range(1 if shared else level.blocks)
+            ]
+            for b in range(level.blocks):
+                block = blocks[b % len(blocks)]
                 own = None if features is None else features[number]
                 stream, one = block(stream, own, functools.partial(choose, len(drawn)))
                 drawn.append(one)
@@ -245,6 +261,7 @@ def model(
     levels: tuple[Level, ...],
     likelihood: Likelihood,
     lowering: Lowering,
+    share_top: bool = False,
 ) -> Model:
     """A deep hierarchical VAE of images.
 
@@ -258,13 +275,14 @@ def model(
         levels: largest first; sizes are those of ``halvings``.
         likelihood: p(x|z).
         lowering: of the convolutions.
+        share_top: the blocks of the smallest maps have one set of weights.
 
     Returns:
         A Model with parameters ``encoder``, ``decoder`` and perhaps ``likelihood``.
     """
     size = shape[:2]
     pyramid = Pyramid(lowering, levels)
-    descent = Descent(lowering, levels, size, likelihood.values)
+    descent = Descent(lowering, levels, size, likelihood.values, share_top)
     blocks = [level for level in reversed(levels) for _ in range(level.blocks)]  # top first
     shapes = [(*level.size, level.latents) for level in blocks]
     others = tuple(axis for axis in range(4) if axis != lowering.batch)

@@ -18,6 +18,7 @@ each other, and a warm-up of the KL, which belongs to the objective; neither is 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -28,6 +29,7 @@ from flaxvae.core import Latent
 from flaxvae.distributions import Normal, bounded, kl_normal, standard_normal
 from flaxvae.errors import UsageError
 from flaxvae.parts.latents import Latents
+from flaxvae.parts.levels import Levels
 from flaxvae.parts.networks import ACTIVATIONS, Heads, Mlp
 
 Array = jax.Array
@@ -75,6 +77,12 @@ class Drawn(NamedTuple):
     z: Array  # [B, D_l]
     q: Normal  # q(z_l | z_{l+1}, x)
     p: Normal  # p(z_l | z_{l+1})
+
+
+def levels(dims: Sequence[int]) -> Levels:
+    """What the levels of a ladder with these latent dimensions are called."""
+    names = tuple(f"level {l}" for l in range(1, len(dims) + 1))
+    return Levels(names, (1,) * len(dims), tuple(dims))
 
 
 def ladder(

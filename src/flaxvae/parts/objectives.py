@@ -7,6 +7,7 @@ gradient. A negative ELBO is -E[log p(x|z)] + price(KL), where a *price* says wh
 
     weighted    beta KL                           VAE (beta = 1), beta-VAE, KL annealing
     free_bits   beta sum_d max(KL_d, lambda)      Kingma et al. 2016
+    balanced    beta(step) sum_d gamma_d KL_d     Vahdat & Kautz 2020, while beta rises
     capacity    gamma |KL - C(step)|              Burgess et al. 2018
 
 With beta = 1 the loss is exactly the negative ELBO.
@@ -15,7 +16,7 @@ With beta = 1 the loss is exactly the negative ELBO.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
@@ -25,6 +26,7 @@ from flaxvae.core import Batch, Model, Terms, Variables, elbo, elbo_samples
 
 if TYPE_CHECKING:
     from flaxvae.parts.corruption import Corruption
+    from flaxvae.parts.levels import Levels
 
 Array = jax.Array
 Metrics = dict[str, Array]
@@ -76,18 +78,45 @@ def weighted(beta: Schedule) -> Price:
     return lambda kl, step: beta(step) * kl.sum()
 
 
-def free_bits(beta: Schedule, nats: float, per: str = "dimension") -> Price:
+def free_bits(
+    beta: Schedule, nats: float, per: str = "dimension", levels: Levels | None = None
+) -> Price:
     """beta(step) sum_d max(KL_d, nats), or beta(step) max(sum_d KL_d, nats) with per "total".
 
     The maximum is taken of the batch's mean (Kingma et al. 2016, equation 15), so single images may
     leave units unused. Below ``nats`` nothing makes a unit collapse. Units are the columns of
-    ``Latent.kl``: dimensions, levels of a hierarchy, or discrete variables. A KL without closed
-    form is one column, for which there is only the total.
+    ``Latent.kl``: dimensions, blocks of a hierarchy, or discrete variables; with per "level" they
+    are the sums over the blocks of each of the ``levels``. A KL without closed form is one column,
+    for which there is only the total.
     """
 
     def price(kl, step):
-        units = kl.sum()[None] if per == "total" else kl
+        units = kl
+        if per == "total":
+            units = kl.sum()[None]
+        elif per == "level":
+            assert levels is not None
+            units = levels.sums(kl)
         return beta(step) * jnp.maximum(units, nats).sum()
+
+    return price
+
+
+def balanced(beta: Schedule, top: float, levels: Levels) -> Price:
+    """beta(step) sum_l gamma_l KL_l while beta(step) < ``top``, then top sum_l KL_l.
+
+    Of N blocks with s_l numbers each, gamma_l = N (KL_l / s_l) / sum_j (KL_j / s_j), of which no
+    gradient is taken (Vahdat & Kautz 2020, appendix A; Vahdat et al. 2018, appendix H). Their mean
+    is 1. A block that says little for its size pays little, and comes into use. The paper's text
+    multiplies by s_l; its code divides, as here.
+    """
+    sizes = jnp.asarray(levels.each(levels.sizes), jnp.float32)
+
+    def price(kl, step):
+        # 0.01 nats more of each, so that blocks that are all unused pay alike.
+        used = jax.lax.stop_gradient(kl + 0.01) / sizes
+        weight = jnp.where(beta(step) < top, used / used.mean(), 1.0)
+        return beta(step) * (weight * kl).sum()
 
     return price
 
@@ -120,6 +149,7 @@ def negative_elbo(
     closed_form: bool = True,
     samples: int = 1,
     corrupt: Corruption | None = None,
+    columns: Sequence[str] = (),
 ) -> Loss:
     """-E[log p(x|z)] + price(KL) (+ penalty), by default the negative ELBO.
 
@@ -133,12 +163,14 @@ def negative_elbo(
         samples: L, draws of z per image.
         corrupt: encode a corrupted image; the likelihood is that of the clean one (denoising VAE,
             Im et al. 2017). None: the image itself.
+        columns: names under which the columns of the KL are metrics, too.
     """
     price = price or weighted(constant(1.0))
 
     def loss(variables, key, batch, step):
         terms, updates = _draw(model, variables, key, batch, samples, corrupt)
         log_px, units, log_w, penalty = (leaf.mean(0) for leaf in terms[:4])
+        known = average(units, batch.mask)
         if not closed_form:
             units = (log_px - log_w)[:, None]
         units = average(units, batch.mask)
@@ -150,6 +182,7 @@ def negative_elbo(
             "reconstruction": reconstruction,
             "kl": units.sum(),
         }
+        metrics |= {name: known[i] for i, name in enumerate(columns)}
         return objective, (metrics, updates)
 
     return loss

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flaxvae.data.pipeline import Split
 from flaxvae.errors import UsageError, did_you_mean
-from flaxvae.report import plots, shown
+from flaxvae.report import levels, plots, shown
 from flaxvae.report.shown import Subject
 from flaxvae.report.words import heading
 
@@ -67,6 +67,14 @@ FIGURES: dict[str, Figure] = {
     ),
     "traversals": Figure(_has_walks, shown.traversals, plots.image_grid),
     "manifold": Figure(_has_manifold, shown.manifold, plots.manifold),
+    "redrawn": Figure(
+        lambda of: _pictured(of) and of.run.recipe.model.redraw is not None,
+        lambda of: levels.redrawn(of.run, shown.first(of.test, 8)),
+        plots.image_grid,
+    ),
+    "levels": Figure(
+        lambda of: of.run.recipe.hierarchy is not None, levels.levels, levels.draw_levels
+    ),
     "curves": Figure(
         lambda of: bool(of.run.folder.history()),
         lambda of: shown.Curves(of.run.folder.history(), f"Training\n{heading(of.run)}"),

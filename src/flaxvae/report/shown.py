@@ -129,11 +129,17 @@ def denoising(run: Run, shown: Split) -> Grid:
 
 
 def samples(
-    run: Run, n: int = 100, *, seed: int = 0, temperature: float = 1.0, label: Any = None
+    run: Run,
+    n: int = 100,
+    *,
+    seed: int = 0,
+    temperature: tuple[float, ...] = (1.0,),
+    label: Any = None,
 ) -> Mosaic:
     """Decoded draws from the prior; for a plain autoencoder, decoded draws from N(0, I)."""
     what = "Samples from the prior" if run.recipe.has_bound else "Decoded random codes z ~ N(0, I)"
-    at = "" if temperature == 1 else f", temperature {temperature:g}"
+    degrees = ", ".join(f"{one:g}" for one in temperature)
+    at = "" if temperature == (1.0,) else f", temperature {degrees}"
     if run.recipe.classes is not None:
         at += ", the classes in order" if label is None else f", class {label}"
     title = f"{what}, means of p(x|z){at}\n{heading(run)}"

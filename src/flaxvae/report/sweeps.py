@@ -21,6 +21,7 @@ MEASURES = {  # of an evaluation: column heading, sign, decimals
     "reconstruction": ("reconstruction", 1, 2),
     "kl": ("KL", 1, 2),
     "active_units": ("active", 1, 1),
+    "active_blocks": ("active blocks", 1, 1),
     "codes_used": ("codes used", 1, 1),
     "mse": ("MSE", 1, 5),
     "bits_per_dim": ("bits/dim", 1, 3),  # where likelihoods differ: -ELBOs cannot be compared

@@ -6,18 +6,19 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
 from flaxvae import declared, lookup, outside
-from flaxvae.analysis.evaluation import UNITS, Evaluation
+from flaxvae.analysis.evaluation import UNITS, USED, Evaluation
 from flaxvae.choosing import Choice
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import command, counted
+from flaxvae.parts.levels import Levels
 from flaxvae.plan import Plan
 from flaxvae.recipe import Recipe
 from flaxvae.runs.run import Run
@@ -51,10 +52,8 @@ def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, s
     facts["reconstruction"] = f"{found.reconstruction:.2f} nats, {said}"
     if found.kl is not None:
         facts["KL"] = f"{found.kl:.2f} nats"
-        columns = found.kl_per_unit or ()
-        if recipe.hierarchical and len(columns) > 1:
-            each = ", ".join(f"{nats:.2f}" for nats in columns)
-            facts["KL"] += f"; by level, from the data upwards: {each}"
+        if recipe.hierarchy is not None and found.kl_per_unit is not None:
+            facts |= of_levels(recipe.hierarchy, found.kl_per_unit)
     if found.active_units is not None:
         facts["active units"] = f"{found.active_units} of {len(found.code_variance or ())}"
     if found.codes_used is not None and recipe.codes is not None:
@@ -74,6 +73,24 @@ def numbers(run: Trained, found: Evaluation, split: str = "test") -> dict[str, s
     if found.elbo is not None:
         facts["±"] = f"standard error over {one}s"
     return facts
+
+
+def of_levels(levels: Levels, kl: Sequence[float]) -> dict[str, str]:
+    """The KL of each level and its blocks, and which of them say next to nothing."""
+    if len(kl) < 2:
+        return {}
+    rest, said = iter(kl), []
+    for name, count in zip(levels.names, levels.blocks, strict=True):
+        own = [next(rest) for _ in range(count)]
+        parts = " + ".join(f"{nats:.2f}" for nats in own)
+        said.append(f"{name} {sum(own):.2f}" + f" ({parts})" * (count > 1))
+    idle = [name for name, nats in zip(levels.columns, kl, strict=True) if not nats >= USED]
+    active = f"{len(kl) - len(idle)} of {len(kl)}"
+    if idle:
+        active += (
+            f"; a KL below {USED:g} nats: {'all' if len(idle) == len(kl) else ', '.join(idle)}"
+        )
+    return {"KL by level": ", ".join(said), f"active {levels.unit}s": active}
 
 
 def per_value(run: Trained) -> str:
@@ -103,14 +120,14 @@ def data_line(data: Data) -> str:
 def choices(plan: Plan) -> str:
     """A model's arguments: its own, and shared ones that differ from the default.
 
-    Arguments that are None, or have no effect given the others, are left out.
+    Arguments that are None or empty, or have no effect given the others, are left out.
     """
     usual = {k: v for record in (Body(), Bound()) for k, v in vars(record).items()}
     always, kinds = (*lookup.own(plan.function), "net", "likelihood"), lookup.hints(plan.function)
     return ", ".join(
         f"{name} {value(chosen)}"
         for name, chosen in plan.arguments.items()
-        if chosen is not None
+        if chosen not in (None, ())
         and declared.has_effect(kinds[name], plan.arguments)
         and (name in always or chosen != usual[name])
     )
@@ -129,7 +146,10 @@ def value(setting: Any) -> str:
     """A setting's value, short but exact."""
     if isinstance(setting, float) and float(f"{setting:g}") == setting:
         return f"{setting:g}"
-    return "x".join(map(str, setting)) if isinstance(setting, tuple | list) else str(setting)
+    if isinstance(setting, tuple | list):
+        words = any(isinstance(one, str) for one in setting)
+        return (" " if words else "x").join(map(value, setting))
+    return str(setting)
 
 
 def training_line(training: TrainSettings, varied: Collection[str] = ()) -> str:

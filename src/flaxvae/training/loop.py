@@ -335,9 +335,13 @@ class Training:
         if self.validate is None:
             return {}
         found, columns = self.validate(self.state.evaluated()), {}
-        if self.members[0][0].has_bound:
+        recipe, _ = self.members[0]
+        if recipe.has_bound:
             columns["validation_elbo"] = found["elbo"]
             columns["validation_kl"] = found["kl"].sum(-1)
+        if recipe.hierarchy is not None:
+            names = (f"validation_{key}" for key in recipe.hierarchy.keys)
+            columns |= zip(names, np.moveaxis(found["kl"], -1, 0), strict=True)
         columns["validation_reconstruction"] = found["reconstruction"]
         return {name: _each(x.mean(0, dtype="float64")) for name, x in columns.items()}
 
