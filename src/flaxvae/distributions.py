@@ -34,6 +34,21 @@ class Distribution(Protocol):
         ...
 
 
+def draw_rows(p: Distribution, keys: jax.Array) -> jax.Array:
+    """One draw for each row of ``p``, [B, *event], each with its own key, of ``keys`` [B].
+
+    A row's draw does not depend on the others. Arrays of ``p`` without the axis of rows are shared.
+    """
+    leaves, structure = jax.tree.flatten(p)
+    own = [bool(leaf.ndim) and len(leaf) == len(keys) for leaf in leaves]
+
+    def one(leaves, key):
+        alone = [leaf[None] if each else leaf for leaf, each in zip(leaves, own, strict=True)]
+        return jax.tree.unflatten(structure, alone).sample(key)[0]
+
+    return jax.vmap(one, ([0 if each else None for each in own], 0))(leaves, keys)
+
+
 def flat(values: jax.Array) -> jax.Array:
     """[B, *event] -> [B, D]; scalars are returned unchanged.
 

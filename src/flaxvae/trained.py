@@ -27,6 +27,7 @@ from flaxvae.data.tables import Columns
 from flaxvae.declared import AboveZero, Count, Positive, Seed, Steps, Temperature, typed
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
+from flaxvae.distributions import draw_rows
 from flaxvae.errors import UsageError, counted, did_you_mean
 from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.settings import Binarization
@@ -92,11 +93,17 @@ class Trained:
         """The code of each image, [N, D], without noise: ``recipe.code`` says what it is."""
         return self._encode(self.split(x, y), self.variables, jax.random.key(0), watch)
 
-    def decode(self, z: Any, y: Any = None) -> np.ndarray:
-        """The mean of p(x|z): [N, D] -> [N, *shape]. Raises UsageError on other shapes.
+    @typed
+    def decode(
+        self, z: Any, y: Any = None, *, draw_pixels: bool = False, seed: Seed = 0
+    ) -> np.ndarray:
+        """The mean of p(x|z), or with ``draw_pixels`` a draw from it: [N, D] -> [N, *shape].
 
-        Images are in [0, 1], except the means of Gaussian likelihoods, which are unbounded: use
-        ``np.clip(x, 0, 1)`` before encoding or reconstructing them again.
+        Images are in [0, 1], except with Gaussian likelihoods, which are unbounded: use
+        ``np.clip(x, 0, 1)`` before encoding or reconstructing them again. The draw of row i depends
+        on i and the seed.
+
+        Raises UsageError on other shapes.
         """
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or z.shape[1] != self.latent_size:
@@ -104,10 +111,11 @@ class Trained:
         if not len(z):
             return self._shown(np.zeros((0, *self.spec.shape), np.float32))
         y, size = self.labels(y, len(z)), batches.rows_at_once(len(z), self.spec.shape, base=SIZES)
-        parts = []
+        parts, key = [], _of_pixels(seed) if draw_pixels else None
         for start in range(0, len(z), size):
             some = np.arange(start, start + size) % len(z)  # the last batch is padded
-            parts.append(self._decode(self.variables, z[some], None if y is None else y[some]))
+            labels = None if y is None else y[some]
+            parts.append(self._decode(self.variables, z[some], labels, key, np.uint32(some)))
         return self._shown(np.concatenate(jax.device_get(parts))[: len(z)])
 
     def _shown(self, x: np.ndarray) -> np.ndarray:
@@ -116,9 +124,15 @@ class Trained:
 
     @typed
     def sample(
-        self, n: Positive, *, seed: Seed = 0, temperature: Temperature = (1.0,), y: Any = None
+        self,
+        n: Positive,
+        *,
+        seed: Seed = 0,
+        temperature: Temperature = (1.0,),
+        y: Any = None,
+        draw_pixels: bool = False,
     ) -> np.ndarray:
-        """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape].
+        """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape]; or draws, as ``decode``.
 
         ``temperature`` scales the prior's standard deviation; a hierarchy takes one number for each
         level, too, the one next to the data first. A conditional model takes one label
@@ -142,7 +156,7 @@ class Trained:
             y = names[np.arange(n) * len(names) // n]
         drawn = 1 << (n - 1).bit_length()  # so that only a few sizes are compiled
         z = self._prior_sample(self.variables, jax.random.key(seed), drawn, scale)
-        return self.decode(z[:n], y)
+        return self.decode(z[:n], y, draw_pixels=draw_pixels, seed=seed)
 
     @typed
     def redraw(
@@ -192,9 +206,21 @@ class Trained:
     def _unfitted(self) -> str:
         return 'no prior over the codes yet: expected variables["prior"]'
 
-    def reconstruct(self, x: Any, y: Any = None) -> np.ndarray:
-        """The mean of p(x|z) at each image's code, [N, *shape]."""
-        return self._shown(self._reconstruct(self.split(x, y), self.variables, jax.random.key(0)))
+    @typed
+    def reconstruct(
+        self, x: Any, y: Any = None, *, draw_pixels: bool = False, seed: Seed = 0
+    ) -> np.ndarray:
+        """The mean of p(x|z) at each image's code, [N, *shape], or a draw from it.
+
+        The draw depends on the image's pixels, its label and the seed alone.
+        """
+        split = self.split(x, y)
+        if not draw_pixels:
+            return self._shown(self._reconstruct(split, self.variables, jax.random.key(0)))
+        own = pipeline.fingerprints(split)
+        return self._shown(
+            self._reconstruct_drawn(split, self.variables, _of_pixels(seed), None, own)
+        )
 
     @typed
     def score(
@@ -391,6 +417,14 @@ class Trained:
         return batches.over_split(self.reconstruction, self.mesh, base=SIZES)
 
     @functools.cached_property
+    def _reconstruct_drawn(self):
+        def drawn(variables, keys, batch):
+            z = self._latent(variables, None, batch).z
+            return draw_rows(self.recipe.model.decode(variables, z, batch.y), keys)
+
+        return batches.over_split(drawn, self.mesh, base=SIZES)
+
+    @functools.cached_property
     def _bound(self):
         return batches.over_split(batches.own_bound(self.recipe.model), self.mesh, base=SIZES)
 
@@ -418,7 +452,19 @@ class Trained:
     @functools.cached_property
     def _decode(self):
         decode = self.recipe.model.decode
-        return jax.jit(lambda v, z, y: decode(v, z, y).mean)
+
+        def decoded(variables, z, y, key, rows):
+            p = decode(variables, z, y)
+            if key is None:
+                return p.mean
+            return draw_rows(p, jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
+
+        return jax.jit(decoded)
+
+
+def _of_pixels(seed: int) -> Array:
+    """The key of draws from p(x|z), beside those of z from the same seed."""
+    return jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flaxvae.declared import typed
+from flaxvae.errors import UsageError
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
 from flaxvae.settings import Place
 
@@ -12,6 +13,7 @@ def figures(
     run: RunArgument = LATEST,
     *,
     only: tuple[str, ...] = ("all",),
+    draw_pixels: bool = False,
     recipes: Recipes = NO_RECIPES,
     place: Place = Place(),
 ) -> list[str]:
@@ -22,6 +24,7 @@ def figures(
         only: Some of reconstructions, latent_scatter, samples, interpolations, denoising,
             traversals, manifold, curves, as in --only samples,manifold; by default all that apply
             to the model.
+        draw_pixels: In reconstructions and samples, show draws from p(x|z), not its means.
     """
     from flaxvae.commands import shared
     from flaxvae.report import figures as drawing
@@ -31,9 +34,14 @@ def figures(
     names = [name for word in only for name in word.split(",")]
     names = [] if names == ["all"] else names or [""]
     drawing.check(names)
+    if draw_pixels and names and not {*names} & {"reconstructions", "samples"}:
+        raise UsageError(
+            f"--draw-pixels has no effect on {', '.join(names)}: expected reconstructions or "
+            "samples; leave it out"
+        )
     loaded = load(run, recipes)
     shared.check_writable(loaded, loaded.folder.figures)
     # Load the data now if all figures are drawn or their new place was given.
     now = not names or any(vars(place).values())
-    of = drawing.Subject(loaded, loaded.data(place).test if now else None)
+    of = drawing.Subject(loaded, loaded.data(place).test if now else None, draw_pixels=draw_pixels)
     return [relative(path) for path in drawing.write(of, loaded.folder.figures, names)]

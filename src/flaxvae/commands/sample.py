@@ -16,6 +16,7 @@ def sample(
     seed: Seed = 0,
     temperature: Temperature = (1.0,),
     label: str | None = None,
+    draw_pixels: bool = False,
     recipes: Recipes = NO_RECIPES,
     out: str | None = None,
 ) -> str:
@@ -28,6 +29,7 @@ def sample(
         temperature: Factor on the prior's standard deviation; below 1, samples vary less. A
             hierarchy takes one for each level, too, the one next to the data first.
         label: Class to draw, for a conditional model; by default all, in order.
+        draw_pixels: Show draws from p(x|z), not its means.
         out: PNG to write; by default figures/samples.png in the run, or with options a file named
             after them: samples-n-64-seed-1.png.
     """
@@ -40,5 +42,6 @@ def sample(
     shared.check_pictured(loaded)
     shared.check_label(loaded, label)
     options: dict[str, Any] = {"seed": seed, "temperature": temperature, "label": label}
+    options["draw_pixels"] = draw_pixels
     path = shared.target(loaded, "figures/samples.png", out, sample, n=n, **options)
     return relative(figures.draw("samples", path, shown.samples(loaded, n, **options)))

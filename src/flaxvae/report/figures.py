@@ -46,13 +46,15 @@ def _has_manifold(of: Subject) -> bool:
 FIGURES: dict[str, Figure] = {
     "reconstructions": Figure(
         _pictured,
-        lambda of: shown.reconstructions(of.run, shown.first(of.test, 20)),
+        lambda of: shown.reconstructions(
+            of.run, shown.first(of.test, 20), draw_pixels=of.draw_pixels
+        ),
         plots.reconstructions,
     ),
     "latent_scatter": Figure(lambda of: True, shown.latent_scatter, plots.latent_scatter),
     "samples": Figure(
         lambda of: _pictured(of) and of.run.generates,
-        lambda of: shown.samples(of.run),
+        lambda of: shown.samples(of.run, draw_pixels=of.draw_pixels),
         plots.samples,
     ),
     "interpolations": Figure(

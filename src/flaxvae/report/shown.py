@@ -34,8 +34,11 @@ class Subject:
         run: Run,
         test: Split | None = None,
         evaluation: Evaluation | None = None,
+        *,
+        draw_pixels: bool = False,  # in the place of means of p(x|z)
     ) -> None:
         self.run, self._test, self._evaluation = run, test, evaluation
+        self.draw_pixels = draw_pixels
 
     @property
     def test(self) -> Split:
@@ -103,13 +106,16 @@ class Curves(NamedTuple):
 # ---- one function per figure
 
 
-def reconstructions(run: Run, shown: Split, which: str = "test images") -> Reconstructions:
-    """Originals and the decoder's means at their codes."""
+def reconstructions(
+    run: Run, shown: Split, which: str = "test images", draw_pixels: bool = False
+) -> Reconstructions:
+    """Originals and the decoder's means, or draws from it, at their codes."""
     originals = pixels(shown, slice(None))
-    decoded = run.reconstruct(shown)
+    decoded = run.reconstruct(shown, draw_pixels=draw_pixels)
     mse = float(np.square(decoded - originals).mean())
     error = f"mean squared error {mse:.4f} {per_value(run)}"
-    title = f"Reconstructions of {which}, {error}\n{heading(run)}"
+    what = ", drawn from p(x|z)" if draw_pixels else ""
+    title = f"Reconstructions of {which}{what}, {error}\n{heading(run)}"
     return Reconstructions(originals, decoded, title)
 
 
@@ -135,6 +141,7 @@ def samples(
     seed: int = 0,
     temperature: tuple[float, ...] = (1.0,),
     label: Any = None,
+    draw_pixels: bool = False,
 ) -> Mosaic:
     """Decoded draws from the prior; for a plain autoencoder, decoded draws from N(0, I)."""
     what = "Samples from the prior" if run.recipe.has_bound else "Decoded random codes z ~ N(0, I)"
@@ -142,8 +149,10 @@ def samples(
     at = "" if temperature == (1.0,) else f", temperature {degrees}"
     if run.recipe.classes is not None:
         at += ", the classes in order" if label is None else f", class {label}"
-    title = f"{what}, means of p(x|z){at}\n{heading(run)}"
-    return Mosaic(run.sample(n, seed=seed, temperature=temperature, y=label), title)
+    pixels = "drawn from p(x|z)" if draw_pixels else "means of p(x|z)"
+    title = f"{what}, {pixels}{at}\n{heading(run)}"
+    options: dict[str, Any] = {"temperature": temperature, "draw_pixels": draw_pixels}
+    return Mosaic(run.sample(n, seed=seed, y=label, **options), title)
 
 
 def interpolations(run: Run, ends: Split, steps: int = 10) -> Interpolations:
