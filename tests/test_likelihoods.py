@@ -52,9 +52,9 @@ def test_bounded_log_var():
 
 
 def test_bounded_log_scale():
-    raw = jnp.concatenate([jnp.linspace(-1e4, 50.0, 101), jnp.linspace(-10.0, 10.0, 101)]).sort()
+    raw = jnp.concatenate([jnp.linspace(-1e4, 44.0, 101), jnp.linspace(-10.0, 10.0, 101)]).sort()
     value = np.float64(likelihoods.bounded_log_scale(raw))
-    assert (value >= -7).all()
+    assert (value >= -7).all() and likelihoods.bounded_log_scale(1e4) == 43
     np.testing.assert_allclose(value, np.logaddexp(0, np.float64(raw) + 5) - 7, rtol=0, atol=1e-5)
     np.testing.assert_allclose(likelihoods.bounded_log_scale(0.0), -2, atol=0.01)
     slope = jax.vmap(jax.grad(likelihoods.bounded_log_scale))(raw)
@@ -177,7 +177,7 @@ def test_discretized_logistic_reads_means_then_scales():
     np.testing.assert_allclose(q.log_scale, likelihoods.bounded_log_scale(raw[..., 2:]))
 
 
-@pytest.mark.parametrize(("channels", "values"), [(1, 4 * 3), (2, 4 * 6), (3, 4 * 10)])
+@pytest.mark.parametrize(("channels", "values"), [(1, 4 * 3), (2, 4 * 6), (3, 4 * 10), (4, 4 * 15)])
 def test_logistic_mixture_reads_every_value_once(channels, values):
     likelihood = likelihoods.logistic_mixture(channels, 17, 4)
     assert likelihood.values == values
@@ -203,8 +203,35 @@ def test_logistics_have_finite_gradients(name):
     gradient = jax.jit(jax.grad(lambda raw: evaluate(likelihood, raw, x)[0].sum()))
     raw = normal(2, len(x), likelihood.values)
     assert (np.asarray(gradient(raw)) != 0).any(0).all()  # every value matters somewhere
-    for extreme in (raw, 10 * raw, jnp.clip(1000 * raw, max=20.0)):  # scales have no upper bound
+    for extreme in (raw, 10 * raw, 1000 * raw):
         chex.assert_tree_all_finite(gradient(extreme))
+
+
+MOST = -0.5 * (math.log(2 * math.pi) + LOW)  # log-density of a Gaussian with the least variance
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "most"),
+    [
+        ("bernoulli", (), 0.0),
+        ("continuous_bernoulli", (), math.log(1e4)),
+        ("gaussian", (1.0,), -0.5 * math.log(2 * math.pi)),
+        ("gaussian_shared", (), MOST),
+        ("gaussian_pixel", (), MOST),
+        ("discretized_logistic", (256,), 0.0),
+        ("logistic_mixture", (256, 2), 0.0),
+    ],
+)
+def test_constant_pixels_have_a_finite_log_probability(name, arguments, most):
+    """Black, white or grey, with raw values of any size: bounded, and so are its slopes."""
+    likelihood = getattr(likelihoods, name)(1, *arguments)
+    signs = np.indices((3,) * likelihood.values).reshape(likelihood.values, -1).T - 1
+    raw = np.float32(np.concatenate([signs * size for size in (1, 100, 1e4)]))
+    for pixel in (0.0, 128 / 255, 1.0):
+        x = np.full((len(raw), 1), pixel, np.float32)
+        found, back = jax.vjp(lambda raw, x=x: evaluate(likelihood, raw, x)[0], raw)
+        assert np.isfinite(found).all() and (np.asarray(found) <= most + 1e-5).all()
+        chex.assert_tree_all_finite(back(np.ones(len(raw), np.float32)))
 
 
 def test_impossible_levels_and_components():

@@ -177,7 +177,8 @@ def repeated(q, n):
 
 
 every_mixture = pytest.mark.parametrize(
-    ("channels", "levels", "components"), [(1, 256, 3), (1, 17, 5), (2, 17, 1), (3, 4, 4)]
+    ("channels", "levels", "components"),
+    [(1, 256, 3), (1, 17, 5), (2, 17, 1), (3, 4, 4), (4, 3, 2)],
 )
 
 

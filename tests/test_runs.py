@@ -458,6 +458,27 @@ def test_muon_steps_are_nearer_to_orthogonal_for_kernels_and_nadams_for_the_rest
         assert stretch.max() / stretch.min() < 0.9 * spread.max() / spread.min()
 
 
+def test_muon_takes_a_convolutions_kernel_for_a_matrix():
+    """[k, k, in, out] as [k k in, out], against the algorithm (Jordan et al. 2024) in float64."""
+    optimizer = steps.muon(optax.constant_schedule(0.1))
+    gradients = np.random.default_rng(1).normal(size=(2, 3, 3, 4, 8))
+    params = {"conv": {"kernel": jnp.zeros((3, 3, 4, 8))}}
+    state, momentum = optimizer.init(params), np.zeros((36, 8))
+    for t, gradient in enumerate(gradients, 1):
+        given = {"conv": {"kernel": jnp.float32(gradient)}}
+        change, state = optimizer.update(given, state, params)
+        slope = gradient.reshape(36, 8)
+        momentum = 0.95 * momentum + 0.05 * slope
+        ahead = 0.95 * momentum / (1 - 0.95 ** (t + 1)) + 0.05 * slope / (1 - 0.95**t)
+        x = ahead / np.linalg.norm(ahead)
+        for _ in range(3):
+            square = x.T @ x
+            x = 3.4445 * x + x @ (-4.7750 * square + 2.0315 * square @ square)
+        expected = -0.1 * 0.2 * np.sqrt(36) * x
+        found = np.asarray(change["conv"]["kernel"]).reshape(36, 8)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 def test_singular_values_of_muons_steps():
     """What the docstring says: three iterations leave the smallest of a wide spectrum small."""
     random = np.random.default_rng(0).normal(size=(784, 200))

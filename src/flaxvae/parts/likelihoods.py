@@ -14,7 +14,8 @@
 
 No constants are dropped: every value is a log-density in nats, or a log-probability if x is
 binary or on levels. Learned variances are bounded from below as in Rybkin et al. 2021 (sigma-VAE);
-otherwise a few constant pixels make the density, and so the ELBO, infinite.
+otherwise a few constant pixels make the density, and so the ELBO, infinite. Only the
+continuous Bernoulli's density has no bound: at a pixel that is always 0 it grows like log |logit|.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ Array = jax.Array
 LOG_VAR_RANGE = (2 * math.log(0.01), 0.0)
 # Smallest log-scale of a logistic, about a quarter of one of 256 levels.
 LOG_SCALE_MIN = -7.0
+# And how much larger it may be: e^43, far above any use, where float32 still holds a bin's mass.
+LOG_SCALE_SPAN = 50.0
 
 
 class Likelihood(NamedTuple):
@@ -58,8 +61,11 @@ def bounded_log_var(raw: Array) -> Array:
 
 
 def bounded_log_scale(raw: Array) -> Array:
-    """A smooth map from the reals to above LOG_SCALE_MIN; 0 becomes -2, a scale of 0.14."""
-    return LOG_SCALE_MIN + jax.nn.softplus(raw - LOG_SCALE_MIN - 2)
+    """A map from the reals to above LOG_SCALE_MIN; 0 becomes -2, a scale of 0.14.
+
+    It is smooth below LOG_SCALE_MIN + LOG_SCALE_SPAN, and constant above.
+    """
+    return LOG_SCALE_MIN + jnp.minimum(jax.nn.softplus(raw - LOG_SCALE_MIN - 2), LOG_SCALE_SPAN)
 
 
 def bernoulli(channels: int) -> Likelihood:
