@@ -329,9 +329,9 @@ class Body:
     """Precision in which encoder and decoder compute; parameters, KL and likelihood stay float32.
     bf16 is for GPU and TPU; on CPU it is slower."""
 
-    remat: Annotated[bool, Only("net", "resnet")] = False
-    """Compute a resnet's blocks again for the gradient instead of storing their activations: less
-    memory, more time."""
+    remat: bool = False
+    """Compute the blocks of a resnet or of deep_vae again for the gradient instead of storing their
+    activations: less memory, more time."""
 
     def __post_init__(self):
         declared.conform_fields(self)

@@ -92,6 +92,8 @@ def _recipe(model: Model, objective: Objective, data: DataSpec, body: Body, **fa
 
 def _network(data: DataSpec, body: Body, heads, values: int, spatial: bool = False):
     body = choosing.body(data, body)
+    fits = body.net == "resnet" or not body.remat
+    _check(fits, f"--remat with --net {body.net}", "--net resnet, or --model deep_vae")
     network = _float32_network(data, body, heads, values, spatial)
     return network._replace(compute="bfloat16") if body.precision == "bf16" else network
 
@@ -595,7 +597,6 @@ def deep_vae(
     _check(len(data.shape) == 3, seen, "images; use vae or ladder_vae for others")
     body = choosing.body(data, body)
     _check(body.net == "conv", f"--net {body.net}", "none, for deep_vae has a network of its own")
-    _check(body.precision == "float32", f"--precision {body.precision}", "float32 for deep_vae")
     h, w, c = data.shape
     chosen = parts.deep.levels((h, w), levels, width, latent_channels)
     _check(
@@ -603,12 +604,16 @@ def deep_vae(
         f"--share-top with {chosen[-1].blocks} block of the smallest maps",
         f"2 or more, such as --levels … {max(chosen[-1].size)}x2",
     )
+    lowering = parts.convolutions.lowering(body.convolutions)
+    if body.precision == "bf16":
+        lowering = parts.convolutions.in_bf16(lowering)
     model = parts.deep.model(
         (h, w, c),
         chosen,
         _likelihood(data, body),
-        parts.convolutions.lowering(body.convolutions),
+        lowering,
         share_top,
+        body.remat,
     )
     return _bounded(
         model,

@@ -250,3 +250,20 @@ def lowering(choice: str = "auto") -> Lowering:
         return NATIVE
     # A batch that is split over devices is not split once more: its parts would be gathered.
     return GEMM if jax.device_count() == 1 else GEMM._replace(cache=0)
+
+
+def in_bf16(lowering: Lowering) -> Lowering:
+    """The lowering with the layers' products in bf16, from and to float32 maps.
+
+    What is between the layers, such as sums of residual blocks, stays float32.
+    """
+
+    def half(layer):
+        def of_halves(x, kernel, bias, *others):
+            x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+            return layer(x, kernel, bias, *others).astype(jnp.float32)
+
+        return of_halves
+
+    layers = half(lowering.conv), half(lowering.conv_transpose)
+    return lowering._replace(conv=layers[0], conv_transpose=layers[1])

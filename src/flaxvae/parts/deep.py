@@ -212,6 +212,7 @@ class Descent(nn.Module):
     size: Size
     values: int
     share_top: bool = False  # one set of weights for the blocks of the smallest maps
+    remat: bool = False  # compute blocks again for the gradient, and store nothing
 
     @nn.compact
     def __call__(self, batch: int, features: Sequence[Array] | None, choose) -> Any:
@@ -225,6 +226,7 @@ class Descent(nn.Module):
             layer = ConvTranspose(width, inputs, sizes[at], init_scale=SILU_SCALE, name=f"up_{at}")
             return layer(self.lowering, nn.silu(stream))
 
+        block_of = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for number in reversed(range(len(self.levels))):
             level = self.levels[number]
             while sizes[at] != level.size:
@@ -232,7 +234,7 @@ class Descent(nn.Module):
                 stream, inputs = up(stream, at, level.width, inputs), level.width
             shared = self.share_top and number == len(self.levels) - 1
             blocks = [
-                Block(
+                block_of(
                     self.lowering,
                     level.width,
                     level.latents,
@@ -262,6 +264,7 @@ def model(
     likelihood: Likelihood,
     lowering: Lowering,
     share_top: bool = False,
+    remat: bool = False,
 ) -> Model:
     """A deep hierarchical VAE of images.
 
@@ -276,13 +279,14 @@ def model(
         likelihood: p(x|z).
         lowering: of the convolutions.
         share_top: the blocks of the smallest maps have one set of weights.
+        remat: compute the decoder's blocks again for the gradient (less memory, same numbers).
 
     Returns:
         A Model with parameters ``encoder``, ``decoder`` and perhaps ``likelihood``.
     """
     size = shape[:2]
     pyramid = Pyramid(lowering, levels)
-    descent = Descent(lowering, levels, size, likelihood.values, share_top)
+    descent = Descent(lowering, levels, size, likelihood.values, share_top, remat)
     blocks = [level for level in reversed(levels) for _ in range(level.blocks)]  # top first
     shapes = [(*level.size, level.latents) for level in blocks]
     others = tuple(axis for axis in range(4) if axis != lowering.batch)
