@@ -143,6 +143,9 @@ def muon(schedule: optax.Schedule) -> optax.GradientTransformation:
     less. Updates are only loosely orthogonal: the singular values of a random 784 x 200 matrix end
     between 0.69 and 1.20, but those of a matrix with condition number 1e4 between 0.001 and 1.20,
     half of them below 0.12 (after five iterations: 0.014 to 1.20, and 0.71).
+
+    A kernel [k, k, in, out] is the matrix [k k in, out]. For ``--net conv`` on the digits, at the
+    default rate, Adam was ahead after 30 epochs: test ELBO -27.1 against -31.5 nats (one seed).
     """
     return optax.contrib.muon(
         schedule,
