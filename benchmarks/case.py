@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.nets import NETS, SIZE, Net
+from benchmarks.nets import DEEP, NETS, SIZE, Net
 
 IMAGES = 60_000  # as many as MNIST has to train on
+FEW = 4000  # large ones, which are all in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Case:
     net: str
     batch: int = 128
     size: int = SIZE
+    channels: int = 1  # of an image
     devices: int = 1
     k: int = 5000  # importance samples, for likelihoods
     images: int = IMAGES
@@ -26,12 +28,16 @@ class Case:
 
     @property
     def shape(self) -> Net:
-        return NETS[self.net]
+        return (NETS | DEEP)[self.net]
 
     def data(self) -> np.ndarray:
-        """uint8 images [N, size, size]; the time of a step does not depend on what they show."""
-        generator = np.random.default_rng(0)
-        return generator.integers(0, 256, (self.images, self.size, self.size), np.uint8)
+        """uint8 images [N, size, size], or [N, size, size, 3] of colour.
+
+        The time of a step does not depend on what they show.
+        """
+        generator, shape = np.random.default_rng(0), (self.images, self.size, self.size)
+        colour = (self.channels,) if self.channels > 1 else ()
+        return generator.integers(0, 256, (*shape, *colour), np.uint8)
 
     def write(self, path: Path) -> None:
         """Such images as an .npy file, a few at a time."""

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 
 class Net(NamedTuple):
-    """A VAE with a Bernoulli likelihood: one hidden stack, mirrored in the decoder."""
+    """A VAE: of grey images with a Bernoulli likelihood, of colour ones with one learned sigma."""
 
     label: str
-    kind: str  # conv: Conv 32, Conv 64, Dense 256; mlp
-    widths: tuple[int, ...]
-    activation: str
-    latents: int
+    kind: str  # conv: Conv 32, Conv 64, Dense 256; mlp; resnet: conv with residual blocks; deep
+    widths: tuple[int, ...] = ()
+    activation: str = "silu"
+    latents: int = 20
 
 
 NETS = {
@@ -21,7 +21,10 @@ NETS = {
     "mlp512": Net("mlp 784-512-20", "mlp", (512,), "relu", 20),
     "iwae": Net("mlp 784-200-200-50", "mlp", (200, 200), "tanh", 50),
 }
+# Those of photographs: stem, channels 32 and 64, one residual block each; deep_vae as it is.
+DEEP = {"resnet": Net("resnet 32-64", "resnet"), "deep": Net("deep_vae", "deep")}
 SIZE = 28  # rows and columns of an image, where nothing else is said
+CLIP = 200.0  # the norm of deep_vae's gradients, at most
 GEMM_SIZE = 4096  # rows and columns of the matrices whose product is the machine's peak
 IMAGES_AT_ONCE = 10  # in a step of a likelihood, as `flaxvae eval --k` takes them
 

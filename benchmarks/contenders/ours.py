@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.case import Case
-from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE
+from benchmarks.nets import CLIP, GEMM_SIZE, IMAGES_AT_ONCE
 from flaxvae import lookup
 from flaxvae.analysis.evaluation import CHUNK, importance_weighted_elbo
 from flaxvae.core import Batch
@@ -29,10 +29,14 @@ def parts(case: Case, train: Split | None = None) -> tuple[Recipe, Data]:
     """The VAE of a case, and data of its images or of others."""
     net = case.shape
     if train is None:
-        train = Split(case.data()[..., None], None, 255.0)
+        rows = case.data().reshape(case.images, case.size, case.size, case.channels)
+        train = Split(rows, None, 255.0)
     spec = DataSpec("noise", train.shape, None, False, 256, len(train.x))
     data = Data(spec, train, None, train, 255.0, "none", "", "")
-    flat = {"net": net.kind, "latent_dim": net.latents}
+    likelihood = "bernoulli" if case.channels == 1 else "gaussian_shared"
+    if net.kind == "deep":
+        return lookup.build("deep_vae", spec, likelihood=likelihood), data
+    flat = {"net": net.kind, "latent_dim": net.latents, "likelihood": likelihood}
     if net.kind == "mlp":
         flat |= {"widths": net.widths, "activation": net.activation}
     return lookup.build("vae", spec, **flat), data
@@ -44,7 +48,8 @@ def train(
     images: Split | None = None,
 ):
     recipe, data = parts(case, images)
-    settings = TrainSettings(epochs=1, batch_size=case.batch)
+    clip = {"clip_norm": CLIP} if case.shape.kind == "deep" else {}
+    settings = TrainSettings(epochs=1, batch_size=case.batch, **clip)
     trainer = step.trainer(changed(recipe), data, settings, meshes.make(case.devices), 1000)
     state, (rows, _) = trainer.init(), trainer.feed.at(0)
 
