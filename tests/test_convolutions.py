@@ -1,7 +1,6 @@
 """Both lowerings are the same layer: outputs, gradients, adjointness."""
 
 import itertools
-import math
 
 import chex
 import jax
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from flaxvae.parts import convolutions as cv
-from flaxvae.parts import image_networks
 
 CASES = [  # kernel, stride, image, channels of the large and the small side
     (3, 2, (28, 28), (1, 4)),
@@ -87,48 +85,3 @@ def test_against_a_sum_written_out(lowering):
         expected[:, h, w] += padded[:, 2 * h + i, 2 * w + j] @ np.asarray(kernel[i, j])
     out = _conv(lowering, x, kernel, bias, 2)
     np.testing.assert_allclose(out, expected + np.asarray(bias), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("images", [4, 5])  # batches of 4, 4 and 3, which is padded; and of 5
-@pytest.mark.parametrize("spatial", [False, True])
-def test_some_images_at_a_time_give_the_same_numbers(monkeypatch, images, spatial):
-    """Encoder and decoder with gradients, over parts of a batch, against all images at once."""
-    shape, small = (8, 12, 3), cv.GEMM._replace(cache=1)
-    monkeypatch.setattr(cv, "LEAST_IMAGES", images)
-
-    def network(lowering):
-        monkeypatch.setattr(cv, "lowering", lambda choice: lowering)
-        return image_networks.resnet(shape, {"mean": 2}, 3, (4, 6), spatial=spatial)
-
-    whole, split = network(cv.GEMM._replace(cache=0)), network(small)
-    keys = jax.random.split(jax.random.key(0), 4)
-    x = jax.random.normal(keys[0], (10 if images == 5 else 11, *shape))
-    width = 2 * math.prod(whole.grid)
-    z = jax.random.normal(keys[1], (len(x), width))
-    encoder, decoder = whole.encoder.init(keys[2], x), whole.decoder.init(keys[3], z)
-    chex.assert_trees_all_equal(encoder, split.encoder.init(keys[2], x))
-    chex.assert_trees_all_equal(decoder, split.decoder.init(keys[3], z))
-
-    def results(network):
-        def scalar(encoder, decoder, x, z):
-            code = network.encoder.apply(encoder, x)["mean"]
-            image = network.decoder.apply(decoder, z)
-            return jnp.sum(jnp.sin(code)) + jnp.sum(jnp.sin(image)), (code, image)
-
-        return jax.jit(jax.value_and_grad(scalar, (0, 1, 2, 3), has_aux=True))(
-            encoder, decoder, x, z
-        )
-
-    turns = str(jax.make_jaxpr(lambda x: split.encoder.apply(encoder, x))(x))
-    assert "scan" in turns and f"length={-(-len(x) // images)}" in turns
-    chex.assert_trees_all_close(results(split), results(whole), rtol=1e-5, atol=1e-5)
-
-
-def test_how_many_images_at_once():
-    """As many as leave the largest map in the cache; all where the batch is over devices."""
-    lowering = cv.GEMM._replace(cache=4 << 20)
-    assert lowering.images((32, 32), 32) == 32
-    assert lowering.images((28, 28), 1) == (4 << 20) // (4 * 28 * 28)
-    assert lowering.images((512, 512), 32) == cv.LEAST_IMAGES
-    assert cv.NATIVE.images((32, 32), 32) is None
-    assert cv.lowering("gemm").cache == (cv.GEMM.cache if jax.device_count() == 1 else 0)

@@ -304,7 +304,7 @@ def test_the_lowering_is_chosen_when_a_network_is_built(net, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert convolutions.lowering("auto") is convolutions.NATIVE
     monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("asked without need"))
-    assert convolutions.lowering("gemm").conv is convolutions.GEMM.conv
+    assert convolutions.lowering("gemm") is convolutions.GEMM
     assert convolutions.lowering("native") is convolutions.NATIVE
 
 

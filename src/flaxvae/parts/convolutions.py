@@ -30,12 +30,9 @@ from flaxvae.parts.networks import add_bias
 Array = jax.Array
 Size = tuple[int, int]
 
-# Fewer images than this make the runs of the batch in memory too short for the GEMM lowering.
-LEAST_IMAGES = 16
-
 
 class Lowering(NamedTuple):
-    """A layout of activations, the two layers in that layout, and what suits the cache."""
+    """A layout of activations, and the two layers in that layout."""
 
     enter: Callable[[Array], Array]  # [B, H, W, C] -> the layout
     leave: Callable[[Array], Array]  # and back
@@ -43,12 +40,6 @@ class Lowering(NamedTuple):
     conv_transpose: Callable[[Array, Array, Array, int, Size], Array]  # (…, stride, size)
     batch: int  # the axis of the images
     channels: int
-    cache: int = 0  # bytes of a map for as many images as fit; 0: all images at once
-
-    def images(self, size: Size, channels: int) -> int | None:
-        """How many images to take through a stack at once, by its largest map; None: all."""
-        each = 4 * size[0] * size[1] * channels
-        return max(self.cache // each, LEAST_IMAGES) if self.cache else None
 
 
 def small_size(large: Size, stride: int) -> Size:
@@ -235,21 +226,18 @@ def _leave(x: Array) -> Array:
     return x.transpose(1, 2, 0, 3).reshape(-1, b).T.reshape(b, h, w, c)
 
 
-GEMM = Lowering(_enter, _leave, _gemm_conv, _gemm_conv_transpose, 3, 0, 4 << 20)
+GEMM = Lowering(_enter, _leave, _gemm_conv, _gemm_conv_transpose, 3, 0)
 
 
 def lowering(choice: str = "auto") -> Lowering:
     """The lowering "gemm" or "native"; "auto" is the one for JAX's default backend.
 
-    Call it when a network is built, not while one is traced, perhaps for another platform. It
+    Call it when a network is built, not while one is traced, perhaps for another platform. "auto"
     starts the backend, so processes that train together have to join first.
     """
     if choice == "auto":
         choice = "gemm" if jax.default_backend() == "cpu" else "native"
-    if choice == "native":
-        return NATIVE
-    # A batch that is split over devices is not split once more: its parts would be gathered.
-    return GEMM if jax.device_count() == 1 else GEMM._replace(cache=0)
+    return {"gemm": GEMM, "native": NATIVE}[choice]
 
 
 def in_bf16(lowering: Lowering) -> Lowering:

@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from flaxvae.parts import convolutions, networks
 
@@ -106,26 +105,6 @@ class Residual(nn.Module):
         return x + layer(init_scale=0.1 * self.init_scale, name="conv_1")(lowering, nn.silu(y))
 
 
-def _in_turn(stack, module: nn.Module, x, images: int | None):
-    """stack(module, x), for so many images at a time: the activations between stay in the cache.
-
-    Images are independent in a stack of convolutions, so the numbers are the same up to rounding.
-    """
-    batch = len(x)
-    turns = -(-batch // images) if images else 1
-    if turns == 1 or module.is_initializing():
-        return stack(module, x)
-    each = -(-batch // turns)
-    x = jnp.pad(x, ((0, turns * each - batch), *[(0, 0)] * (x.ndim - 1)))
-    scan = nn.scan(
-        lambda module, _, x: (None, stack(module, x)),
-        variable_broadcast="params",
-        split_rngs={"params": False},
-    )
-    _, y = scan(module, None, x.reshape(turns, each, *x.shape[1:]))
-    return y.reshape(-1, *y.shape[2:])[:batch]
-
-
 class Pyramid(NamedTuple):
     """What encoder and decoder share, from the image inwards."""
 
@@ -144,12 +123,6 @@ class Pyramid(NamedTuple):
     def residual(self) -> type[Residual]:
         """The class of residual blocks, called with (channels, name=…)."""
         return nn.remat(Residual, static_argnums=(1,)) if self.remat else Residual
-
-    @property
-    def images(self) -> int | None:
-        """How many images go through the convolutions at once; None: all."""
-        size = self.size if self.stem else self.sizes[1]
-        return self.lowering.images(size, self.channels[0])
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -179,20 +152,16 @@ class ConvEncoder(nn.Module):
         conv = functools.partial(Conv, init_scale=p.init_scale)
         if p.spatial:
             x = networks.append_labels(x, labels)
-
-        def stack(self, x):
-            inputs, x = x.shape[-1], lowering.enter(x)
-            if p.stem:
-                x = activation(conv(p.channels[0], inputs, stride=1, name="stem")(lowering, x))
-                inputs = p.channels[0]
-            for i, channels in enumerate(p.channels):
-                x = conv(channels, inputs, name=f"conv_{i}")(lowering, x)
-                for j in range(p.blocks):
-                    x = p.residual(channels, name=f"block_{i}_{j}")(lowering, x)
-                x, inputs = activation(x), channels
-            return lowering.leave(x)
-
-        x = _in_turn(stack, self, x, p.images)
+        inputs, x = x.shape[-1], lowering.enter(x)
+        if p.stem:
+            x = activation(conv(p.channels[0], inputs, stride=1, name="stem")(lowering, x))
+            inputs = p.channels[0]
+        for i, channels in enumerate(p.channels):
+            x = conv(channels, inputs, name=f"conv_{i}")(lowering, x)
+            for j in range(p.blocks):
+                x = p.residual(channels, name=f"block_{i}_{j}")(lowering, x)
+            x, inputs = activation(x), channels
+        x = lowering.leave(x)
         if not p.spatial:
             x = networks.append_labels(x.reshape(batch, -1), labels)
             x = activation(_dense(p, p.width, "dense")(x))
@@ -213,28 +182,23 @@ class ConvDecoder(nn.Module):
         smallest = (*sizes[-1], p.channels[-1])
         if p.spatial:
             x = networks.append_labels(z.reshape(z.shape[0], *sizes[-1], -1), labels)
+            inputs = x.shape[-1]
+            x = lowering.enter(x)
+            entry = functools.partial(Conv, stride=1, init_scale=p.init_scale, name="grid")
+            x = entry(p.channels[-1], inputs)(lowering, x)
         else:
             x = networks.append_labels(z, labels)
             x = activation(_dense(p, p.width, "dense_0")(x).T)
             x = DenseMap(smallest, p.init_scale, name="dense_1")(lowering, x)
-            x = lowering.leave(x)
         outputs = (p.channels[0] if p.stem else self.values, *p.channels[:-1])
-
-        def stack(self, x):
-            inputs, x = x.shape[-1], lowering.enter(x)
-            if p.spatial:
-                entry = functools.partial(Conv, stride=1, init_scale=p.init_scale, name="grid")
-                x = entry(p.channels[-1], inputs)(lowering, x)
-            for i in reversed(range(len(p.channels))):
-                for j in range(p.blocks):
-                    x = p.residual(p.channels[i], name=f"block_{i}_{j}")(lowering, x)
-                up = functools.partial(ConvTranspose, init_scale=p.init_scale, name=f"conv_{i}")
-                x = up(outputs[i], p.channels[i], sizes[i])(lowering, activation(x))
-            if p.stem:
-                x = Conv(self.values, p.channels[0], stride=1, name="stem")(lowering, activation(x))
-            return lowering.leave(x)
-
-        return _in_turn(stack, self, x, p.images)
+        for i in reversed(range(len(p.channels))):
+            for j in range(p.blocks):
+                x = p.residual(p.channels[i], name=f"block_{i}_{j}")(lowering, x)
+            up = functools.partial(ConvTranspose, init_scale=p.init_scale, name=f"conv_{i}")
+            x = up(outputs[i], p.channels[i], sizes[i])(lowering, activation(x))
+        if p.stem:
+            x = Conv(self.values, p.channels[0], stride=1, name="stem")(lowering, activation(x))
+        return lowering.leave(x)
 
 
 def _convolutional(pyramid: Pyramid, heads: Mapping[str, int], values: int) -> networks.Network:
