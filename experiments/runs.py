@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from flaxvae import api
 from flaxvae import plan as planning
@@ -84,6 +85,18 @@ def extend(run: Run, **choices: Any) -> Run:
 def parameters(run: Run) -> int:
     """Number of parameters of a model."""
     return sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+
+
+def minutes(run: Run) -> float:
+    """Minutes in which a run's training steps were computed, compilation included."""
+    steps = np.diff(run.history["step"], prepend=0)
+    images = steps * run.plan.training.batch_size
+    return float((images / run.history["images_per_second"]).sum()) / 60
+
+
+def images_per_second(run: Run) -> float:
+    """Images per second of the last epoch, which compiles nothing."""
+    return float(run.history["images_per_second"][-1])
 
 
 def evaluate(run: Run, k: int = 0, samples: int = 1) -> Evaluation:

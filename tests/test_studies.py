@@ -5,25 +5,28 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.datasets import load_digits
 
 import flaxvae
 from flaxvae import plan as planning
+from flaxvae.data.pipeline import Split
 from flaxvae.recipe import DataSpec
 from flaxvae.report import shown
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
 
-from experiments import choices, runs, table  # noqa: E402
-from experiments.__main__ import STUDIES  # noqa: E402
+from experiments import choices, colour, deep, runs, table  # noqa: E402
+from experiments.__main__ import NOT_RUN, STUDIES  # noqa: E402
 
-MODULES = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES}
+MODULES = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES + NOT_RUN}
 KEPT = {name: kept[0] for name in STUDIES if (kept := table.load(name)) is not None}
 CHOICES = [
     pytest.param(name, what, choice, id=f"{name}, {what}")
@@ -38,6 +41,7 @@ needs_mnist = pytest.mark.skipif(
 
 def test_every_study_has_results():
     assert list(KEPT) == list(STUDIES)
+    assert [name for name in NOT_RUN if table.load(name) is not None] == []
 
 
 @every_study
@@ -95,7 +99,7 @@ def test_candidates_are_settings_that_there_are(name, what, choice):
         assert planning.make_plan(choice.model, **settings).model == choice.model
 
 
-@pytest.mark.parametrize("name", [name for name in STUDIES if hasattr(MODULES[name], "runs")])
+@pytest.mark.parametrize("name", [name for name in MODULES if hasattr(MODULES[name], "runs")])
 def test_studies_train_by_settings_that_there_are(name, monkeypatch):
     planned = []
 
@@ -165,6 +169,68 @@ def test_sizes_are_said_where_models_differ_in_them():
         said += [(module, model, setting | own) for model, own in module.MEMBERS.values()]
     for module, model, settings in said:
         assert f"{size(model, settings):,}" in module.__doc__, (module.__name__, model)
+
+
+@pytest.mark.parametrize("blocks", deep.GROWTH)
+def test_deep_models_have_as_many_blocks_as_they_are_said_to_have(blocks):
+    plan = planning.make_plan("deep_vae", **deep.setting(1, deep.GROWTH[blocks]))
+    spec = DataSpec("mnist, dynamically binarized", (28, 28, 1), 10, True, 2, 60_000)
+    model = plan.recipe(spec).model
+
+    def kl(key, x):
+        variables = model.init(key, x)
+        return model.reparameterize(variables, key, model.encode(variables, x), False).kl
+
+    found = jax.eval_shape(kl, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    assert found.shape == (1, blocks)
+
+
+def run_of(epochs, seconds, batch=128):
+    """What studies read of a run that trained these seconds in each epoch, of 10 steps."""
+    history = {"step": 10 * np.arange(1, epochs + 1)}
+    history["images_per_second"] = np.full(epochs, 10 * batch / seconds)
+    plan = SimpleNamespace(training=SimpleNamespace(batch_size=batch, epochs=epochs))
+    return SimpleNamespace(history=history, plan=plan)
+
+
+def test_minutes_of_a_run():
+    assert runs.minutes(run_of(epochs=4, seconds=90)) == pytest.approx(6)
+
+
+@pytest.mark.parametrize("model", colour.MODELS)
+def test_models_of_colour_train_as_many_epochs_as_fit_into_the_minutes(model, monkeypatch):
+    asked = []
+
+    def train(name, recipe, **settings):
+        assert planning.make_plan(recipe, **settings).model == recipe
+        asked.append(settings["epochs"])
+        return run_of(settings["epochs"], seconds=100)
+
+    monkeypatch.setattr(runs, "train", train)
+    run = colour.trained(model, "pictures.zip", minutes=5.5)
+    assert asked == [1, 3] and runs.minutes(run) < 5.5
+    assert runs.minutes(colour.trained(model, "pictures.zip", minutes=0.1)) == pytest.approx(5 / 3)
+
+
+def test_samples_in_colour_are_compared_with_images_that_were_not_trained_on():
+    found = load_digits()
+    x, y = np.uint8(found.images[..., None] * 255 / 16), found.target
+    train, validation, test = (
+        Split(x[rows], y[rows], 255.0)
+        for rows in (slice(1297), slice(1297, 1497), slice(1497, None))
+    )
+    data = SimpleNamespace(train=train, validation=validation, test=test)
+    judge = colour.judge(data, epochs=1)
+    x, y = x[1297:], y[1297:]
+    assert judge.accuracy == judge.classifier.accuracy(x, y)
+    both = np.concatenate([judge.real, judge.other])
+    assert len(judge.real) == len(judge.other) == 250
+    expected = judge.classifier.features(x)
+    np.testing.assert_allclose(*(np.sort(each.sum(1)) for each in (both, expected)), atol=1e-3)
+    assert judge.distance(x) < judge.floor < judge.distance(255 - x)
+    data.train = train._replace(peak=16.0)
+    with pytest.raises(ValueError, match="expected labelled images of 8 bits"):
+        colour.judge(data, epochs=1)
 
 
 def expected_of(study, quantity, budget=""):
