@@ -42,7 +42,8 @@ def test_features_are_of_each_image_alone_and_of_bytes_as_of_floats(trained, dig
 
 def test_classes_are_a_linear_function_of_the_active_features(trained, digits):
     x = trained.features(digits[0][:50])
-    logits = x / (1 + np.exp(-x)) @ trained.params["weight"] + trained.params["bias"]
+    weight, bias = (np.asarray(trained.params[name]) for name in ("weight", "bias"))
+    logits = x / (1 + np.exp(-x)) @ weight + bias
     np.testing.assert_array_equal(np.argmax(logits, -1), trained.classify(digits[0][:50]))
 
 
