@@ -23,11 +23,13 @@ KEY = jax.random.key(2)
 def made(lowering=convolutions.GEMM, levels=LEVELS):
     """A model whose heads say something, as they do not at the start."""
     model = deep.model((7, 5, 1), levels, likelihoods.bernoulli(1), lowering)
-    variables = model.init(jax.random.key(0), X)
-    noise = jax.random.split(jax.random.key(3), 1000)
-    leaves, tree = jax.tree.flatten(variables)
-    moved = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, noise, strict=False)]
-    return model, jax.tree.unflatten(tree, moved)
+    rng, variables = np.random.default_rng(3), jax.jit(model.init)(jax.random.key(0), X)
+    return model, jax.tree.map(lambda x: x + np.float32(rng.normal(0, 0.1, x.shape)), variables)
+
+
+def drawn(model, variables, n, temperature=1.0):
+    sample = jax.jit(model.prior_sample, static_argnums=2)
+    return np.asarray(sample(variables, KEY, n, None, jnp.asarray(temperature)))
 
 
 # ---- levels
@@ -115,18 +117,19 @@ def test_what_is_drawn_is_what_is_decoded(lowering):
     terms = jax.jit(lambda v: core.elbo(model, v, KEY, core.Batch(X)))(variables)
     z = terms.latent.z
     assert z.shape == (6, 2 * 4 * 3 * 4 + 16) and terms.kl.shape == (6, 3)
-    found = model.decode(variables, z).log_prob(X)
+    found = jax.jit(lambda v: model.decode(v, z).log_prob(X))(variables)
     np.testing.assert_allclose(found, terms.log_px, rtol=1e-5)
-    prior = model.prior_log_prob(variables, z)
+    prior = jax.jit(model.prior_log_prob)(variables, z)
     np.testing.assert_allclose(prior, terms.latent.log_p, rtol=1e-5)
 
 
 def test_both_lowerings_compute_the_same_of_the_same_noise():
     (model, variables), (other, _) = made(), made(convolutions.NATIVE)
-    found, expected = (core.elbo(m, variables, KEY, core.Batch(X)) for m in (model, other))
+    bound = jax.jit(core.elbo, static_argnums=0)
+    found, expected = (bound(m, variables, KEY, core.Batch(X)) for m in (model, other))
     np.testing.assert_allclose(found.log_w, expected.log_w, rtol=1e-4)
     np.testing.assert_allclose(found.latent.z, expected.latent.z, rtol=1e-3, atol=1e-5)
-    a, b = (m.prior_sample(variables, KEY, 5) for m in (model, other))
+    a, b = (drawn(m, variables, 5) for m in (model, other))
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
@@ -170,26 +173,27 @@ def test_weights_average_to_the_likelihood_of_prior_draws():
 def test_draws_of_the_prior_have_its_scale():
     """The top is drawn first; with temperature 0 all are the prior's means, as its density says."""
     model, variables = made()
-    z = np.asarray(model.prior_sample(variables, KEY, 4000))
-    mean = np.asarray(model.prior_sample(variables, KEY, 3, temperature=0.0))
+    z, mean = drawn(model, variables, 4000), drawn(model, variables, 3, 0.0)
     np.testing.assert_array_equal(mean[0], mean[1])
     top, centre = z[:, -16:], mean[0, -16:]
     np.testing.assert_allclose(top.mean(0), centre, atol=5 * top.std(0).max() / np.sqrt(4000))
-    density = jax.jit(model.prior_log_prob)(variables, jnp.asarray(mean))
-    assert (density >= model.prior_log_prob(variables, jnp.asarray(z[:500])).max()).all()
-    cold = np.asarray(model.prior_sample(variables, KEY, 9, temperature=(1.0, 1.0, 0.0)))
+    density = jax.jit(model.prior_log_prob)
+    assert (density(variables, mean) >= density(variables, z[:500]).max()).all()
+    cold = drawn(model, variables, 9, (1.0, 1.0, 0.0))
     np.testing.assert_array_equal(cold[:, -16:], np.broadcast_to(centre, (9, 16)))
     assert cold[:, :-16].std(0).min() > 0.1
 
 
 def test_images_do_not_see_each_other():
     model, variables = made()
-    alone = model.encode(variables, X[3:4])
-    whole = model.encode(variables, X)
+    encode, draw = (
+        jax.jit(model.encode),
+        jax.jit(lambda v, f: model.reparameterize(v, None, f, False)),
+    )
+    alone, whole = encode(variables, X[3:4]), encode(variables, X)
     for name, every in whole.items():
         np.testing.assert_allclose(alone[name][0], every[3], rtol=1e-4, atol=1e-5)
-    code = model.reparameterize(variables, None, alone, False)
-    every = model.reparameterize(variables, None, whole, False)
+    code, every = draw(variables, alone), draw(variables, whole)
     np.testing.assert_allclose(code.z[0], every.z[3], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(code.kl[0], every.kl[3], rtol=1e-3, atol=1e-5)
 
