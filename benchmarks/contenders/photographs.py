@@ -187,7 +187,7 @@ class Deep(nn.Module):
                 h = layer(h)
                 features.append(h)
             else:
-                h = layer(F.silu(h))
+                h = layer(h if h is x else F.silu(h))
         stream, kl, given = self.start.expand(len(x), -1, -1, -1), 0.0, iter(noise or ())
         for name, layer in self.decoder.items():
             if name.startswith("block"):

@@ -46,7 +46,9 @@ class Latent(NamedTuple):
     log_q: Array  # [B] log q(z|x) at this z; 0 if q is a point; no gradient if z is discrete
     penalty: Array  # [B] added to the loss beside the bound, else zeros
     updates: Variables  # new values of collections without gradient, else {}
-    px: Any = None  # p(x|z) at this z, as of decode, where drawing z has computed it
+    px: Any = (
+        None  # p(x|z) at this z, as of decode, where drawing z has computed it; no updates then
+    )
 
     @property
     def log_ratio(self) -> Array:
@@ -110,10 +112,9 @@ class Model(NamedTuple):
     prior_sample: PriorSample  # (variables, key, n, y, temperature) -> z
     prior_log_prob: PriorLogProb | None = None  # (variables, z, y) -> log p(z) [B], a density, or a
     # probability if z is discrete; None if there is no prior, as in a plain autoencoder
-    redraw: Redraw | None = (
-        None  # of a hierarchy: (variables, key, z, below, temperature) -> z with
-    )
-    # the first ``below`` columns of the KL drawn from the prior given the others
+    # Of a hierarchy, (variables, key, z, below, temperature) -> z: the latents of the first
+    # ``below`` columns of the KL are drawn anew from the prior, given the others.
+    redraw: Redraw | None = None
 
 
 class Terms(NamedTuple):
@@ -177,19 +178,26 @@ def elbo_samples(
         Terms in which every array has a leading axis L: log_px [L, B], kl [L, B, D], log_w [L, B].
     """
     features = model.encode(variables, batch.x if inputs is None else inputs, batch.y)
-    keys = jax.random.split(key, samples)
-    latent = jax.vmap(lambda k: model.reparameterize(variables, k, features, train))(keys)
-
-    if latent.px is not None:
-        log_px = jax.vmap(lambda px: px.log_prob(batch.x))(latent.px)
-        return Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)
 
     # All draws as one batch, those of an example next to each other: every layer is one product,
     # and a batch that is split over devices stays where it is.
     def each(leaf: Array) -> Array:
         return jnp.repeat(leaf, samples, 0)
 
+    def draw(key: Array, features: Any = features) -> Latent:
+        return model.reparameterize(variables, key, features, train)
+
     x, y = jax.tree.map(each, (batch.x, batch.y))
+    if jax.eval_shape(draw, key).px is not None:  # to draw is to decode
+        latent = draw(key, jax.tree.map(each, features))
+        log_px = latent.px.log_prob(x)
+        terms = Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)
+        terms = terms._replace(latent=latent._replace(px=None))
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(-1, samples, *leaf.shape[1:]).swapaxes(0, 1), terms
+        )
+
+    latent = jax.vmap(draw)(jax.random.split(key, samples))
     z = latent.z.swapaxes(0, 1).reshape(len(x), -1)
     log_px = model.decode(variables, z, y).log_prob(x).reshape(-1, samples).T
     return Terms(log_px, latent.kl, log_px + latent.log_ratio, latent.penalty, latent)

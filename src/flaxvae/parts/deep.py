@@ -162,7 +162,7 @@ class Pyramid(nn.Module):
                 waiting.pop(0)
                 if not waiting:
                     break
-            x = nn.silu(x)
+            x = nn.silu(x) if i or found else x
         return tuple(found)
 
 
