@@ -59,6 +59,8 @@ def test_levels_that_suit_an_image(size, words):
         ({"levels": ("14x3",)}, r"--levels 14x3: an image of 7x5 has no maps of side 14"),
         ({"levels": ("4",)}, r"--levels 4: expected SIDExBLOCKS"),
         ({"levels": ("4x0",)}, r"--levels 4x0: expected SIDExBLOCKS"),
+        ({"levels": ("4x10000",)}, r"--levels 4x10000: expected SIDExBLOCKS"),
+        ({"levels": ("4x" + "9" * 5000,)}, r"expected SIDExBLOCKS"),
         ({"levels": ("1x1", "4x1")}, r"--levels 4x1: expected the largest maps first"),
         ({"latent_channels": (0, 2)}, r"--latent-channels 0 2: expected 2 numbers, 1 or more"),
         ({"latent_channels": (1,)}, r"--latent-channels 1: expected 2 numbers"),

@@ -7,7 +7,7 @@ import pytest
 
 import flaxvae
 from flaxvae import cli
-from flaxvae.distributions import draw_rows
+from flaxvae.distributions import Normal, draw_rows
 from flaxvae.parts import likelihoods
 from flaxvae.report import figures
 
@@ -39,6 +39,15 @@ def test_a_row_is_drawn_by_its_own_key(kind, assert_mean):
     if kind not in ("discretized_logistic", "logistic_mixture"):  # their mean is a median
         mean = likelihood.distribution(likelihood.init(), one).mean[0]
         assert_mean(found, mean, rounding=1e-6)
+
+
+def test_what_rows_share_is_shared_whatever_its_size():
+    """A variance of each line of pixels, where there are as many examples as lines."""
+    lines = jnp.array([0.1, 1.0, 9.0])
+    p = Normal(jnp.zeros((3, 3, 400)), jnp.log(lines)[:, None])
+    with jax.numpy_rank_promotion("allow"):
+        x = draw_rows(p, jax.random.split(jax.random.key(0), 3))
+    np.testing.assert_allclose(np.square(x).mean((0, 2)), lines, rtol=0.25)
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,7 @@ def test_worse_images_are_further_from_data(trained, digits):
     [
         (np.zeros((200, 8, 8)), np.zeros(200, int), "images of 200x8x8"),
         (np.zeros((20, 8, 8, 1)), np.zeros(20, int), "images of 20x8x8x1: expected .* 128"),
+        (np.zeros((200, 8, 8, 1), int), np.zeros(200, int), "images of int64: expected uint8"),
         (np.zeros((200, 8, 8, 1)), np.zeros(200), "labels, float64 of 200: expected 200 integers"),
         (np.zeros((200, 8, 8, 1)), np.zeros(199, int), "int64 of 199: expected 200 integers"),
     ],

@@ -165,8 +165,9 @@ def test_settings_that_only_hierarchies_have():
     for choices in ({"free_bits": 1.0, "free_bits_per": "level"}, {"balance": True}):
         with pytest.raises(UsageError, match="expected a hierarchy, such as ladder_vae"):
             lookup.build("vae", SPEC, net="mlp", anneal="linear", **choices)
-    with pytest.raises(UsageError, match="expected it without"):
-        lookup.build("ladder_vae", SPEC, anneal="linear", balance=True, free_bits=1.0)
+    for choices in ({"free_bits": 1.0}, {"kl": "monte_carlo"}):  # whose KL has one column
+        with pytest.raises(UsageError, match=r"balance with .*: expected one of them"):
+            lookup.build("ladder_vae", SPEC, anneal="linear", balance=True, **choices)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -206,6 +207,25 @@ def test_the_numbers_of_a_run(trained):
     cli.main(["figures", str(trained), "--only", "levels", "redrawn"])
     for name in ("levels", "redrawn"):
         assert (trained / "figures" / f"{name}.png").stat().st_size > 5_000
+
+
+def test_the_figure_before_the_first_epoch_has_no_curves(trained, monkeypatch):
+    from flaxvae.report import levels, shown
+
+    run = load(trained)
+    monkeypatch.setattr(type(run.folder), "history", lambda self: [])
+    found = levels.levels(shown.Subject(run, run.data().test))
+    assert found.curves == {} and len(found.nats) == 3
+    assert levels.draw_levels(trained / "levels.png", *found[:-1], title=found.title).exists()
+
+
+def test_samples_come_in_turns_of_which_the_first_are_the_same(trained, monkeypatch):
+    run = load(trained)
+    many = run.sample(10, seed=3)
+    monkeypatch.setattr("flaxvae.trained.DRAWN", 4)
+    again = run.sample(10, seed=3)
+    np.testing.assert_allclose(run.sample(3, seed=3), again[:3], atol=1e-6)
+    assert many.shape == again.shape and len({x.tobytes() for x in again}) == 10
 
 
 def test_samples_at_a_temperature_of_each_level(trained, capsys):

@@ -191,7 +191,9 @@ def test_diverged_members_are_left_out(swept):
     assert page.count("\n| beta") == len(swept.table)
 
 
-def test_a_table_is_narrow():
+@pytest.mark.parametrize("hierarchical", [False, True])
+def test_a_table_is_narrow(hierarchical):
+    """Of 80 columns, with active units or with active blocks."""
     number = {"mean": 123.5, "std": 12.25}
     settings = {"beta": 1.0, "learning_rate": 3e-4, "anneal": "cyclical", "widths": (512, 256)}
     row = {
@@ -202,6 +204,8 @@ def test_a_table_is_narrow():
         "mse": {"mean": 0.02417, "std": 0.00012},
     }
     row.pop("codes_used")
+    if not hierarchical:
+        row.pop("active_blocks")
     found = report.lines([row])
     assert max(map(len, found)) <= 80 and len(found) == 3
     assert found[1] == "beta 1, learning-rate 0.0003, anneal cyclical, widths 512x256"

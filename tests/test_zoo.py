@@ -976,6 +976,8 @@ def test_nats_are_called_what_they_are():
         for likelihood, spec in [("bernoulli", grey), ("gaussian", SPEC)]:
             arguments = {**run.plan.arguments, "likelihood": likelihood}
             made = lookup.build(name, spec, **arguments)
+            columns = D if made.hierarchy is None else len(made.hierarchy.columns)
+            numbers = dataclasses.replace(numbers, kl_per_unit=(1.0,) * columns)
             said = words.numbers(dataclasses.replace(run, recipe=made), numbers)
             assert ("log p(x" in str(said)) == (likelihood == "gaussian"), said
             assert ("cross-entropy" in said["reconstruction"]) == (likelihood == "bernoulli")

@@ -97,6 +97,7 @@ class Choices(TypedDict, total=False):
     pseudo_inputs: int
     prior_components: int
     latent_dims: Sequence[int]
+    width: int
     latent_channels: Sequence[int]
     level_widths: Sequence[int]
     levels: Sequence[str]

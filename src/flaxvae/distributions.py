@@ -37,10 +37,11 @@ class Distribution(Protocol):
 def draw_rows(p: Distribution, keys: jax.Array) -> jax.Array:
     """One draw for each row of ``p``, [B, *event], each with its own key, of ``keys`` [B].
 
-    A row's draw does not depend on the others. Arrays of ``p`` without the axis of rows are shared.
+    A row's draw does not depend on the others. Arrays of ``p`` with fewer axes than its mean have
+    no axis of rows: they are shared.
     """
     leaves, structure = jax.tree.flatten(p)
-    own = [bool(leaf.ndim) and len(leaf) == len(keys) for leaf in leaves]
+    own = [leaf.ndim >= p.mean.ndim and len(leaf) == len(keys) for leaf in leaves]
 
     def one(leaves, key):
         alone = [leaf[None] if each else leaf for leaf, each in zip(leaves, own, strict=True)]

@@ -362,8 +362,8 @@ class Bound:
     of a hierarchy, or in total. A KL without closed form needs total."""
 
     balance: Annotated[bool, Only("anneal")] = False
-    """Of a hierarchy: while the KL's weight rises, weigh the KL of a block by its size, so that
-    blocks with little of it pay less for more."""
+    """Of a hierarchy: while the KL's weight rises, weight each block's KL by how much it says for
+    its size, so that little-used blocks pay less."""
 
     kl: Kl = "closed_form"
     """closed_form, where the KL has one, or monte_carlo, from the same draws of z (not for discrete
@@ -376,9 +376,9 @@ class Bound:
         declared.conform_fields(self)
         free = declared.is_on(self.free_bits)
         each = free and self.free_bits_per != "total"
-        check(
-            self, "balance", not (self.balance and free), "it without --free-bits, or these alone"
-        )
+        if self.balance and (free or self.kl != "closed_form"):
+            other = "--free-bits" if free else f"--kl {self.kl}"
+            raise UsageError(f"--balance with {other}: expected one of them")
         expected = "closed_form with --free-bits for every dimension, or --free-bits-per total"
         check(self, "kl", self.kl == "closed_form" or not each, expected)
         last = self.anneal_steps * self.cycles

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.settings import Binarization
 
 Array = jax.Array
+DRAWN = 64  # rows that are drawn down a hierarchy at a time, each time with all its maps
 SIZES = 8  # small batches are padded to powers of this: 1, 8, 64 and 512 images
 
 
@@ -154,8 +156,12 @@ class Trained:
         if y is None and self.recipe.classes is not None:
             names = np.array(self.spec.names)
             y = names[np.arange(n) * len(names) // n]
-        drawn = 1 << (n - 1).bit_length()  # so that only a few sizes are compiled
-        z = self._prior_sample(self.variables, jax.random.key(seed), drawn, scale)
+        key = jax.random.key(seed)
+        if self.recipe.hierarchy is None:
+            drawn = 1 << (n - 1).bit_length()  # so that only a few sizes are compiled
+            z = self._prior_sample(self.variables, key, drawn, scale)
+        else:
+            z = self._down(n, lambda i, _: self._prior_sample(self.variables, i, DRAWN, scale), key)
         return self.decode(z[:n], y, draw_pixels=draw_pixels, seed=seed)
 
     @typed
@@ -170,7 +176,7 @@ class Trained:
     ) -> np.ndarray:
         """Images whose lowest ``levels`` levels of latents are drawn from the prior, [N, *shape].
 
-        The levels above keep the image's code; their number is at most that of the hierarchy. With
+        The levels above keep the image's code; ``levels`` is at most the hierarchy's number. With
         0 these are the reconstructions, with all of them samples. ``temperature`` is as in
         ``sample``.
 
@@ -185,9 +191,20 @@ class Trained:
                 f"{self._called}"
             )
         below = np.int32(sum(hierarchy.blocks[:levels]))
-        z = jnp.asarray(self.encode(x, y))
-        key, scale = jax.random.key(seed), self._scale(temperature)
-        return self.decode(self._redraw(self.variables, key, z, below, scale), y)
+        codes, scale = self.encode(x, y), self._scale(temperature)
+
+        def some(key: Array, rows: np.ndarray) -> Array:
+            return self._redraw(self.variables, key, codes[rows % len(codes)], below, scale)
+
+        return self.decode(self._down(len(codes), some, jax.random.key(seed)), y)
+
+    def _down(self, n: int, some: Callable[[Array, np.ndarray], Array], key: Array) -> np.ndarray:
+        """n rows of z drawn down a hierarchy, DRAWN at a time: ``some`` of a key and the rows."""
+        parts = [
+            np.asarray(some(jax.random.fold_in(key, start), np.arange(start, start + DRAWN)))
+            for start in range(0, n, DRAWN)
+        ]
+        return np.concatenate(parts)[:n]
 
     def _scale(self, temperature: tuple[float, ...]) -> Any:
         """One number, or of several, one for each level, those of the KL's columns."""

@@ -144,5 +144,7 @@ def _epoch(network: Network, optimizer, steps: int, flip: bool, state, key: Arra
 
 def _floats(images) -> Array:
     """Images as the network sees them, centred: float32 in [-1, 1]."""
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UsageError(f"images of {images.dtype}: expected uint8, or floats in [0, 1]")
     scale = 255 if images.dtype == np.uint8 else 1
     return jnp.asarray(images, jnp.float32) * (2 / scale) - 1

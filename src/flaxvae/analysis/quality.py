@@ -60,8 +60,8 @@ def _root(covariance: Array) -> Array:
 def frechet_distance(a: Array, b: Array) -> float:
     """``gaussian_distance`` of Gaussians fitted to features [N, F] and [M, F]; 0 if equal.
 
-    It has the unit of the features, squared, so that it means something beside a distance between
-    data and data alone (``distance_of_halves``). Of few rows it is too large: compare distances
+    It has the unit of the features, squared, so it means something only beside a distance between
+    data and data (``distance_of_halves``). Of few rows it is too large: compare distances
     between equal numbers of rows, several times F at least.
 
     Raises UsageError for features of different sizes, or fewer than two rows.
@@ -74,7 +74,7 @@ def frechet_distance(a: Array, b: Array) -> float:
 def distance_of_halves(features: Array, seed: Seed = 0) -> float:
     """The Fréchet distance between two random halves of features [N, F].
 
-    What samples as good as data would have, if there are N // 2 of them and of the data.
+    What N // 2 perfect samples would score against N // 2 images.
     """
     order = np.random.default_rng(seed).permutation(len(features))
     half = len(order) // 2
@@ -143,6 +143,8 @@ def _checked(features: Array, least: int) -> Array:
     if x.ndim != 2 or len(x) < least:
         seen = "x".join(map(str, x.shape)) or "a number"
         raise UsageError(f"features of {seen}: expected [N, F], at least {least} rows")
+    if not np.isfinite(x).all():
+        raise UsageError("features that are not finite: expected finite numbers")
     return x
 
 

@@ -77,7 +77,7 @@ def levels(
     found, sides = list[Level](), [max(one) for one in halvings(size)]
     for word in given or by_default(size):
         side, _, blocks = word.partition("x")
-        if not (side.isdecimal() and blocks.isdecimal() and int(blocks)):
+        if not (_short(side) and _short(blocks) and int(blocks)):
             raise UsageError(f"--levels {word}: expected SIDExBLOCKS, such as 14x3")
         if int(side) not in sides:
             reached = ", ".join(map(str, dict.fromkeys(sides)))
@@ -98,6 +98,11 @@ def levels(
     if latents:
         found = [one._replace(latents=c) for one, c in zip(found, latents, strict=True)]
     return tuple(found)
+
+
+def _short(number: str) -> bool:
+    """A number in up to four digits, more than any machine has memory for."""
+    return number.isdecimal() and number.isascii() and len(number) <= 4
 
 
 def described(levels: Sequence[Level]) -> Levels:

@@ -227,6 +227,7 @@ def posterior(model: Model, flow: Flow) -> Model:
         z, log_det = flow.forward(own, base.z, context)
         log_p, log_q = log_prior(variables, z), base.log_q - log_det
         code = z if key is None else flow.forward(own, base.code, context)[0]
-        return base._replace(z=z, code=code, kl=(log_q - log_p)[:, None], log_p=log_p, log_q=log_q)
+        kl = (log_q - log_p)[:, None]
+        return base._replace(z=z, code=code, kl=kl, log_p=log_p, log_q=log_q, px=None)
 
     return model._replace(init=init, reparameterize=reparameterize)

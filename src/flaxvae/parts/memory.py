@@ -93,7 +93,8 @@ def in_parts(model: Model, count: int) -> Model:
     """``model`` whose encoder, and decoder with its likelihood, process a batch in ``count`` parts.
 
     Losses built on it are those of ``model``, up to rounding. What the latents compute from the
-    features is not split: flows, a ladder's levels, a VampPrior's pseudo-inputs.
+    features is not split: flows, a hierarchy's levels (all of deep_vae's decoder, for which
+    ``remat`` saves memory), a VampPrior's pseudo-inputs.
 
     Args:
         model: any whose networks treat examples independently.

@@ -105,15 +105,15 @@ def free_bits(
 def balanced(beta: Schedule, top: float, levels: Levels) -> Price:
     """beta(step) sum_l gamma_l KL_l while beta(step) < ``top``, then top sum_l KL_l.
 
-    Of N blocks with s_l numbers each, gamma_l = N (KL_l / s_l) / sum_j (KL_j / s_j), of which no
-    gradient is taken (Vahdat & Kautz 2020, appendix A; Vahdat et al. 2018, appendix H). Their mean
-    is 1. A block that says little for its size pays little, and comes into use. The paper's text
-    multiplies by s_l; its code divides, as here.
+    Of N blocks with s_l numbers each, with r_l = (KL_l + 0.01) / s_l, gamma_l = N r_l / sum_j r_j,
+    of which no gradient is taken (after Vahdat & Kautz 2020, appendix A; Vahdat et al. 2018,
+    appendix H). Their mean is 1. A block that says little for its size pays little, and comes into
+    use. The 0.01 nats let blocks that are all unused pay alike. KL_l must be in closed form.
     """
     sizes = jnp.asarray(levels.each(levels.sizes), jnp.float32)
 
     def price(kl, step):
-        # 0.01 nats more of each, so that blocks that are all unused pay alike.
+        assert kl.shape == sizes.shape
         used = jax.lax.stop_gradient(kl + 0.01) / sizes
         weight = jnp.where(beta(step) < top, used / used.mean(), 1.0)
         return beta(step) * (weight * kl).sum()

@@ -53,8 +53,8 @@ def levels(of: Subject) -> KlOfLevels:
     part = next((p for p in parts if all(f"{p}_kl" in row for row in history)), "train")
     names = [f"{part}_{key}" for key in hierarchy.keys]
     rows = [row for row in history if all(name in row for name in names)]
-    by_level = hierarchy.sums(np.array([[row[name] for name in names] for row in rows] or [[]]))
-    curves = dict(zip(hierarchy.names, by_level.T)) if rows else {}
+    blocks = np.array([[row[name] for name in names] for row in rows])
+    curves = dict(zip(hierarchy.names, hierarchy.sums(blocks).T)) if rows else {}
     what = f"KL of the {hierarchy.unit}s on test images, and of the levels on {part} images"
     return KlOfLevels(
         hierarchy.columns,

@@ -21,7 +21,7 @@ MEASURES = {  # of an evaluation: column heading, sign, decimals
     "reconstruction": ("reconstruction", 1, 2),
     "kl": ("KL", 1, 2),
     "active_units": ("active", 1, 1),
-    "active_blocks": ("active blocks", 1, 1),
+    "active_blocks": ("blocks used", 1, 1),
     "codes_used": ("codes used", 1, 1),
     "mse": ("MSE", 1, 5),
     "bits_per_dim": ("bits/dim", 1, 3),  # where likelihoods differ: -ELBOs cannot be compared
@@ -81,6 +81,8 @@ def _cell(row: Row, name: str) -> str:
 def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
     """A table's headings, its cells, and the names of its rows."""
     measures = [name for name in MEASURES if any(name in row for row in table)]
+    if "active_blocks" in measures:  # these say more of a hierarchy than its units do
+        measures.remove("active_units")
     if not any("likelihood" in row["settings"] for row in table):
         measures = [name for name in measures if name != "bits_per_dim"]
     headings = [MEASURES[name][0] for name in measures]
