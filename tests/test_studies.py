@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 import flaxvae
+from conftest import rare
 from flaxvae import plan as planning
 from flaxvae.data.pipeline import Split
 from flaxvae.recipe import DataSpec
@@ -171,7 +172,7 @@ def test_sizes_are_said_where_models_differ_in_them():
         assert f"{size(model, settings):,}" in module.__doc__, (module.__name__, model)
 
 
-@pytest.mark.parametrize("blocks", deep.GROWTH)
+@pytest.mark.parametrize("blocks", rare(deep.GROWTH, 16, 32))
 def test_deep_models_have_as_many_blocks_as_they_are_said_to_have(blocks):
     plan = planning.make_plan("deep_vae", **deep.setting(1, deep.GROWTH[blocks]))
     spec = DataSpec("mnist, dynamically binarized", (28, 28, 1), 10, True, 2, 60_000)

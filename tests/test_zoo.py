@@ -271,7 +271,9 @@ OTHERS = (
 )
 
 
-@pytest.mark.parametrize("case", rare([*RECIPES, *OTHERS.split()], *ALIKE, "cvae-conv"))
+@pytest.mark.parametrize(
+    "case", rare([*RECIPES, *OTHERS.split()], *ALIKE, "cvae-conv", "deep_vae-mlp")
+)
 def test_a_batch_in_parts_is_the_batch(case):
     """Loss, metrics, gradients and state are those of the whole, whatever the loss asks of it."""
     check_in_parts(recipe(case), variables(case), batch_of(case))
@@ -306,7 +308,7 @@ def check_in_parts(made, weights, batch):
         chex.assert_trees_all_close(slopes, grads, rtol=1e-3, atol=1e-5 * largest)
 
 
-@every_recipe
+@pytest.mark.parametrize("case", rare([*RECIPES, "vae-conv"], *ALIKE, "deep_vae-mlp"))
 def test_one_and_eight_devices_learn_the_same(case):
     losses = {}
     for devices in (1, 8):
