@@ -10,7 +10,6 @@ import numpy as np
 from benchmarks.nets import DEEP, NETS, SIZE, Net
 
 IMAGES = 60_000  # as many as MNIST has to train on
-FEW = 4000  # large ones, which are all in memory
 
 
 @dataclasses.dataclass(frozen=True)

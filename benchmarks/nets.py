@@ -24,7 +24,6 @@ NETS = {
 # Those of photographs: stem, channels 32 and 64, one residual block each; deep_vae as it is.
 DEEP = {"resnet": Net("resnet 32-64", "resnet"), "deep": Net("deep_vae", "deep")}
 SIZE = 28  # rows and columns of an image, where nothing else is said
-CLIP = 200.0  # the norm of deep_vae's gradients, at most
 GEMM_SIZE = 4096  # rows and columns of the matrices whose product is the machine's peak
 IMAGES_AT_ONCE = 10  # in a step of a likelihood, as `flaxvae eval --k` takes them
 

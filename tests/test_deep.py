@@ -11,11 +11,11 @@ import pytest
 from conftest import rare
 from flaxvae import core, lookup
 from flaxvae.errors import UsageError
-from flaxvae.parts import convolutions, deep, likelihoods
+from flaxvae.parts import convolutions, deep, likelihoods, resolutions
 from flaxvae.recipe import DataSpec
 
 SPEC = DataSpec("bits", (7, 5, 1), binary=True, levels=2, examples=100)
-LEVELS = deep.levels((7, 5), ("4x2", "1x1"), 4, ())
+LEVELS = resolutions.levels((7, 5), ("4x2", "1x1"), 4, ())
 X = jax.random.bernoulli(jax.random.key(1), 0.4, (6, 7, 5, 1)).astype(jnp.float32)
 KEY = jax.random.key(2)
 
@@ -47,8 +47,8 @@ def drawn(model, variables, n, temperature=1.0):
     ],
 )
 def test_levels_that_suit_an_image(size, words):
-    assert " ".join(deep.by_default(size)) == words
-    found = deep.levels(size, (), 16, ())
+    assert " ".join(resolutions.by_default(size)) == words
+    found = resolutions.levels(size, (), 16, ())
     assert found[-1].size == (1, 1) and found[-1].latents == 16
     assert [f"{max(level.size)}x{level.blocks}" for level in found] == words.split()
 
@@ -202,7 +202,7 @@ def test_images_do_not_see_each_other():
 
 @pytest.mark.parametrize("words", [("7x1", "2x1"), ("4x2", "1x1"), ("1x3",)])
 def test_every_parameter_has_a_gradient(words):
-    model, variables = made(levels=deep.levels((7, 5), words, 4, ()))
+    model, variables = made(levels=resolutions.levels((7, 5), words, 4, ()))
 
     def loss(variables):
         return -core.elbo(model, variables, KEY, core.Batch(X)).elbo.mean()
@@ -214,7 +214,7 @@ def test_every_parameter_has_a_gradient(words):
 
 def test_shared_blocks_have_one_set_of_weights():
     """As deep, with other latents, and with fewer parameters."""
-    levels = deep.levels((7, 5), ("4x1", "2x4"), 4, ())
+    levels = resolutions.levels((7, 5), ("4x1", "2x4"), 4, ())
     arguments = (7, 5, 1), levels, likelihoods.bernoulli(1), convolutions.GEMM
     counts = []
     for share in (False, True):

@@ -124,8 +124,8 @@ def test_a_table_is_trained_on_and_scored_and_never_drawn(tmp_path, capsys, monk
     with Path("scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["file"] for row in rows) == sorted(f"r{i}" for i in range(40))
-    for command in ("sample", "reconstruct", "interpolate", "traverse"):
+    for command in ("sample", "reconstruct", "interpolate", "traverse", "figures --draw-pixels"):
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
-            cli.main([command, "r"])
+            cli.main([*command.split(), "r"])
         assert caught.value.code == 2 and "rows are no images" in capsys.readouterr().err

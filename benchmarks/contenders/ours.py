@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.case import Case
-from benchmarks.nets import CLIP, GEMM_SIZE, IMAGES_AT_ONCE
+from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE
 from flaxvae import lookup
 from flaxvae.analysis.evaluation import CHUNK, importance_weighted_elbo
 from flaxvae.core import Batch
@@ -48,8 +48,7 @@ def train(
     images: Split | None = None,
 ):
     recipe, data = parts(case, images)
-    clip = {"clip_norm": CLIP} if case.shape.kind == "deep" else {}
-    settings = TrainSettings(epochs=1, batch_size=case.batch, **clip)
+    settings = TrainSettings(epochs=1, batch_size=case.batch)
     trainer = step.trainer(changed(recipe), data, settings, meshes.make(case.devices), 1000)
     state, (rows, _) = trainer.init(), trainer.feed.at(0)
 

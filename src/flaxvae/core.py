@@ -1,4 +1,4 @@
-"""A VAE as six pure functions, and the bound they define. Read this file first.
+"""A VAE as pure functions, and the bound they define. Read this file first.
 
 A variational autoencoder is a joint density p(x, z) = p(z) p(x|z), whose decoder p(x|z) is a
 network, and an encoder q(z|x) that approximates its posterior. For every q

@@ -177,9 +177,8 @@ def _bounded(
         corrupt=corrupt,
         columns=() if hierarchy is None else hierarchy.keys,
     )
-    facts = {"schedules": {"kl_weight": _beta(bound)}, "hierarchy": hierarchy, **facts}
-    facts = {"corrupt": corrupt, **facts}
-    return _recipe(model, objective, data, body, **facts)
+    facts = {"schedules": {"kl_weight": _beta(bound)}, **facts}
+    return _recipe(model, objective, data, body, hierarchy=hierarchy, corrupt=corrupt, **facts)
 
 
 # --- autoencoders -------------------------------------------------------------------------------
@@ -598,7 +597,7 @@ def deep_vae(
     body = choosing.body(data, body)
     _check(body.net == "conv", f"--net {body.net}", "none, for deep_vae has a network of its own")
     h, w, c = data.shape
-    chosen = parts.deep.levels((h, w), levels, width, latent_channels)
+    chosen = parts.resolutions.levels((h, w), levels, width, latent_channels)
     _check(
         not share_top or chosen[-1].blocks > 1,
         f"--share-top with {chosen[-1].blocks} block of the smallest maps",
@@ -622,7 +621,7 @@ def deep_vae(
         bound,
         code="posterior means, block by block",
         standard_prior=False,
-        hierarchy=parts.deep.described(chosen),
+        hierarchy=parts.resolutions.described(chosen),
     )
 
 

@@ -40,6 +40,8 @@ def figures(
             "samples; leave it out"
         )
     loaded = load(run, recipes)
+    if draw_pixels:
+        shared.check_pictured(loaded)
     shared.check_writable(loaded, loaded.folder.figures)
     # Load the data now if all figures are drawn or their new place was given.
     now = not names or any(vars(place).values())

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         networks,
         objectives,
         priors,
+        resolutions,
     )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "networks",
     "objectives",
     "priors",
+    "resolutions",
 ]
 
 

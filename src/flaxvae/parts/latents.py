@@ -30,9 +30,8 @@ class Latents(NamedTuple):
     heads: Mapping[str, int]  # sizes of the encoder's outputs, by name
     init: Callable[[Array], Variables]  # key -> {"params": ..., other collections}
     draw: Draw  # one draw, or the mean or mode if the key is None
-    prior_sample: Callable[
-        [Variables, Array, int, Array | float], Array
-    ]  # (.., key, n, temperature)
+    # (.., key, n, temperature)
+    prior_sample: Callable[[Variables, Array, int, Array | float], Array]
     prior_log_prob: Callable[[Variables, Array], Array] | None  # (.., z) -> [B]; None: no prior
     decoded: slice = slice(None)  # the part of z on which p(x|z) depends
     # (.., key, z, below, temperature), as ``Model.redraw``

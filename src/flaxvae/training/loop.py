@@ -279,7 +279,7 @@ class Training:
         return self.done * self.settings.batch_size / max(self.seconds, 1e-6)
 
     def means(self) -> list[dict[str, float]]:
-        """Means of this epoch's metrics, over the steps that a member did not skip."""
+        """Means of this epoch's metrics, over the steps whose loss and gradient were finite."""
         steps = (self.position - 1) % self.per_epoch + 1 - _each(self.state.guard.skipped)
         totals = {name: _each(total) for name, total in self.state.totals.items()}
         totals.pop(SKIPPED, None)
