@@ -34,7 +34,7 @@ from flaxvae.report.page import TRAIN, page
 from flaxvae.runs.folder import write_json
 from flaxvae.runs.run import Run
 
-EPOCHS, SHORT, START, GROWN = 24, 4, 1, 2
+EPOCHS, SHORT, START, GROWN = 14, 4, 1, 2
 SEEDS, STARTS = range(3), range(10)
 LEVELS = "14x2", "7x3", "4x2", "1x1"
 GROWTH = {  # levels by their number of blocks
@@ -53,6 +53,7 @@ def setting(epochs: int, levels: Sequence[str] = LEVELS, seed: int = 0) -> dict[
         "binarization": "dynamic",
         "validation": 0.0,
         "levels": tuple(levels),
+        "latent_channels": (1, 2, 4, 16),
         "batch_size": 128,
         "epochs": epochs,
         "seed": seed,
@@ -66,6 +67,8 @@ def optimization(steps: int) -> dict[str, Any]:
         "schedule": "cosine",
         "clip_norm": 200.0,
         "ema": 0.995,
+        "free_bits": 0.5,
+        "free_bits_per": "level",
         "anneal": "linear",
         "anneal_steps": round(0.3 * steps),
     }
