@@ -34,7 +34,7 @@ from flaxvae.report.page import TRAIN, page
 from flaxvae.runs.folder import write_json
 from flaxvae.runs.run import Run
 
-EPOCHS, SHORT, START, GROWN = 14, 4, 1, 2
+EPOCHS, SHORT, START, GROWN = 11, 4, 1, 2
 SEEDS, STARTS = range(3), range(10)
 LEVELS = "14x2", "7x3", "4x2", "1x1"
 GROWTH = {  # levels by their number of blocks

@@ -36,7 +36,8 @@ Array = jax.Array
 
 # Of a prior's log-variance, and of what the posterior adds to it.
 LOG_VAR_RANGE = -5.0, 5.0
-# Of what is added to the stream, and of a posterior's difference from its prior, at the start.
+# At the start, of what blocks add to the stream but z, of a posterior's difference from its prior,
+# and of the raw values of p(x|z), whose scales would else be far too small for some pixels.
 SMALL = 0.1
 
 
@@ -96,6 +97,7 @@ class Block(nn.Module):
     width: int
     latents: int
     point: bool  # its maps are one point, of which a larger kernel sees no more
+    depth: int  # blocks of the hierarchy, whose z together have the variance of one
 
     @nn.compact
     def __call__(self, stream, features, choose):
@@ -118,7 +120,7 @@ class Block(nn.Module):
             shift, spread = jnp.split(heads, 2, axis)
             relative = Normal(shift, bounded(spread, *LOG_VAR_RANGE))
         z = choose(p, relative)
-        stream = stream + more + conv("z", width, c, 1, 1.0, z)
+        stream = stream + more + conv("z", width, c, 1, self.depth**-0.5, z)
         if not self.point:
             stream = Residual(width, name="residual")(self.lowering, stream)
         return stream, Drawn(z, p, relative)
@@ -145,8 +147,8 @@ class Descent(nn.Module):
         stream = self.lowering.enter(jnp.broadcast_to(start, (batch, *start.shape[1:])))
         at, inputs, drawn = sizes.index(above.size), above.width, list[Drawn]()
 
-        def up(stream, at, width, inputs):
-            layer = ConvTranspose(width, inputs, sizes[at], init_scale=SILU_SCALE, name=f"up_{at}")
+        def up(stream, at, width, inputs, scale=SILU_SCALE):
+            layer = ConvTranspose(width, inputs, sizes[at], init_scale=scale, name=f"up_{at}")
             return layer(self.lowering, nn.silu(stream))
 
         block_of = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
@@ -162,6 +164,7 @@ class Descent(nn.Module):
                     level.width,
                     level.latents,
                     level.size == (1, 1),
+                    sum(one.blocks for one in self.levels),
                     name=f"block_{number}_{b}",
                 )
                 for b in range(1 if shared else level.blocks)
@@ -173,10 +176,10 @@ class Descent(nn.Module):
                 drawn.append(one)
         while at:
             at -= 1
-            width = inputs if at else self.values
-            stream = up(stream, at, width, inputs)
+            width, scale = (inputs, SILU_SCALE) if at else (self.values, SMALL * SILU_SCALE)
+            stream = up(stream, at, width, inputs, scale)
         if self.levels[0].size == self.size:
-            out = Conv(self.values, inputs, stride=1, init_scale=SILU_SCALE, name="out")
+            out = Conv(self.values, inputs, stride=1, init_scale=SMALL * SILU_SCALE, name="out")
             stream = out(self.lowering, nn.silu(stream))
         return self.lowering.leave(stream), drawn
 
