@@ -41,6 +41,7 @@ def pytest_configure(config):
 
 # Of tests that train for every parameter: how many parameters make test runs. Slow tests run all.
 FEW = {
+    "test_a_batch_in_parts_is_the_batch": 7,
     "test_a_damaged_checkpoint_is_set_aside": 1,
     "test_a_damaged_row_is_dropped": 1,
     "test_a_run_of_own_images": 2,
@@ -48,7 +49,7 @@ FEW = {
     "test_a_training_in_parts_is_the_training": 1,
     "test_a_training_nobody_hears_is_a_training": 2,
     "test_a_training_whose_files_are_taken_away": 3,
-    "test_after_the_last_step": 2,
+    "test_after_the_last_step": 1,
     "test_an_entry_that_another_may_have_made_is_not_used": 1,
     "test_every_parameter_learns_at_any_size": 2,
     "test_members_of_other_numbers_share_a_program": 3,

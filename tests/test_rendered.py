@@ -69,7 +69,7 @@ def test_binarized_images_depend_on_their_row_alone(source, how):
         assert 0 < middle.mean() < 1
 
 
-def test_a_loss_sees_what_its_batch_is_rendered_from(source, tmp_path):
+def test_a_loss_sees_what_its_batch_is_rendered_from(source, tmp_path, no_figures):
     def with_factors(data: fv.DataSpec) -> fv.Recipe:
         recipe = lookup.build("vae", data, net="mlp", widths=(8,), latent_dim=2)
 
@@ -91,7 +91,7 @@ def test_a_loss_sees_what_its_batch_is_rendered_from(source, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["none", "threshold"])
-def test_training_on_rows_is_training_on_their_images(source, monkeypatch, tmp_path, how):
+def test_training_on_rows_is_training_on_their_images(source, monkeypatch, tmp_path, no_figures, how):
     choices = {"net": "mlp", "widths": (8,), "latent_dim": 2, "epochs": 1, "batch_size": 8}
     choices |= {"binarization": how, "validation": 0.25, "progress": False}
     rendered = fv.train("bars", **choices, run=str(tmp_path / "rendered"))

@@ -200,7 +200,7 @@ def few():
     patch.undo()
 
 
-def test_a_run_has_the_factors_of_its_images(few, tmp_path):
+def test_a_run_has_the_factors_of_its_images(few, tmp_path, no_figures):
     choices = {"net": "mlp", "widths": (16,), "latent_dim": 2, "epochs": 1, "batch_size": 32}
     run = fv.train("sprites_color", **choices, run=str(tmp_path / "run"), progress=False)
     assert run.spec.factors == sprites.FACTORS + sprites.COLORS

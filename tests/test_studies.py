@@ -199,18 +199,11 @@ def test_minutes_of_a_run():
 
 
 @pytest.mark.parametrize("model", colour.MODELS)
-def test_models_of_colour_train_as_many_epochs_as_fit_into_the_minutes(model, monkeypatch):
-    asked = []
-
-    def train(name, recipe, **settings):
-        assert planning.make_plan(recipe, **settings).model == recipe
-        asked.append(settings["epochs"])
-        return run_of(settings["epochs"], seconds=100)
-
-    monkeypatch.setattr(runs, "train", train)
-    run = colour.trained(model, "pictures.zip", minutes=5.5)
-    assert asked == [1, 3] and runs.minutes(run) < 5.5
-    assert runs.minutes(colour.trained(model, "pictures.zip", minutes=0.1)) == pytest.approx(5 / 3)
+def test_models_of_colour_are_trained_alike(model):
+    recipe, own = colour.MODELS[model]
+    plan = planning.make_plan(recipe, **colour.setting(model, "pictures.zip", epochs=3))
+    assert plan.training.epochs == 3 and plan.training.clip_norm == 200
+    assert not {"epochs", "batch_size", "learning_rate", "schedule"} & {*own}
 
 
 def test_samples_in_colour_are_compared_with_images_that_were_not_trained_on():
