@@ -91,7 +91,9 @@ def test_a_loss_sees_what_its_batch_is_rendered_from(source, tmp_path, no_figure
 
 
 @pytest.mark.parametrize("how", ["none", "threshold"])
-def test_training_on_rows_is_training_on_their_images(source, monkeypatch, tmp_path, no_figures, how):
+def test_training_on_rows_is_training_on_their_images(
+    source, monkeypatch, tmp_path, no_figures, how
+):
     choices = {"net": "mlp", "widths": (8,), "latent_dim": 2, "epochs": 1, "batch_size": 8}
     choices |= {"binarization": how, "validation": 0.25, "progress": False}
     rendered = fv.train("bars", **choices, run=str(tmp_path / "rendered"))
