@@ -89,7 +89,7 @@ def test_commands_show_draws_and_say_so(trained, monkeypatch, capsys):
             assert "drawn from p(x|z)" in shown.title
             images = shown.images if name == "samples" else shown.reconstructions
             assert set(np.unique(images)) == {0, 1}
-    assert "samples-draw_pixels-True.png" in capsys.readouterr().out and plain is not draw
+    assert "samples-draw_pixels.png" in capsys.readouterr().out and plain is not draw
     with pytest.raises(SystemExit):
         cli.main(["figures", str(trained), "--only", "curves", "--draw-pixels"])
     assert "--draw-pixels has no effect on curves" in capsys.readouterr().err

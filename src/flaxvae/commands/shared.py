@@ -129,7 +129,8 @@ def target(
     chosen = {k: v for k, v in options.items() if v != defaults[k].default}
     if "images" in chosen and isinstance(chosen["images"], str):
         chosen["images"] = sources.called(chosen["images"])
-    words = [re.sub(r"[^\w.+-]+", "_", f"{name}-{value(x)}") for name, x in chosen.items()]
+    words = [name if x is True else f"{name}-{value(x)}" for name, x in chosen.items()]
+    words = [re.sub(r"[^\w.+-]+", "_", word) for word in words]
     path = run.path / usual
     check_writable(run, path.parent, "give --out FILE, or " if "out" in defaults else "")
     return path.with_name("-".join([path.stem, *words]) + path.suffix)
