@@ -131,12 +131,13 @@ def measured(pictures: Pictures, **choices: Any) -> dict[str, Any]:
         offset = math.log2(data.peak)
     bits = [-row["validation_elbo"] / dims / math.log(2) + offset for row in rows]
     model = Trained(recipe, variables, peak=data.peak)
-    test = model.evaluate(data.test.x)
+    test, levels = model.evaluate(data.test.x), recipe.hierarchy
     return {
         "bits": [round(x, 4) for x in bits],
         "mse": model.evaluate(data.validation.x).mse,
         "test_bits": test.bits_per_dim,
         "test_bits_error": test.elbo_standard_error / dims / math.log(2),
+        "kl_per_level": levels and levels.sums(np.asarray(test.kl_per_unit)).tolist(),
         "cpu_minutes": (time.process_time() - start) / 60,
     }
 

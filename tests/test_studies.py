@@ -24,7 +24,7 @@ from flaxvae.report import shown
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
 
-from experiments import choices, colour, deep, runs, table  # noqa: E402
+from experiments import choices, colour, deep, depth, runs, table  # noqa: E402
 from experiments.__main__ import NOT_RUN, STUDIES  # noqa: E402
 
 MODULES = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES + NOT_RUN}
@@ -172,9 +172,9 @@ def test_sizes_are_said_where_models_differ_in_them():
         assert f"{size(model, settings):,}" in module.__doc__, (module.__name__, model)
 
 
-@pytest.mark.parametrize("blocks", rare(deep.GROWTH, 16, 32))
+@pytest.mark.parametrize("blocks", rare(depth.GROWTH, 16, 32))
 def test_deep_models_have_as_many_blocks_as_they_are_said_to_have(blocks):
-    plan = planning.make_plan("deep_vae", **deep.setting(1, deep.GROWTH[blocks]))
+    plan = planning.make_plan("deep_vae", **deep.setting(1, depth.GROWTH[blocks]))
     spec = DataSpec("mnist, dynamically binarized", (28, 28, 1), 10, True, 2, 60_000)
     model = plan.recipe(spec).model
 

@@ -1,0 +1,61 @@
+"""Depth: models of 4 to 32 blocks of latents, and what they gain and cost.
+
+`deep_vae` on MNIST with dynamic binarization, two epochs each, with the settings of the study of
+hierarchies over feature maps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments import runs
+from experiments.deep import ELBO, negative_elbo, setting
+from experiments.table import Beside, Row
+from flaxvae.report.page import TRAIN, page
+
+EPOCHS = 2
+GROWTH = {  # levels by their number of blocks
+    4: ("14x1", "7x1", "4x1", "1x1"),
+    8: ("14x2", "7x3", "4x2", "1x1"),
+    16: ("14x4", "7x6", "4x4", "1x2"),
+    32: ("14x8", "7x12", "4x8", "1x4"),
+}
+BESIDE = [
+    Beside(
+        f"{ELBO}, {blocks} blocks", 84, 101.73, "below the MLP of flax's example after 10 epochs"
+    )
+    for blocks in GROWTH
+]
+
+
+def study() -> list[Row]:
+    rows, nats, speeds = [], {}, {}
+    for blocks, levels in GROWTH.items():
+        run = runs.train(f"deep_{blocks}_blocks", "deep_vae", **setting(EPOCHS, levels))
+        nats[blocks], speeds[blocks] = negative_elbo(run), runs.images_per_second(run)
+        where = run.spec.name, f"{EPOCHS} epochs, {runs.parameters(run):,} parameters"
+        rows += [
+            Row(f"{ELBO}, {blocks} blocks", *where, f"{nats[blocks]:.2f}"),
+            Row(f"images/s of training, {blocks} blocks", *where, f"{speeds[blocks]:.0f}"),
+        ]
+    draw_growth(runs.FIGURES / "depth.png", nats, speeds)
+    return rows
+
+
+def draw_growth(path: Path, nats: dict[int, float], speeds: dict[int, float]) -> None:
+    """-ELBO and speed against the number of blocks."""
+    title = f"More blocks of latents: deep_vae on MNIST, {EPOCHS} epochs each"
+    panels = [("test −ELBO, nats", nats), ("images/s of training", speeds)]
+    with page(path, title, [(0, 0, 560, 400), (700, 0, 560, 400)]) as axes:
+        for ax, (name, found) in zip(axes, panels, strict=True):
+            ax.plot(list(found), list(found.values()), "o-", color=TRAIN)
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(list(found), [str(blocks) for blocks in found])
+            ax.minorticks_off()
+            ax.set(xlabel="blocks", title=name)
+            ax.grid(True)
+            for blocks, value in found.items():
+                text = f"{value:.4g}"
+                ax.annotate(text, (blocks, value), (0, 7), textcoords="offset points", size=8)
+            ax.margins(0.12, 0.18)
+        axes[1].set_ylim(bottom=0)
