@@ -169,6 +169,7 @@ def test_after_the_last_step(tmp_path, monkeypatch, capsys, stage, how, part, co
         assert resume(path, capsys) and flaxvae.load(path)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_moved(tmp_path, monkeypatch, capsys):
     """Its only program goes on; of a sweep that had written members before, they are missed."""
     line = f"sweep {FLAGS} --epochs 2 --seeds 2"

@@ -126,6 +126,7 @@ def test_a_prior_over_codes_of_a_recipe_from_outside(capsys, no_figures):
     assert (code, out) == (0, "one/figures/samples-n-4.png\n")
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_recipe_from_outside(capsys, mine):
     line = f"sweep --recipes mine.py --model my_vae --pairs 1 2 --seeds 1 {SMALL} --run all"
     code, out, _ = run(line, capsys)

@@ -172,6 +172,7 @@ def test_after_the_last_step(straight, tmp_path, capsys, monkeypatch):
     assert same(path, straight)
 
 
+@pytest.mark.slow
 def test_in_a_sweep(tmp_path, capsys, monkeypatch):
     line = f"sweep {FLAGS} --epochs 2 --seeds 2 --run "
     assert main(line + str(tmp_path / "straight"), capsys)[0] == 0
