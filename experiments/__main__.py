@@ -19,6 +19,7 @@ STUDIES = (
     "richer",
     "vamp",
     "ladder",
+    "deep",
     "gumbel",
     "vq",
     "conditional",
@@ -27,7 +28,7 @@ STUDIES = (
     "kill_and_resume",
     "choosing",
 )
-NOT_RUN = ("deep", "colour", "depth")  # no results yet; with results a study belongs above
+NOT_RUN = ("colour", "depth", "deep_frey")  # no results yet; with results a study belongs above
 
 
 def main(arguments: list[str]) -> None:
