@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import choosing, runs
+from experiments import choosing
 from experiments.deep import LEVELS, optimization
+from experiments.runs import ROOT
 from experiments.table import Beside, Row
 from flaxvae.analysis.evaluation import USED
 from flaxvae.runs.folder import write_json
@@ -38,7 +39,7 @@ BESIDE = [
 
 def trained(epochs: int, seed: int = 0) -> dict[str, Any]:
     """What ``choosing.measured`` found, or an earlier call of the same."""
-    path = runs.ROOT / f"deep_frey-{epochs}-{seed}.json"
+    path = ROOT / f"deep_frey-{epochs}-{seed}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         settings = {"levels": LEVELS, "epochs": epochs, "seed": seed}
