@@ -28,7 +28,7 @@ STUDIES = (
     "kill_and_resume",
     "choosing",
 )
-NOT_RUN = ("colour", "depth", "deep_frey")  # no results yet; with results a study belongs above
+NOT_RUN = ("colour", "depth", "deep_frey")  # no results that hold; with them a study belongs above
 
 
 def main(arguments: list[str]) -> None:

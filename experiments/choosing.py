@@ -137,7 +137,7 @@ def measured(pictures: Pictures, **choices: Any) -> dict[str, Any]:
         "mse": model.evaluate(data.validation.x).mse,
         "test_bits": test.bits_per_dim,
         "test_bits_error": test.elbo_standard_error / dims / math.log(2),
-        "kl_per_level": levels and levels.sums(np.asarray(test.kl_per_unit)).tolist(),
+        "kl_per_level": levels and levels.sums(np.asarray(test.kl_per_unit)).tolist(),  # or None
         "cpu_minutes": (time.process_time() - start) / 60,
     }
 

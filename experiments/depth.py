@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments import runs
-from experiments.deep import ELBO, negative_elbo, setting
+from experiments.deep import ELBO, LEVELS, negative_elbo, setting
 from experiments.table import Beside, Row
 from flaxvae.report.page import TRAIN, page
 
 EPOCHS = 2
 GROWTH = {  # levels by their number of blocks
     4: ("14x1", "7x1", "4x1", "1x1"),
-    8: ("14x2", "7x3", "4x2", "1x1"),
+    8: LEVELS,
     16: ("14x4", "7x6", "4x4", "1x2"),
     32: ("14x8", "7x12", "4x8", "1x4"),
 }

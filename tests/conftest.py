@@ -42,7 +42,6 @@ def pytest_configure(config):
 # Of tests that train for every parameter: how many parameters make test runs. Slow tests run all.
 FEW = {
     "test_a_batch_in_parts_is_the_batch": 7,
-    "test_a_cut_changes_no_bit": 6,
     "test_a_damaged_checkpoint_is_set_aside": 1,
     "test_a_damaged_row_is_dropped": 1,
     "test_a_key_decides_the_draws": 19,

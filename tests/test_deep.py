@@ -186,6 +186,22 @@ def test_draws_of_the_prior_have_its_scale():
     assert cold[:, :-16].std(0).min() > 0.1
 
 
+def test_a_deep_stack_starts_near_a_constant_image():
+    """Bits per value of grey noise: less than 2 above a uniform distribution's 8, of any depth."""
+    x = jnp.round(255 * jax.random.uniform(KEY, (16, 7, 5, 1))) / 255
+    levels = resolutions.levels((7, 5), ("4x4",), 4, ())
+    model = deep.model(
+        (7, 5, 1), levels, likelihoods.discretized_logistic(1, 256), convolutions.GEMM
+    )
+
+    @jax.jit
+    def bits(key):
+        terms = core.elbo(model, model.init(key, x), KEY, core.Batch(x))
+        return -terms.elbo.mean() / (35 * np.log(2))
+
+    assert max(bits(jax.random.key(seed)) for seed in range(4)) < 10
+
+
 def test_images_do_not_see_each_other():
     model, variables = made()
     encode, draw = (

@@ -9,7 +9,8 @@ import re
 import pytest
 
 from flaxvae.errors import counted
-from flaxvae.report import terminal
+from flaxvae.plan import make_plan
+from flaxvae.report import terminal, words
 from flaxvae.report.terminal import Terminal
 
 FACTS = {
@@ -218,6 +219,15 @@ def test_one_training_after_another_has_a_bar_of_its_own() -> None:
             report.epoch(vae(1))
             shown = [screen.getvalue().count(f"\x1b[?25{state}") for state in "lh"]
     assert shown == [2, 1] and screen.getvalue().count("\x1b[?25h") == 2
+
+
+def test_a_switch_is_named_only_if_it_is_on_and_a_zero_is_a_number() -> None:
+    plain, hard = (
+        words.choices(make_plan("gumbel_vae", beta=0.0, straight_through=on))
+        for on in (False, True)
+    )
+    assert "straight_through" not in plain and "False" not in plain and "beta 0" in plain
+    assert "straight_through" in hard and "True" not in hard
 
 
 def test_counts() -> None:

@@ -36,8 +36,9 @@ Array = jax.Array
 
 # Of a prior's log-variance, and of what the posterior adds to it.
 LOG_VAR_RANGE = -5.0, 5.0
-# At the start, of what blocks add to the stream but z, of a posterior's difference from its prior,
-# and of the raw values of p(x|z), whose scales would else be far too small for some pixels.
+# Initial scale, relative to other layers', of what a block adds to the stream besides z, of a
+# posterior's difference from its prior, and of the raw values of p(x|z): far from 0 they would give
+# some pixels a scale so small that the first losses are far too large.
 SMALL = 0.1
 
 
@@ -97,7 +98,7 @@ class Block(nn.Module):
     width: int
     latents: int
     point: bool  # its maps are one point, of which a larger kernel sees no more
-    depth: int  # blocks of the hierarchy, whose z together have the variance of one
+    depth: int  # blocks of the hierarchy: at the start their z together weigh as much as one
 
     @nn.compact
     def __call__(self, stream, features, choose):
@@ -151,6 +152,7 @@ class Descent(nn.Module):
             layer = ConvTranspose(width, inputs, sizes[at], init_scale=scale, name=f"up_{at}")
             return layer(self.lowering, nn.silu(stream))
 
+        depth = sum(level.blocks for level in self.levels)
         block_of = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for number in reversed(range(len(self.levels))):
             level = self.levels[number]
@@ -164,7 +166,7 @@ class Descent(nn.Module):
                     level.width,
                     level.latents,
                     level.size == (1, 1),
-                    sum(one.blocks for one in self.levels),
+                    depth,
                     name=f"block_{number}_{b}",
                 )
                 for b in range(1 if shared else level.blocks)

@@ -120,14 +120,16 @@ def data_line(data: Data) -> str:
 def choices(plan: Plan) -> str:
     """A model's arguments: its own, and shared ones that differ from the default.
 
-    Arguments that are None or empty, or have no effect given the others, are left out.
+    Arguments that are None or empty, or have no effect given the others, are left out, and so is a
+    switch that is off.
     """
     usual = {k: v for record in (Body(), Bound()) for k, v in vars(record).items()}
     always, kinds = (*lookup.own(plan.function), "net", "likelihood"), lookup.hints(plan.function)
     return ", ".join(
-        f"{name} {value(chosen)}"
+        name if chosen is True else f"{name} {value(chosen)}"
         for name, chosen in plan.arguments.items()
         if chosen not in (None, ())
+        and chosen is not False
         and declared.has_effect(kinds[name], plan.arguments)
         and (name in always or chosen != usual[name])
     )
