@@ -28,6 +28,7 @@ NO_RECIPES = lookup.NO_RECIPES
 # ---- what parameters of commands are annotated with
 
 RunArgument = tyro.conf.Positional[str]
+NumberArgument = tyro.conf.Positional[float]  # of a command that only calculates
 ImagesArgument = Annotated[str | None, "a flag, or the word after the run"]
 ModelName = Annotated[
     str,
@@ -77,7 +78,8 @@ def call(command: Callable[..., Any], argv: list[str], name: str) -> Any:
             raise UsageError(f"{declared.flag(setting)} with several values: expected one")
         values = varied.setdefault(setting, [choices[setting]])
         values.append(_read(form, line, name)[1][setting])
-    if arguments.pop("process").cache:
+    calculates = NumberArgument in get_type_hints(command, include_extras=True).values()
+    if arguments.pop("process").cache and not calculates:
         from flaxvae import compilation
 
         compilation.enable()
@@ -210,7 +212,7 @@ def taken(kinds: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in kinds.items():
         record = dataclasses.is_dataclass(kind)
-        if name == "return" or kind is RunArgument:
+        if name == "return" or kind in (RunArgument, NumberArgument):
             continue
         own = declared.hints(kind).items() if record else [(name, kind)]
         for setting, of in own:

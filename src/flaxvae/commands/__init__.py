@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flaxvae.commands.beta import beta
 from flaxvae.commands.cache import cache
 from flaxvae.commands.doctor import doctor
 from flaxvae.commands.encode import encode
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "encode": encode,
     "score": score,
     "figures": figures,
+    "beta": beta,
     "verify": verify,
     "cache": cache,
     "doctor": doctor,
