@@ -1,0 +1,1 @@
+"""How far each latent dimension stands for one factor: functions of (codes, factors)."""
