@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from flaxvae.core import Batch, Model, Variables, log_weights
+from flaxvae.analysis import importance
+from flaxvae.core import Batch, Model, Variables
 from flaxvae.data.pipeline import Split
 from flaxvae.declared import Count, Positive, Seed, typed
 from flaxvae.devices import batches
@@ -83,26 +84,14 @@ def importance_weighted_elbo(model: Model, k: int, chunk: int):
     """log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), as a function of a batch.
 
     In expectation a lower bound on log p(x), tight as k grows (Burda et al. 2015), if p(x|z) is a
-    probability or a density of x (``Recipe.log_px``). A streaming logsumexp sums over chunks of
-    ``chunk`` draws, so memory does not grow with k.
+    probability or a density of x (``Recipe.log_px``). Draws come in chunks of ``chunk``, so memory
+    does not grow with k.
 
     Returns:
         ``function(variables, key, batch) -> [B]`` nats.
     """
-    chunk = min(chunk, k)
-
-    def function(variables: Variables, key: Array, batch: Batch) -> Array:
-        def add(total, i):
-            log_w = log_weights(model, variables, jax.random.fold_in(key, i), batch, chunk)
-            counts = (i * chunk + jnp.arange(chunk) < k)[:, None]
-            log_w = jnp.where(counts, log_w, -jnp.inf)
-            return jnp.logaddexp(total, jax.nn.logsumexp(log_w, axis=0)), None
-
-        start = jnp.full(batch.x.shape[0], -jnp.inf)
-        total, _ = jax.lax.scan(add, start, jnp.arange(-(-k // chunk)))
-        return total - math.log(k)
-
-    return function
+    bounds = importance.bounds(model, (k,), chunk)
+    return lambda variables, key, batch: bounds(variables, key, batch).nats[:, 0]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -1,0 +1,239 @@
+"""log p(x) by annealing against models whose log p(x) is known, and its parts against theory.
+
+The decoder is x = W z + b + s eps with correlated columns of W, so that p(x) is a Gaussian and the
+posterior one with a full covariance, which no diagonal q can be.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special, stats
+
+from flaxvae import lookup
+from flaxvae.analysis import annealing, hmc, importance, refinement
+from flaxvae.analysis.annealed import Annealing, annealed, bracket
+from flaxvae.core import Batch, log_weights
+from flaxvae.recipe import DataSpec
+
+S = 0.5
+W = np.array([[1.0, 0.8], [1.0, 0.2], [0.5, 0.6], [0.0, 0.4], [0.3, -0.4]])
+BIAS = np.array([0.1, -0.2, 0.3, 0.0, 1.0])
+PRECISION = np.eye(2) + W.T @ W / S**2  # of the posterior
+GAUSSIAN = stats.multivariate_normal(BIAS, W @ W.T + S**2 * np.eye(5))  # p(x)
+IMAGES, OFF = 3, 0.7
+MODEL = lookup.build(
+    "vae",
+    DataSpec("linear-gaussian", (5,)),
+    latent_dim=2,
+    net="mlp",
+    widths=(),
+    likelihood="gaussian",
+    sigma=S,
+).model
+
+
+def linear():
+    """Variables, images, log p(x) [B]: q has the best diagonal variances, and means that are off.
+
+    The encoder's means are OFF too high, in standard deviations of q.
+    """
+    gain, sd = W @ np.linalg.inv(PRECISION) / S**2, 1 / np.sqrt(np.diag(PRECISION))
+
+    def dense(kernel, bias):
+        return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+
+    heads = {
+        "mean": dense(gain, -BIAS @ gain + OFF * sd),
+        "log_var": dense(np.zeros((5, 2)), 2 * np.log(sd)),
+    }
+    params = {"encoder": {"heads": heads}, "decoder": {"out": dense(W.T, BIAS)}}
+    x = np.random.default_rng(0).normal(size=(IMAGES, 5), scale=1.5)
+    return {"params": params}, Batch(jnp.float32(x)), GAUSSIAN.logpdf(x)
+
+
+VARIABLES, BATCH, LOG_PX = linear()
+
+
+def moved(target, z, step, scale, count):
+    """[R, D] after ``count`` transitions, and all probabilities of acceptance."""
+
+    def one(z, key):
+        found = hmc.transition(target, key, z, step, scale, 5)
+        return found.z, found.acceptance
+
+    return jax.jit(lambda z: jax.lax.scan(one, z, jax.random.split(jax.random.key(1), count)))(z)
+
+
+def test_a_transition_leaves_its_density_as_it_is(assert_mean):
+    """Exact draws of a skewed density and of a Gaussian remain so, though a third is refused."""
+    rows = 20_000
+    gamma, normal = jax.random.split(jax.random.key(0))
+    start = jnp.stack(
+        [jnp.log(jax.random.gamma(gamma, 2.0, (rows,))), jax.random.normal(normal, (rows,))], 1
+    )
+
+    def target(z):  # the logarithm of a Gamma(2) variable, and N(0, 1)
+        u, v = z.T
+        return 2 * u - jnp.exp(u) - v**2 / 2, ()
+
+    z, acceptance = moved(target, start, jnp.full(rows, 0.9), jnp.ones((rows, 2)), 5)
+    assert 0.4 < float(acceptance.mean()) < 0.9
+    assert np.mean(np.abs(np.asarray(z - start)) > 0.1) > 0.8  # they do move
+    u, v = np.float64(z).T
+    known = special.digamma(2), special.polygamma(1, 2), special.polygamma(2, 2)
+    centred = u - known[0]
+    assert_mean(np.stack([centred, centred**2 - known[1], centred**3 - known[2]], 1))
+    assert_mean(np.stack([v, v**2 - 1, v**4 - 3, v * centred], 1))
+
+
+def gaussian_path(mean, variance):
+    """From N(0, 1) to f_1 = Z N(mean, variance), log Z = 1.5, whose every f_b is a Gaussian."""
+
+    def densities(z):
+        z = z[:, 0]
+        log_start = -0.5 * (z**2 + math.log(2 * math.pi))
+        log_end = 1.5 - 0.5 * ((z - mean) ** 2 / variance + math.log(2 * math.pi * variance))
+        return log_start, log_end - log_start
+
+    def at(beta):
+        """Mean and variance of f_b."""
+        precision = 1 - beta + beta / variance
+        return beta * mean / variance / precision, 1 / precision
+
+    def transition(key, z, t, beta):
+        centre, spread = at(beta)
+        z = centre + jnp.sqrt(spread) * jax.random.normal(key, z.shape)
+        return hmc.Moved(z, densities(z)[1], jnp.ones(len(z)))
+
+    return densities, at, transition
+
+
+def test_log_weights_of_perfect_transitions(assert_mean):
+    """In closed form: E log w = log Z - sum_t KL(f_{t-1} || f_t), and back log Z + the reverse."""
+    mean, variance, rows = 2.0, 0.25, 20_000
+    densities, at, transition = gaussian_path(mean, variance)
+    betas = annealing.schedule(6)
+    np.testing.assert_allclose(betas[[0, 3, 6]], [0, 0.5, 1], atol=1e-6)
+
+    def kl(a, b):
+        return 0.5 * (np.log(b[1] / a[1]) - 1 + (a[1] + (a[0] - b[0]) ** 2) / b[1])
+
+    places = [at(np.float64(beta)) for beta in betas]
+    lost = sum(kl(a, b) for a, b in itertools.pairwise(places))
+    lost_back = sum(kl(b, a) for a, b in itertools.pairwise(places))
+    noise = jax.random.normal(jax.random.key(1), (rows, 1))
+
+    @jax.jit
+    def both(key):
+        there, back = jax.random.split(key)
+        end = mean + math.sqrt(variance) * noise
+        return (
+            annealing.forward(densities, transition, betas, there, noise).log_w,
+            annealing.backward(densities, transition, betas, back, end).log_w,
+        )
+
+    there, back = both(jax.random.key(2))
+    assert_mean(there, 1.5 - lost, 1e-5)
+    assert_mean(-np.asarray(back), 1.5 + lost_back, 1e-5)
+    assert lost > 0.3  # so that the test says something
+    assert_mean(np.exp(np.float64(there) - 1.5), 1.0)
+
+
+def test_step_sizes_are_those_that_accept_two_thirds():
+    """Adapted for each group: one is ten times as wide as its scale says, so its steps are."""
+    widths = jnp.repeat(jnp.array([1.0, 10.0]), 64)[:, None]
+
+    def densities(z):
+        log_start = -0.5 * jnp.square(z / widths).sum(-1)
+        return log_start, jnp.zeros(len(z))
+
+    def steps(key):
+        scale = jnp.ones((128, 20))
+        z = widths * jax.random.normal(jax.random.key(0), (128, 20))
+        betas = annealing.schedule(80)
+        return annealing.adapted(densities, lambda beta: scale, betas, key, z, 2, 5)
+
+    found = np.asarray(jax.jit(steps)(jax.random.key(1)))
+    assert found.shape == (80, 2)
+    last = found[40:].mean(0)
+    np.testing.assert_allclose(last[1], 10 * last[0], rtol=0.1)
+    assert 0.3 < last[0] < 2
+    short = annealing.resized(jnp.asarray(found), 4)
+    np.testing.assert_allclose(short, found[[19, 39, 59, 79]], rtol=1e-5)
+
+
+def nats(log_w):
+    return np.asarray(importance.log_mean(log_w), np.float64)
+
+
+def test_annealing_from_the_prior_finds_log_px():
+    """Up to the weights' own noise; chains in two groups."""
+    how = Annealing(temperatures=150, chains=600, start="prior", leapfrogs=5, together=400)
+    found = jax.jit(annealed(MODEL, how))(VARIABLES, jax.random.key(2), BATCH)
+    assert found.log_w.shape == (IMAGES, 600)
+    error = np.sqrt(1 / np.asarray(importance.effective(found.log_w)) - 1 / 600)
+    assert (np.abs(nats(found.log_w) - LOG_PX) < 5 * error).all() and error.max() < 0.1
+    assert 0.5 < float(found.acceptance.mean()) < 0.8
+
+
+def test_brackets_hold_log_px():
+    """From the encoder: bounds from both sides, within 0.01 nats, on data that the model makes."""
+    how = Annealing(temperatures=80, chains=80, leapfrogs=5, together=80)
+    found = jax.jit(bracket(MODEL, how))(VARIABLES, jax.random.key(1), Batch(jnp.zeros((40, 5))))
+    truth = GAUSSIAN.logpdf(np.asarray(found.x))
+    sides = {1: np.float64(found.lower), -1: -np.float64(found.upper)}
+    for sign, log_w in sides.items():
+        together = sign * nats(sign * log_w) - truth
+        assert np.abs(together.mean()) < min(4 * together.std() / math.sqrt(40), 0.01)
+        alone = sign * (truth[:, None] - log_w).mean(1)  # one chain is clearly to one side
+        assert alone.mean() > 4 * alone.std() / math.sqrt(40) and alone.mean() > 0.02
+
+
+def test_bounds_of_several_k_from_the_same_draws(assert_mean):
+    """Blocks in a chunk, and over several, are those that one would cut by hand."""
+    ks, chunk, key = (1, 3, 8, 20, 40), 8, jax.random.key(3)
+    found = jax.jit(importance.bounds(MODEL, ks, chunk))(VARIABLES, key, BATCH)
+    weigh = jax.jit(log_weights, static_argnums=(0, 4))
+    chunks = [weigh(MODEL, VARIABLES, jax.random.fold_in(key, i), BATCH, chunk) for i in range(5)]
+    chunks = np.float64(chunks)  # [5, 8, B]
+    blocks = {
+        1: chunks.reshape(40, 1, -1),
+        3: chunks[:, :6].reshape(10, 3, -1),
+        8: chunks,
+        20: chunks.reshape(40, -1)[None, :20],  # three chunks, of the last one a half
+        40: chunks.reshape(1, 40, -1),
+    }
+    for i, k in enumerate(ks):
+        log_w = blocks[k]
+        expected = (special.logsumexp(log_w, axis=1) - np.log(k)).mean(0)
+        np.testing.assert_allclose(found.nats[:, i], expected, rtol=1e-5)
+        w = np.exp(log_w - log_w.max(1, keepdims=True))
+        size = (w.sum(1) ** 2 / (w**2).sum(1)).mean(0)
+        np.testing.assert_allclose(found.effective[:, i], size, rtol=1e-4)
+
+
+def test_importance_weights_find_log_px():
+    found = jax.jit(importance.bounds(MODEL, (1, 5000), 500))(VARIABLES, jax.random.key(0), BATCH)
+    error = np.sqrt(1 / np.asarray(found.effective[:, 1]) - 1 / 5000)
+    assert (np.abs(found.nats[:, 1] - LOG_PX) < 5 * error).all() and error.max() < 0.05
+
+
+def test_the_gap_has_two_parts():
+    """The amortization gap is that of the encoder's means, the rest is for the correlation."""
+    refine = jax.jit(refinement.refine(MODEL, 300, 2000, full=True))
+    found = refine(VARIABLES, jax.random.key(0), BATCH)
+    _, log_det = np.linalg.slogdet(PRECISION)
+    approximation = 0.5 * (np.log(np.diag(PRECISION)).sum() - log_det)  # of the best diagonal q
+    assert approximation > 0.1
+    np.testing.assert_allclose(LOG_PX - np.asarray(found.own), approximation, atol=0.05)
+    np.testing.assert_allclose(found.full, LOG_PX, atol=0.01)
+    # The encoder's: precision-weighted squared distance of its means, less what q cannot have.
+    elbo = jax.jit(importance.bounds(MODEL, (1, 4000), 500))(VARIABLES, jax.random.key(1), BATCH)
+    distance = OFF / np.sqrt(np.diag(PRECISION))
+    amortization = 0.5 * distance @ PRECISION @ distance
+    seen = np.asarray(found.own) - np.asarray(elbo.nats[:, 0])
+    np.testing.assert_allclose(seen, amortization, atol=0.1)
+    assert amortization > 0.3
