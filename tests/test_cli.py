@@ -21,6 +21,7 @@ from flaxvae.settings import DataSettings, TrainSettings
 PNG = b"\x89PNG\r\n\x1a\n"
 FLAGS = {
     "eval": "k samples split images seed",
+    "diagnose": "images seed",
     "sample": "n seed temperature out",
     "reconstruct": "images n out",
     "interpolate": "rows steps out",
@@ -170,6 +171,8 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("traverse {run} --label 3", ["--label 3", "no classes"]),
         ("traverse {run} --image 360", ["--image 360", "0 to 359"]),
         ("traverse {run} --units 3", ["--units 3", "1 to 2"]),
+        ("diagnose {run} --images 0", ["--images 0", "1 or more"]),
+        ("diagnose {run} --images 1", ["1 image", "at least two"]),
         ("eval {run} --seed -1", ["--seed -1", "0 to 4294967295"]),
         ("sample {run} --seed 4294967301", ["--seed 4294967301", "0 to 4294967295"]),
         ("fit-prior {run} --seed 4294967296", ["--seed 4294967296", "0 to 4294967295"]),

@@ -20,7 +20,9 @@ import jax
 from jax.sharding import Mesh
 
 from flaxvae import lookup, signals, zoo
+from flaxvae.analysis import diagnosis
 from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.analysis.judgement import judge
 from flaxvae.choices import Choices
 from flaxvae.choosing import Choice
 from flaxvae.core import Variables
@@ -153,6 +155,9 @@ def execute(
     facts = words.numbers(trained, evaluation)
     facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
     facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
+    known = diagnosis.known(recipe, plan, history, evaluation)
+    if wrong := [found for found in judge(known) if found.serious]:
+        facts["diagnosis"] = wrong[0].text
     watch.summary(facts, words.next_commands(trained))
     return trained
 

@@ -114,6 +114,7 @@ _LINES = [
     ("nf_vae iaf_vae", "flow_vae", ""),
     ("fit run", "train", ""),
     ("test evaluate score", "eval", ""),
+    ("diagnosis explain why collapse", "diagnose", ""),
     ("generate", "sample", ""),
     ("embed latents", "encode", ""),
     ("plot draw", "figures", ""),

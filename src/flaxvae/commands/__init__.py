@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxvae.commands.beta import beta
 from flaxvae.commands.cache import cache
+from flaxvae.commands.diagnose import diagnose
 from flaxvae.commands.doctor import doctor
 from flaxvae.commands.encode import encode
 from flaxvae.commands.evaluate import evaluate
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "sweep": sweep,
     "eval": evaluate,
+    "diagnose": diagnose,
     "sample": sample,
     "reconstruct": reconstruct,
     "interpolate": interpolate,

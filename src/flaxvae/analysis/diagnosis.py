@@ -1,0 +1,256 @@
+"""What there is to know of a trained model to say why it is not better: numbers, no judgement.
+
+``known`` has what every training has computed: its settings, its history, its evaluation.
+``measure`` adds what takes more passes over images. ``judgement`` turns both into sentences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from flaxvae.analysis import aggregate_posterior, calibration, coverage, evaluation
+from flaxvae.analysis.aggregate_posterior import Aggregate
+from flaxvae.analysis.calibration import Calibration
+from flaxvae.analysis.coverage import Coverage
+from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.core import Batch, Latent, Variables
+from flaxvae.data.dataset import taken
+from flaxvae.data.pipeline import Split
+from flaxvae.declared import Seed, typed
+from flaxvae.devices import batches
+from flaxvae.devices import mesh as meshes
+from flaxvae.distributions import Normal
+from flaxvae.errors import UsageError
+from flaxvae.plan import Plan
+from flaxvae.recipe import Recipe
+
+Array = jax.Array
+
+IN_DIMENSIONS = 512  # of z at most, of which the aggregate posterior is measured
+DRAWS, SIMULATIONS = 19, 256  # of q, and of x: where each takes a pass through a hierarchy
+
+
+class Story(NamedTuple):
+    """What the rows of metrics.jsonl say; the loss is -ELBO, or -log p(x|z) of an autoencoder."""
+
+    epochs: int
+    steps: int
+    late: float | None  # how much of the training loss's fall was in the last quarter of epochs
+    rises: float | None  # average rise between epochs of the last half, over the validation loss's
+    # fall (epochs without a rise count 0)
+    best_epoch: int | None  # of the validation loss
+    lost: float | None  # nats of the validation loss since then
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Numbers of a model; None where they are not known. Nats, as in ``Evaluation``."""
+
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the recipe
+    learning_rate: float | None = None
+    optimizer: str | None = None
+    values: int | None = None  # D, numbers in an image
+    any_values: bool = False  # those of a table, not from 0 to 1
+    has_bound: bool = True
+    codes: int | None = None  # size of a codebook
+    grid: int = 1  # codes of an image
+    test: Evaluation | None = None
+    story: Story | None = None
+    # what `measure` adds
+    train: Evaluation | None = None  # of as many training images
+    lowest: float | None = None  # of all values of the test images
+    highest: float | None = None
+    variance: float | None = None  # of a value over test images, averaged over values
+    own: float | None = None  # -log p(x|z) of an image with z ~ q(z|x)
+    other: float | None = None  # the same with the z of another image
+    calibration: Calibration | None = None
+    aggregate: Aggregate | None = None
+    coverage: Coverage | None = None
+
+    @property
+    def explained(self) -> float | None:
+        """The part of the images' variance that reconstructions explain; 0 is the mean image."""
+        if self.test is None or not self.variance:
+            return None
+        return 1 - self.test.mse / self.variance
+
+    def as_json(self) -> dict[str, Any]:
+        """What is known, for JSON."""
+        return _json({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Evaluation):
+        return value.as_json()
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {k: _json(v) for k, v in value.items() if v is not None}
+    return [_json(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def known(
+    recipe: Recipe, plan: Plan, rows: Sequence[Mapping[str, Any]], test: Evaluation | None
+) -> Measured:
+    """What a training has computed: its settings, its history and its evaluation."""
+    codes, shape = recipe.codes, recipe.data.shape
+    return Measured(
+        arguments=dict(plan.arguments),
+        learning_rate=plan.training.learning_rate,
+        optimizer=plan.training.optimizer,
+        values=int(np.prod(shape)),
+        any_values=recipe.data.kind == "table",
+        has_bound=recipe.has_bound,
+        codes=None if codes is None else codes.size,
+        grid=1 if codes is None else int(np.prod(codes.grid)),
+        test=test,
+        story=story(rows),
+    )
+
+
+def story(rows: Sequence[Mapping[str, Any]]) -> Story | None:
+    """What the rows of a training's history say; None without any."""
+    if not rows:
+        return None
+
+    def losses(of: str) -> np.ndarray:
+        bound = [row.get(f"{of}_elbo") for row in rows]
+        if all(value is not None for value in bound):
+            return -np.array(bound, float)
+        found = [row.get(f"{of}_reconstruction") for row in rows]
+        return np.array([np.nan if value is None else value for value in found])
+
+    training, held = losses("train"), losses("validation")
+    quarter, fall = max(len(rows) // 4, 1), training[0] - training[-1]
+    late = rises = best = lost = None
+    if len(rows) > 1 and fall > 0:
+        late = float((training[-1 - quarter] - training[-1]) / fall)
+    if np.isfinite(held).all():
+        least = int(held.argmin())
+        best, lost = least + 1, float(held[-1] - held[least])
+        half = np.diff(held[max(len(held) // 2 - 1, 0) :])
+        if len(half) > 1 and held[0] > held[least]:
+            rises = float(np.maximum(half, 0).mean() / (held[0] - held[least]))
+    last = rows[-1]
+    return Story(last["epoch"], last["step"], late, rises, best, lost)
+
+
+def _gaussian(features: Any, latent: Latent) -> Normal | None:
+    """q(z|x), if the features are those of a Gaussian in z."""
+    if not (isinstance(features, Mapping) and set(features) == {"mean", "log_var"}):
+        return None
+    fits = features["mean"].shape == latent.z.shape and latent.z.shape[1] <= IN_DIMENSIONS
+    return Normal(features["mean"], features["log_var"]) if fits else None
+
+
+def _look(recipe: Recipe):
+    """All that is measured of images, as a function of (variables, key, batch): arrays [B, ...]."""
+    model, evaluated = recipe.model, evaluation.measurement(recipe)
+
+    def look(variables: Variables, key: Array, batch: Batch) -> dict[str, Array]:
+        bound_key, draw_key, data_key = jax.random.split(key, 3)
+        found = evaluated(variables, bound_key, batch)
+        features = model.encode(variables, batch.x, batch.y)
+        latent = model.reparameterize(variables, draw_key, features, False)
+        p = latent.px or model.decode(variables, latent.z, batch.y)
+        others = model.decode(variables, jnp.roll(latent.z, 1, axis=0), batch.y)
+        found |= {"own": -p.log_prob(batch.x), "other": -others.log_prob(batch.x)}
+        found |= calibration.sums(p, batch.x, data_key)
+        if recipe.has_bound and (q := _gaussian(features, latent)) is not None:
+            found |= {"mean": q.mean, "log_var": q.log_var, "z": latent.z, "log_p": latent.log_p}
+            found["log_q"], found["gaussian"] = latent.log_q, q.log_prob(latent.z)
+        return found
+
+    return look
+
+
+def _simulation(recipe: Recipe):
+    """Draws from the model and their ranks, or only draws of z where x would be none of its data.
+
+    Codes have no order; and draws of a Bernoulli are black and white where images are grey.
+    """
+    model = recipe.model
+    if recipe.codes is None and recipe.log_px != "cross_entropy":
+        return coverage.simulation(model, DRAWS if recipe.hierarchy else coverage.DRAWS)
+
+    def prior(variables: Variables, key: Array, batch: Batch) -> dict[str, Array]:
+        return {"prior": model.prior_sample(variables, key, len(batch.x), batch.y)}
+
+    return prior
+
+
+@typed
+def measure(
+    before: Measured,
+    recipe: Recipe,
+    variables: Variables,
+    test: Split,
+    train: Split | None = None,
+    *,
+    generates: bool = True,
+    seed: Seed = 0,
+    mesh: Mesh | None = None,
+    watch: batches.Watch | None = None,
+) -> Measured:
+    """``before``, with what images show.
+
+    Args:
+        before: what is ``known``; its evaluation is replaced.
+        recipe, variables: the model.
+        test: images that it was not trained on, at least two.
+        train: as many that it was.
+        generates: whether there is a prior to draw from.
+        seed: decides the draws.
+        mesh: devices among which a batch is split; by default all of this process.
+        watch: is told of progress.
+
+    Raises:
+        UsageError: fewer than two images.
+    """
+    if len(test.x) < 2:
+        raise UsageError(f"{len(test.x)} image: expected at least two")
+    mesh = mesh or meshes.local()
+    look_key, train_key, prior_key = jax.random.split(jax.random.key(seed), 3)
+    look = batches.over_split(_look(recipe), mesh)
+    found = look(test, variables, look_key, watch)
+    added: dict[str, Any] = {
+        "test": evaluation.numbers(recipe, test, found),
+        "own": float(found["own"].mean(dtype=np.float64)),
+        "other": float(found["other"].mean(dtype=np.float64)),
+        "calibration": calibration.calibration(found["errors"], found["bins"]),
+        **_values(test),
+    }
+    if train is not None:
+        added["train"] = evaluation.numbers(recipe, train, look(train, variables, train_key, watch))
+    prior = None
+    if recipe.has_bound and generates:
+        some = taken(test, np.arange(min(SIMULATIONS, len(test.x)))) if recipe.hierarchy else test
+        draw = batches.over_split(_simulation(recipe), mesh)(some, variables, prior_key)
+        prior = draw["prior"]
+        if "ranks" in draw:
+            draws = DRAWS if recipe.hierarchy else coverage.DRAWS
+            added["coverage"] = coverage.coverage(draw["ranks"], draws)
+    # A flow has a Gaussian's features, too, but another density at its draws.
+    if "z" in found and np.allclose(found["log_q"], found["gaussian"], rtol=1e-3, atol=1e-2):
+        q, z, log_p = (found["mean"], found["log_var"]), found["z"], found["log_p"]
+        added["aggregate"] = aggregate_posterior.measure(*q, z, log_p, prior)
+    return dataclasses.replace(before, **added)
+
+
+def _values(split: Split, step: int = 512) -> dict[str, float]:
+    """The range of the values of images, and their variance."""
+    count, lowest, highest = len(split.x), np.inf, -np.inf
+    total, squares = np.zeros(split.shape), np.zeros(split.shape)
+    for start in range(0, count, step):
+        x = split.images(slice(start, start + step)).astype(np.float64)
+        lowest, highest = min(lowest, x.min()), max(highest, x.max())
+        total, squares = total + x.sum(0), squares + np.square(x).sum(0)
+    variance = squares / count - np.square(total / count)
+    return {"lowest": float(lowest), "highest": float(highest), "variance": float(variance.mean())}

@@ -1,0 +1,83 @@
+"""flaxvae diagnose runs/latest"""
+
+from __future__ import annotations
+
+import sys
+
+from flaxvae.declared import Positive, Seed, typed
+from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
+from flaxvae.settings import Place
+
+
+@typed
+def diagnose(
+    run: RunArgument = LATEST,
+    *,
+    images: Positive = 2000,
+    seed: Seed = 0,
+    recipes: Recipes = NO_RECIPES,
+    place: Place = Place(),
+) -> None:
+    """Say why a model is not better: what its latents, its decoder and its training show.
+
+    It ends in plain sentences, each with the flag that helps. All numbers are also written to
+    diagnosis.json in the run, or, if options are given, to a file named after them. Numbers of the
+    aggregate posterior are two, between which the true one lies, but for noise.
+
+    Args:
+        run: Run folder.
+        images: How many test images to use, and how many training images, taken at random; or all,
+            if there are fewer.
+        seed: Determines the images and the draws.
+    """
+
+    import numpy as np
+
+    from flaxvae.analysis import diagnosis, judgement
+    from flaxvae.analysis.evaluation import UNITS
+    from flaxvae.commands import shared
+    from flaxvae.data.dataset import taken
+    from flaxvae.data.pipeline import Split
+    from flaxvae.errors import DataError
+    from flaxvae.report import findings
+    from flaxvae.report.terminal import Terminal
+    from flaxvae.report.words import relative
+    from flaxvae.runs.folder import write_json
+    from flaxvae.runs.run import load
+
+    def some(split: Split) -> Split:
+        order = np.random.default_rng(seed).permutation(len(split.x))
+        return taken(split, np.sort(order[:images]))
+
+    loaded = load(run, recipes)
+    known = diagnosis.known(loaded.recipe, loaded.plan, loaded.folder.history(), None)
+    with Terminal() as terminal:
+        data = loaded.data(place, terminal.watch("decoding pictures"))
+        test, train = some(data.test), loaded.prepared(some(data.train))
+        found = diagnosis.measure(
+            known,
+            loaded.recipe,
+            loaded.variables,
+            test,
+            train,
+            generates=loaded.generates,
+            seed=seed,
+            mesh=loaded.mesh,
+            watch=terminal.watch("looking"),
+        )
+        judgements = judgement.judge(found)
+        facts, unwritten = findings.facts(loaded, found), ""
+        try:
+            path = shared.target(loaded, "diagnosis.json", None, diagnose, images=images, seed=seed)
+            about = {"images": len(test.x), "seed": seed, "data": loaded.spec.name}
+            said = [each._asdict() for each in judgements]
+            numbers = {"judgements": said, "measured": found.as_json(), "units": UNITS}
+            write_json(path, about | shared.step(loaded) | numbers)
+            facts["written"] = relative(path)
+        except (DataError, OSError) as error:
+            unwritten = f"the numbers could not be written to a file: {error}"
+        terminal.summary(facts, [])
+        for line in findings.lines(judgements):
+            terminal.note(line)
+    if unwritten:
+        print(f"flaxvae: {unwritten}", file=sys.stderr)
