@@ -21,6 +21,7 @@ from flaxvae.settings import DataSettings, TrainSettings
 PNG = b"\x89PNG\r\n\x1a\n"
 FLAGS = {
     "eval": "k samples split images seed",
+    "likelihood": "k temperatures chains start fit-steps simulated split images seed",
     "diagnose": "images seed",
     "sample": "n seed temperature out",
     "reconstruct": "images n out",
@@ -157,6 +158,11 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("eval {run} --k 1.5", ["--k", "1.5"]),
         ("eval {run} --samples 0", ["0"]),
         ("eval {run} --images 361", ["--images 361", "1 to 360"]),
+        ("likelihood {ae}", ["ae has no prior", "flaxvae eval"]),
+        ("likelihood {run} --k 10 0", ["--k 10 0", "1 or more each"]),
+        ("likelihood {run} --images 361", ["--images 361", "1 to 360"]),
+        ("likelihood {run} --start q", ["q", "encoder, prior"]),
+        ("likelihood {run} --temperatures 0 --chains 4", ["--chains 4", "annealing out"]),
         ("sample {run} --n 0 --out new/s.png", ["--n 0"]),
         ("sample {run} --temperature -1", ["--temperature -1.0"]),
         ("sample {run} --out s.jpg", ["s.jpg", ".png"]),

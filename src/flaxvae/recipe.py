@@ -48,6 +48,8 @@ class Codes(NamedTuple):
     indices: Callable[[Variables, jax.Array, jax.Array | None], jax.Array]  # (.., x, y) -> [B, n]
     grid: tuple[int, int]  # rows and columns of an image's n codes
     prior: Recipe | None = None  # fits variables["prior"] to grids of codes; None: a fixed prior
+    latents: Callable[[jax.Array], jax.Array] | None = None  # indices [B, n] -> z, where q(z|x)
+    # is a distribution over codes; None: it is one code
 
 
 class Recipe(NamedTuple):

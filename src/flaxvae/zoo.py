@@ -685,7 +685,10 @@ def gumbel_vae(
         code = model.reparameterize(variables, None, model.encode(variables, x, y), False).code
         return parts.discrete.indices(code, categories)
 
-    codes = Codes(categories, indices, (1, variables))
+    def latents_of(indices):
+        return parts.discrete.one_hot(indices, categories)
+
+    codes = Codes(categories, indices, (1, variables), latents=latents_of)
     return _bounded(
         model, data, body, bound, code="posterior mode", standard_prior=False, codes=codes
     )

@@ -18,6 +18,7 @@ from flaxvae.commands.evaluate import evaluate
 from flaxvae.commands.figures import figures
 from flaxvae.commands.fit_prior import fit_prior
 from flaxvae.commands.interpolate import interpolate
+from flaxvae.commands.likelihood import likelihood
 from flaxvae.commands.reconstruct import reconstruct
 from flaxvae.commands.sample import sample
 from flaxvae.commands.score import score
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "sweep": sweep,
     "eval": evaluate,
+    "likelihood": likelihood,
     "diagnose": diagnose,
     "sample": sample,
     "reconstruct": reconstruct,

@@ -78,6 +78,15 @@ def unused(place: Place, why: str) -> None:
             raise UsageError(f"{flag} {where} has no effect {why}: expected none; leave it out")
 
 
+def unchanged(command: Callable[..., Any], why: str, **options: Any) -> None:
+    """Raises UsageError if an option that has no effect is not the default."""
+    defaults = inspect.signature(command).parameters
+    for name, chosen in options.items():
+        if chosen != defaults[name].default:
+            flag = f"{declared.flag(name)} {declared.seen(chosen)}"
+            raise UsageError(f"{flag} has no effect, for {why}: expected none; leave it out")
+
+
 def upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:
     """How many to show: ``asked``, else ``usual``, or all if there are fewer."""
     if not most:

@@ -29,6 +29,11 @@ def indices(z: Array, categories: int) -> Array:
     return jnp.argmax(z.reshape(z.shape[0], -1, categories), axis=-1).astype(jnp.int32)
 
 
+def one_hot(indices: Array, categories: int) -> Array:
+    """The inverse: categories as hard z, [B, N] -> [B, N * categories] float32."""
+    return jax.nn.one_hot(indices, categories).reshape(len(indices), -1)
+
+
 def categorical(
     variables: int,
     categories: int,
@@ -62,7 +67,7 @@ def categorical(
     """
     shape, log_mass = (variables, categories), -variables * math.log(categories)
 
-    def one_hot(chosen):
+    def hot(chosen):
         return jax.nn.one_hot(chosen, categories)
 
     def flat(z):
@@ -79,12 +84,12 @@ def categorical(
     def draw(state, key, heads, train):
         logits = heads["logits"].reshape(-1, *shape)
         log_q = jax.nn.log_softmax(logits)
-        mode = one_hot(jnp.argmax(logits, axis=-1))
+        mode = hot(jnp.argmax(logits, axis=-1))
         t = state["relaxation"]["temperature"]
         hard = z = mode
         if key is not None:
             perturbed = logits + jax.random.gumbel(key, logits.shape)
-            hard = one_hot(jnp.argmax(perturbed, axis=-1))
+            hard = hot(jnp.argmax(perturbed, axis=-1))
             z = relax(perturbed, hard, t) if train else hard
         fall = (jnp if traced(rate) else math).exp(-rate)
         annealed = jnp.maximum(jnp.float32(minimum), t * fall)
@@ -99,11 +104,11 @@ def categorical(
         )
 
     def prior_sample(state, key, n, temperature):
-        return flat(one_hot(jax.random.randint(key, (n, variables), 0, categories)))
+        return one_hot(jax.random.randint(key, (n, variables), 0, categories), categories)
 
     def prior_log_prob(state, z):
         z = z.reshape(-1, *shape)
-        hard = (z == one_hot(jnp.argmax(z, axis=-1))).all((1, 2))
+        hard = (z == hot(jnp.argmax(z, axis=-1))).all((1, 2))
         return jnp.where(hard, log_mass, -jnp.inf)
 
     return Latents({"logits": variables * categories}, init, draw, prior_sample, prior_log_prob)

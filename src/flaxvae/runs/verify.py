@@ -50,7 +50,7 @@ LEFTOVERS = {
 }
 READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
-    *("evaluation*.json", "diagnosis*.json", "latents*.npz", "scores*.csv"),
+    *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "latents*.npz", "scores*.csv"),
     *("figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
@@ -334,6 +334,7 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
     """What later commands have written."""
     kinds = {
         "evaluation*.json": _evaluation,
+        "likelihood*.json": _evaluation,
         "diagnosis*.json": _evaluation,
         "latents*.npz": _arrays,
         "scores*.csv": _scores,
