@@ -84,7 +84,7 @@ def unchanged(command: Callable[..., Any], why: str, **options: Any) -> None:
     for name, chosen in options.items():
         if chosen != defaults[name].default:
             flag = f"{declared.flag(name)} {declared.seen(chosen)}"
-            raise UsageError(f"{flag} has no effect, for {why}: expected none; leave it out")
+            raise UsageError(f"{flag} has no effect, since {why}: expected none; leave it out")
 
 
 def upto(name: str, asked: int | None, usual: int, most: int, what: str = "images") -> int:
