@@ -266,5 +266,5 @@ def test_every_prior_that_has_a_density(name, start, assert_mean):
     found = jax.jit(annealed(model, how))(variables, jax.random.key(2), batch)
     expected = np.asarray(exact(variables, jax.random.key(3), batch).nats[:, 0])
     assert_mean(nats(found.log_w) - expected, 0.0, 1e-3)
-    assert np.abs(nats(found.log_w) - expected).max() < 0.2
+    assert np.abs(nats(found.log_w) - expected).max() < 0.5
     assert 0.4 < float(found.acceptance.mean()) < 0.9
