@@ -30,6 +30,7 @@ FLAGS = {
     "fit-prior": "epochs batch-size learning-rate seed devices",
     "encode": "images out",
     "score": "images out",
+    "disentangle": "images without unordered udr bins seed",
     "figures": "",
     "verify": "",
 }

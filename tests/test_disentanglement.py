@@ -243,7 +243,7 @@ def test_a_value_of_one_image_is_not_shared():
     found = sample(np.random.default_rng(0), np.zeros(50, int), 3)
     assert set(found.ravel()) == {0, 1, 2}
     with pytest.raises(UsageError, match="factor 0: no two images share a value"):
-        intervention.resampled(np.zeros((3, 1)), np.array([[0, 1], [1, 1], [2, 0]]))
+        intervention.resampled(np.zeros((4, 1)), np.array([[0, 1], [1, 1], [2, 0], [3, 0]]))
 
 
 def scores_of(codes, factors):
@@ -422,6 +422,7 @@ def test_numbers_that_are_not_defined_are_null():
         (PERFECT, GRID[:, :1], "1 factor: expected two or more"),
         (PERFECT, GRID * [1, 0], "factor 1 has one value in all 480 images"),
         (PERFECT * np.nan, GRID, "codes that are not finite"),
+        (PERFECT[:3], GRID[:3], "codes of 3 images: expected 4 or more"),
         (A, GRID, r"codes of shape \(480,\): expected \[N, D\]"),
     ],
 )

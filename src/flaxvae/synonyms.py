@@ -117,6 +117,7 @@ _LINES = [
     ("diagnosis explain why collapse", "diagnose", ""),
     ("generate", "sample", ""),
     ("embed latents", "encode", ""),
+    ("disentanglement mig dci factors", "disentangle", ""),
     ("plot draw", "figures", ""),
     ("check", "verify", ""),
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 from flaxvae.commands.beta import beta
 from flaxvae.commands.cache import cache
 from flaxvae.commands.diagnose import diagnose
+from flaxvae.commands.disentangle import disentangle
 from flaxvae.commands.doctor import doctor
 from flaxvae.commands.encode import encode
 from flaxvae.commands.evaluate import evaluate
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "fit-prior": fit_prior,
     "encode": encode,
     "score": score,
+    "disentangle": disentangle,
     "figures": figures,
     "beta": beta,
     "verify": verify,

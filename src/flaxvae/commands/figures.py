@@ -22,8 +22,8 @@ def figures(
     Args:
         run: Run folder.
         only: Some of reconstructions, latent_scatter, samples, interpolations, denoising,
-            traversals, manifold, redrawn, levels, curves, as in --only samples,manifold; by default
-            all that apply to the model.
+            traversals, manifold, redrawn, levels, mutual_information, curves, as in --only
+            samples,manifold; by default all that apply to the model.
         draw_pixels: In reconstructions and samples, show draws from p(x|z), not its means.
     """
     from flaxvae.commands import shared

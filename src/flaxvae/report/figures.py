@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flaxvae.data.pipeline import Split
 from flaxvae.errors import UsageError, did_you_mean
-from flaxvae.report import levels, plots, shown
+from flaxvae.report import disentanglement, levels, plots, shown
 from flaxvae.report.shown import Subject
 from flaxvae.report.words import heading
 
@@ -76,6 +76,11 @@ FIGURES: dict[str, Figure] = {
     ),
     "levels": Figure(
         lambda of: of.run.recipe.hierarchy is not None, levels.levels, levels.draw_levels
+    ),
+    "mutual_information": Figure(
+        lambda of: bool(of.run.spec.factors) and of.run.recipe.codes is None,
+        disentanglement.of_test_images,
+        disentanglement.draw_matrix,
     ),
     "curves": Figure(
         lambda of: bool(of.run.folder.history()),

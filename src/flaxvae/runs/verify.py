@@ -50,7 +50,8 @@ LEFTOVERS = {
 }
 READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
-    *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "latents*.npz", "scores*.csv"),
+    *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "disentanglement*.json"),
+    *("latents*.npz", "scores*.csv"),
     *("figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
@@ -336,6 +337,7 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
         "evaluation*.json": _evaluation,
         "likelihood*.json": _evaluation,
         "diagnosis*.json": _evaluation,
+        "disentanglement*.json": _disentanglement,
         "latents*.npz": _arrays,
         "scores*.csv": _scores,
         "tb/events*": _events,
@@ -358,6 +360,17 @@ def _evaluation(path: Path) -> str:
     found = records.read(path, _Evaluation, "write it again")
     _finite(found)
     return f"{counted(found['images'], 'image')}, {found.get('split', 'test')}"
+
+
+class _Disentanglement(TypedDict):
+    images: Positive
+    factors: list[str]
+
+
+def _disentanglement(path: Path) -> str:
+    found = records.read(path, _Disentanglement, "write it again")
+    _finite(found)
+    return f"{counted(found['images'], 'image')}, {counted(len(found['factors']), 'factor')}"
 
 
 def _scores(path: Path) -> str:

@@ -30,7 +30,7 @@ def discretized(codes: Array, bins: Positive = BINS) -> Array:
 @typed
 def information(codes: Array, factors: Array, bins: Positive = BINS) -> Array:
     """I(z_d; v_f) in nats, [D, F], from codes [N, D] in ``bins`` bins and factors [N, F]."""
-    z, v, values = pairs(codes, factors)
+    z, v, values = pairs(codes, factors, least=1)
     found = np.empty((z.shape[1], len(values)))
     for d, binned in enumerate(discretized(z, bins).T):
         for f, (column, count) in enumerate(zip(v.T, values, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,12 @@ class Pairs(NamedTuple):
     values: tuple[int, ...]  # K_f, of each factor
 
 
-def pairs(codes: Any, factors: Any) -> Pairs:
+def pairs(codes: Any, factors: Any, least: int = 2) -> Pairs:
     """Codes [N, D] and factors [N, F] of any values, checked; values are numbered in their order.
 
     Raises UsageError for arrays that do not fit each other, codes that are not finite, fewer than
-    two factors, or a factor of one value, about which nothing can be known.
+    two factors or four images, or a factor of fewer than ``least`` values: of one there is nothing
+    to know.
     """
     z, v = np.asarray(codes, np.float64), np.asarray(factors)
     if z.ndim != 2 or not z.shape[1]:
@@ -33,16 +35,19 @@ def pairs(codes: Any, factors: Any) -> Pairs:
             f"factors of shape {v.shape}: expected [{len(z)}, F], a row for each of "
             f"{counted(len(z), 'image')}"
         )
+    if len(z) < 4:
+        raise UsageError(f"codes of {counted(len(z), 'image')}: expected 4 or more")
     if v.shape[1] < 2:
         raise UsageError(f"{counted(v.shape[1], 'factor')}: expected two or more to tell apart")
     if not np.isfinite(z).all():
         raise UsageError("codes that are not finite: expected finite numbers")
     found = [np.unique(column, return_inverse=True) for column in v.T]
     values = tuple(len(names) for names, _ in found)
-    if 1 in values:
+    if min(values) < least:
+        f = values.index(min(values))
         raise UsageError(
-            f"factor {values.index(1)} has one value in all {counted(len(z), 'image')}: expected "
-            "two or more; leave it out"
+            f"factor {f} has one value in all {counted(len(z), 'image')}: expected two or more; "
+            "leave it out"
         )
     return Pairs(z, np.stack([rank.ravel() for _, rank in found], 1), values)
 
@@ -67,3 +72,16 @@ def halves(count: int, seed: int) -> tuple[Array, Array]:
     """Rows to learn from and rows to test on, at random."""
     order = np.random.default_rng(seed).permutation(count)
     return order[: count // 2], order[count // 2 :]
+
+
+def linear_classifier(x: Array, y: Array, c: float = 1.0) -> Any:
+    """A logistic regression of y [N] on x [N, D], softmax if y has more than two values.
+
+    ``c`` is the inverse weight of its L2 penalty. One that has not quite converged is as good.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=c, max_iter=300).fit(x, y)

@@ -10,9 +10,19 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from flaxvae.analysis.disentanglement.inputs import Array, halves, pairs, standardized
+from flaxvae.analysis.disentanglement.inputs import (
+    Array,
+    halves,
+    linear_classifier,
+    pairs,
+    standardized,
+)
 from flaxvae.declared import AboveZero, Positive, Seed, typed
 from flaxvae.errors import UsageError
+
+POINTS, PAIRS = 1600, 64  # of the BetaVAE score
+VOTES, SIZE = 1600, 64  # of the FactorVAE score
+IMAGES = 2 * POINTS * PAIRS + VOTES * SIZE  # that both ask for
 
 
 class Sample(Protocol):
@@ -64,8 +74,8 @@ def beta_vae_score(
     factors: Positive,
     *,
     seed: Seed = 0,
-    points: Positive = 1600,
-    pairs: Positive = 64,
+    points: Positive = POINTS,
+    pairs: Positive = PAIRS,
 ) -> float:
     """How well a linear classifier tells which factor two images share (Higgins et al. 2017).
 
@@ -78,21 +88,19 @@ def beta_vae_score(
         sample: the codes.
         factors: F.
     """
-    from sklearn.linear_model import LogisticRegression
-
     generator = np.random.default_rng(seed)
     fixed = generator.integers(factors, size=points)
     parts = [  # some at a time, for new images are many
         np.abs(np.diff(sample(generator, np.repeat(part, pairs), 2), axis=1))
         .reshape(len(part), pairs, -1)
         .mean(1)
-        for part in np.array_split(fixed, max(points // 100, 1))
+        for part in np.array_split(fixed, max(points // 50, 1))
     ]
     x = standardized(np.concatenate(parts))
     learn, test = halves(points, seed)
     if len(np.unique(fixed[learn])) < 2:
         raise UsageError(f"points {points}: too few to learn {factors} factors from; expected more")
-    fitted = LogisticRegression(C=100.0, max_iter=1000).fit(x[learn], fixed[learn])
+    fitted = linear_classifier(x[learn], fixed[learn], 100.0)
     return float((fitted.predict(x[test]) == fixed[test]).mean())
 
 
@@ -103,8 +111,8 @@ def factor_vae_score(
     factors: Positive,
     *,
     seed: Seed = 0,
-    votes: Positive = 1600,
-    size: Positive = 64,
+    votes: Positive = VOTES,
+    size: Positive = SIZE,
 ) -> float:
     """How well the stillest unit tells which factor images share (Kim & Mnih 2018).
 

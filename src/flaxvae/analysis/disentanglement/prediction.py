@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxvae.analysis.disentanglement.inputs import Array, halves, pairs, standardized
+from flaxvae.analysis.disentanglement.inputs import (
+    Array,
+    halves,
+    linear_classifier,
+    pairs,
+    standardized,
+)
 from flaxvae.declared import Positive, Seed, typed
 
 DEPTHS = (4, 8, 16)  # of trees
@@ -173,7 +179,6 @@ def explicitness(codes: Array, factors: Array, *, seed: Seed = 0) -> Explicitnes
 
     A value that one half lacks is left out; a factor of only such values is nan.
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
     z, v, values = pairs(codes, factors)
@@ -184,7 +189,7 @@ def explicitness(codes: Array, factors: Array, *, seed: Seed = 0) -> Explicitnes
         for value in range(count):
             own = column == value
             if all(0 < own[half].sum() < len(half) for half in (learn, test)):
-                fitted = LogisticRegression(max_iter=300).fit(x[learn], own[learn])
+                fitted = linear_classifier(x[learn], own[learn])
                 areas.append(roc_auc_score(own[test], fitted.decision_function(x[test])))
         if areas:
             of_factors[f] = np.mean(areas)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from flaxvae.analysis.disentanglement import information, intervention, prediction
-from flaxvae.analysis.disentanglement.inputs import Array, silenced
+from flaxvae.analysis.disentanglement.inputs import Array, pairs, silenced
 from flaxvae.analysis.disentanglement.intervention import Sample
 from flaxvae.declared import Positive, Seed, typed
 
@@ -82,7 +82,7 @@ def measure(
     Raises UsageError for codes and factors that do not fit each other.
     """
     used = np.ones(codes.shape[1], bool) if used is None else used
-    z = silenced(codes, used)
+    z = silenced(pairs(codes, factors).codes, used)
     found = information.information(z, factors, bins)
     entropy = information.entropy(factors)
     drawn = intervention.resampled(z, factors) if sample is None else _silent(sample, used)
