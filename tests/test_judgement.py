@@ -9,9 +9,11 @@ from flaxvae import declared, lookup, zoo
 from flaxvae.analysis.aggregate_posterior import Aggregate, Bracket
 from flaxvae.analysis.calibration import Bin, Calibration
 from flaxvae.analysis.coverage import Coverage
-from flaxvae.analysis.diagnosis import Measured, Story, story
+from flaxvae.analysis.diagnosis import Measured, Story, known, story
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.analysis.judgement import RULES, judge
+from flaxvae.plan import make_plan
+from flaxvae.recipe import DataSpec
 from flaxvae.settings import TrainSettings
 
 TEST = Evaluation(
@@ -32,7 +34,7 @@ WELL = Measured(
     optimizer="adam",
     values=784,
     test=TEST,
-    story=Story(20, 9000, late=0.02, rises=0.001, best_epoch=19, lost=0.1),
+    story=Story(20, 9000, fall=90.0, late=0.02, swings=0.001, best_epoch=19, lost=0.1),
     train=dataclasses.replace(TEST, elbo=-97.0),
     lowest=0.0,
     highest=1.0,
@@ -129,7 +131,7 @@ def test_what_is_wrong_is_named_alone(name):
         asked(likelihood="gaussian", sigma=0.06),
         asked(likelihood="gaussian_shared", sigma=1.0),
         {"learning_rate": 0.1},  # fast, but well
-        told(rises=0.05),  # shaky, but not fast
+        told(swings=0.05),  # shaky, but not fast
         {"codes": 512, "grid": 49} | changed("test", codes_used=200) | {"train": None},
         # few images can show few codes
         {"codes": 512, "grid": 1} | changed("test", codes_used=12) | {"train": None},
@@ -178,7 +180,9 @@ def test_the_sentences():
         "mean loss", **asked(likelihood="gaussian", sigma=1.0, beta=392.0)
     )
     assert "--learning-rate 0.001" in sentence("learning rate")
-    assert "rises by 20 %" in sentence("learning rate", **told(rises=0.2))
+    assert "up and down by 20 %" in sentence("learning rate", **told(swings=0.2))
+    still = COLLAPSED | {"learning_rate": 1e-3} | told(fall=-1.0, late=None)
+    assert "has not fallen" in sentence("learning rate", **still)
     assert "12 of 512 codes are used by 1,000 images:" in sentence(
         "dead codebook"
     ) and "30 %" in sentence("underfit")
@@ -247,16 +251,39 @@ def rows(training, validation=None, what="elbo"):
 def test_a_story_by_hand(what):
     falling = [100, 60, 40, 30, 25, 23, 21, 20]
     found = story(rows(falling, [100, 50, 40, 30, 34, 32, 36, 35], what))
-    assert (found.epochs, found.steps) == (8, 80)
+    assert (found.epochs, found.steps, found.fall) == (8, 80, 80)
     assert found.late == pytest.approx((23 - 20) / 80)
-    # The last half's changes are +4, -2, +4, -1: rises of 2 on average, of a fall of 70.
-    assert found.rises == pytest.approx(2 / 70)
+    # The last half's changes are +4, -2, +4, -1: falls of 3/4 on average, of one of 70 in all.
+    assert found.swings == pytest.approx(0.75 / 70)
     assert (found.best_epoch, found.lost) == (4, 5)
+
+
+def test_what_training_loses_as_well_is_no_overfitting():
+    """Under a large beta -ELBO may rise on all images, and the loss fall."""
+    found = story(rows([100, 60, 62, 67], [110, 60, 63, 70]))
+    assert (found.best_epoch, found.lost) == (2, 3)
+    assert story(rows([100, 60, 70], [110, 60, 65])).lost == 0
 
 
 def test_a_story_that_is_short_or_missing():
     assert story([]) is None
-    assert story(rows([50.0])) == Story(1, 10, None, None, None, None)
-    found = story(rows([50.0, 60.0], [50.0, 60.0]))  # it only rose
-    assert (found.late, found.rises, found.best_epoch, found.lost) == (None, None, 1, 10)
-    assert story(rows([50.0, float("nan")])).late is None
+    assert story(rows([50.0])) == Story(1, 10, None, None, None, None, None)
+    found = story(rows([50.0, 45.0], [50.0, 60.0]))
+    assert (found.fall, found.late, found.swings) == (5, 1, None)
+    assert (found.best_epoch, found.lost) == (1, 10)
+    assert story(rows([50.0, 60.0])).late is None  # it only rose
+    assert story(rows([50.0, float("nan")])).fall is None
+    (_, second) = rows([50.0, 40.0], [60.0, 50.0])
+    assert story([second]).best_epoch == 2  # a damaged row is left out
+
+
+def test_of_patience_the_best_variables_are_kept():
+    spec = DataSpec("digits", (8, 8, 1), levels=17, examples=100)
+    history = rows([100, 60, 40, 20], [100, 60, 80, 90])
+    for patience, lost in ((5, None), (None, 30)):
+        plan = make_plan("vae", patience=patience)
+        found = known(plan.recipe(spec), plan.settled(spec), history, TEST)
+        assert found.story.lost == lost
+        overfit = [one.name for one in judge(found)].count("overfit")
+        assert overfit == (lost is not None)
+    assert found.values == 64 and found.arguments["likelihood"] == "bernoulli"

@@ -42,11 +42,12 @@ class Story(NamedTuple):
 
     epochs: int
     steps: int
-    late: float | None  # how much of the training loss's fall was in the last quarter of epochs
-    rises: float | None  # average rise between epochs of the last half, over the validation loss's
-    # fall (epochs without a rise count 0)
+    fall: float | None  # of the training loss, from the first epoch to the last
+    late: float | None  # how much of this fall was in the last quarter of epochs
+    swings: float | None  # of the validation loss in the last half of epochs: its average rise or
+    # fall from one to the next, whichever is less, over all that it fell
     best_epoch: int | None  # of the validation loss
-    lost: float | None  # nats of the validation loss since then
+    lost: float | None  # nats of the validation loss since then, but for those that training lost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,9 @@ def known(
     recipe: Recipe, plan: Plan, rows: Sequence[Mapping[str, Any]], test: Evaluation | None
 ) -> Measured:
     """What a training has computed: its settings, its history and its evaluation."""
-    codes, shape = recipe.codes, recipe.data.shape
+    codes, shape, said = recipe.codes, recipe.data.shape, story(rows)
+    if said is not None and plan.training.patience is not None:
+        said = said._replace(lost=None)  # the best variables were kept
     return Measured(
         arguments=dict(plan.arguments),
         learning_rate=plan.training.learning_rate,
@@ -111,7 +114,7 @@ def known(
         codes=None if codes is None else codes.size,
         grid=1 if codes is None else int(np.prod(codes.grid)),
         test=test,
-        story=story(rows),
+        story=said,
     )
 
 
@@ -128,18 +131,22 @@ def story(rows: Sequence[Mapping[str, Any]]) -> Story | None:
         return np.array([np.nan if value is None else value for value in found])
 
     training, held = losses("train"), losses("validation")
-    quarter, fall = max(len(rows) // 4, 1), training[0] - training[-1]
-    late = rises = best = lost = None
-    if len(rows) > 1 and fall > 0:
-        late = float((training[-1 - quarter] - training[-1]) / fall)
+    quarter = max(len(rows) // 4, 1)
+    fall = late = swings = best = lost = None
+    if len(rows) > 1 and np.isfinite(training).all():
+        fall = float(training[0] - training[-1])
+        late = float(training[-1 - quarter] - training[-1]) / fall if fall > 0 else None
     if np.isfinite(held).all():
         least = int(held.argmin())
-        best, lost = least + 1, float(held[-1] - held[least])
+        # Under a large beta both may rise, for this is not the loss: then it is no overfitting.
+        both = max(float(training[-1] - training[least]), 0.0)
+        best, lost = rows[least]["epoch"], max(float(held[-1] - held[least]) - both, 0.0)
         half = np.diff(held[max(len(held) // 2 - 1, 0) :])
         if len(half) > 1 and held[0] > held[least]:
-            rises = float(np.maximum(half, 0).mean() / (held[0] - held[least]))
+            shaken = min(np.maximum(half, 0).mean(), np.maximum(-half, 0).mean())
+            swings = float(shaken / (held[0] - held[least]))
     last = rows[-1]
-    return Story(last["epoch"], last["step"], late, rises, best, lost)
+    return Story(last["epoch"], last["step"], fall, late, swings, best, lost)
 
 
 def _gaussian(features: Any, latent: Latent) -> Normal | None:

@@ -28,7 +28,7 @@ from flaxvae.analysis.symptoms import (
 )
 
 WIDE = 2.0  # sigma over the residual's, above which (or below 1 over which) it is wrong
-FAST, SHAKY, SHAKEN = 5e-3, 0.03, 0.1  # a learning rate of Adam's; rises in the history
+FAST, SHAKY, SHAKEN = 5e-3, 0.015, 0.1  # a learning rate of Adam's; swings of the loss
 SLOW, USUAL = 1e-4, 1e-3  # learning rates
 LATE, SHORT = 0.1, 200  # part of the loss's fall in the last quarter; steps of a training
 WHITE = 0.5  # the largest value of images below which their scale is wrong
@@ -136,13 +136,18 @@ def _narrow(m: Measured) -> Found | None:
 
 
 def _learning_rate(m: Measured) -> Found | None:
-    rate, rises = m.learning_rate or 0.0, (m.story.rises if m.story else None) or 0.0
+    rate, swings = m.learning_rate or 0.0, (m.story.swings if m.story else None) or 0.0
     fast = m.optimizer == "adam" and rate >= FAST
     said = f"The learning rate {rate:g} is too high: "
-    if rises > SHAKEN or (fast and rises > SHAKY):
-        part = f"{100 * rises:.0f} % of all that it fell"
-        return Found(f"{said}the validation loss rises by {part}, again and again.", _slower(m))
-    return Found(f"{said}{_silence(m)}.", _slower(m)) if fast and collapsed(m) else None
+    if swings > SHAKEN or (fast and swings > SHAKY):
+        part = f"by {100 * swings:.0f} % of all that it fell"
+        return Found(f"{said}the validation loss goes up and down {part}.", _slower(m))
+    if fast and collapsed(m):
+        return Found(f"{said}{_silence(m)}.", _slower(m))
+    fall = m.story.fall if m.story else None
+    if fall is None or fall > 0 or setting(m, "beta", 1.0) > 1:  # then -ELBO is not the loss
+        return None
+    return Found("The training loss has not fallen since the first epoch.", _slower(m))
 
 
 def _slower(m: Measured) -> tuple[str, ...]:

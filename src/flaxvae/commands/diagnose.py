@@ -53,7 +53,10 @@ def diagnose(
     known = diagnosis.known(loaded.recipe, loaded.plan, loaded.folder.history(), None)
     with Terminal() as terminal:
         data = loaded.data(place, terminal.watch("decoding pictures"))
-        test, train = some(data.test), loaded.prepared(some(data.train))
+        held = data.test
+        if loaded.plan.data.normal and data.validation is not None:
+            held = data.validation  # the test images have anomalies among them
+        test, train = some(held), loaded.prepared(some(data.train))
         found = diagnosis.measure(
             known,
             loaded.recipe,
