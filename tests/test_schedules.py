@@ -71,7 +71,9 @@ def test_a_capacity_is_a_target():
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ae", "denoising_ae", "tc_vae", "mmd_vae", "vq_vae"])
+@pytest.mark.parametrize(
+    "name", ["ae", "denoising_ae", "tc_vae", "factor_vae", "mmd_vae", "vq_vae"]
+)
 def test_losses_without_one_weight_have_no_column(name):
     assert schedules.numbers(lookup.build(name, SPEC, **MLP), 5) == {}
 

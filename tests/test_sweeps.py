@@ -448,6 +448,7 @@ MEMBERS = {  # of a sweep: what is the same for all, and the numbers that differ
     "denoising_ae": ({"noise": "salt_and_pepper"}, {"level": (0.1, 0.6)}),
     "beta_vae": ({}, {"beta": (1.0, 8.0), "capacity": (3.0, 9.0), "capacity_steps": (2, 9)}),
     "tc_vae": ({}, {"alpha": (1.0, 0.0), "beta": (0.0, 6.0), "gamma": (1.0, 2.0)}),
+    "factor_vae": ({"discriminator": (8,)}, {"gamma": (0.0, 10.0)}),
     "mmd_vae": ({}, {"alpha": (0.0, 0.5), "mmd_weight": (10.0, 100.0)}),
     "iwae": ({"anneal": "linear"}, {"anneal_steps": (2, 9)}),
     "gumbel_vae": ({}, GUMBEL),
@@ -457,7 +458,8 @@ MEMBERS = {  # of a sweep: what is the same for all, and the numbers that differ
 
 
 @pytest.mark.parametrize(
-    "model", rare(MEMBERS, "denoising_vae", "tc_vae", "mmd_vae", "gumbel_vae", "flow_vae")
+    "model",
+    rare(MEMBERS, "denoising_vae", "tc_vae", "factor_vae", "mmd_vae", "gumbel_vae", "flow_vae"),
 )
 def test_members_of_other_numbers_share_a_program(model):
     """Which computes for each what its own would; the settings differ all at once."""

@@ -49,6 +49,7 @@ SMALL = {
     "flow_prior_vae": {"latent_dim": D, "flow_steps": 2, "flow_width": 8},
     "vamp_vae": {"latent_dim": D, "pseudo_inputs": 4},
     "mog_vae": {"latent_dim": D, "prior_components": 4},
+    "factor_vae": {"latent_dim": D, "discriminator": (8,)},
     "mmd_vae": {"latent_dim": D, "mmd_weight": 2.0},  # it multiplies rounding, too
 }
 MLP = {"net": "mlp", "widths": (16,)}

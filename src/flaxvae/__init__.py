@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from flaxvae.zoo import deep_vae as deep_vae
     from flaxvae.zoo import denoising_ae as denoising_ae
     from flaxvae.zoo import denoising_vae as denoising_vae
+    from flaxvae.zoo import factor_vae as factor_vae
     from flaxvae.zoo import flow_prior_vae as flow_prior_vae
     from flaxvae.zoo import flow_vae as flow_vae
     from flaxvae.zoo import gumbel_vae as gumbel_vae
@@ -75,8 +76,8 @@ _NAMES = {
     "sweeps": "Sweep sweep",
     "trained": "Trained evaluate",
     "training.update": "init update",
-    "zoo": "RECIPES ae denoising_ae vae beta_vae denoising_vae cvae iwae tc_vae mmd_vae "
-    "flow_vae vamp_vae mog_vae flow_prior_vae ladder_vae deep_vae gumbel_vae vq_vae",
+    "zoo": "RECIPES ae denoising_ae vae beta_vae denoising_vae cvae iwae tc_vae factor_vae "
+    "mmd_vae flow_vae vamp_vae mog_vae flow_prior_vae ladder_vae deep_vae gumbel_vae vq_vae",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOMES)

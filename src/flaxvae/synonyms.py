@@ -108,7 +108,7 @@ _LINES = [
     ("dae", "denoising_ae", ""),
     ("conditional conditional_vae", "cvae", ""),
     ("infovae info_vae wae", "mmd_vae", ""),
-    ("factor_vae factorvae", "tc_vae", "it also penalises the total correlation"),
+    ("factorvae", "factor_vae", ""),
     ("hierarchical hvae lvae", "ladder_vae", ""),
     ("vdvae nvae biva", "deep_vae", ""),
     ("nf_vae iaf_vae", "flow_vae", ""),

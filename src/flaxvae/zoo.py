@@ -383,6 +383,34 @@ def tc_vae(
     return _recipe(model, objective, data, body, least_batch=2)
 
 
+def factor_vae(
+    data: DataSpec,
+    body: Body = Body(),
+    *,
+    latent_dim: int = 10,
+    gamma: float = 10.0,
+    discriminator: tuple[int, ...] = (256, 256, 256),
+) -> Recipe:
+    """FactorVAE (Kim & Mnih 2018): -ELBO + gamma total correlation, by a discriminator.
+
+    Args:
+        latent_dim: Latent dimensions.
+        gamma: Weight of the total correlation of z; with 0 it is a VAE.
+        discriminator: Widths of its hidden layers; the paper has six of 1000.
+    """
+    _positive(latent_dim=latent_dim)
+    _not_negative(gamma=gamma)
+    _check(
+        bool(discriminator) and min(discriminator) > 0,
+        f"--discriminator {' '.join(map(str, discriminator))}".rstrip(),
+        "one or more widths of 1 or more",
+    )
+    model = _assemble(data, body, parts.latents.gaussian(latent_dim))
+    model = parts.adversary.with_discriminator(model, discriminator, latent_dim)
+    objective = partial(parts.adversary.factor_objective, widths=discriminator, gamma=gamma)
+    return _recipe(model, objective, data, body, least_batch=2)
+
+
 Kernel = Literal["imq", "gaussian"]
 
 
@@ -778,6 +806,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         cvae,
         iwae,
         tc_vae,
+        factor_vae,
         mmd_vae,
         flow_vae,
         vamp_vae,
