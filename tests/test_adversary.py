@@ -111,5 +111,5 @@ def test_without_its_weight_it_is_the_bound(case):
 
 @pytest.mark.parametrize("widths", [(), (8, 0)])
 def test_a_discriminator_without_layers_is_refused(widths):
-    with pytest.raises(UsageError, match=r"--discriminator.*expected one or more widths"):
+    with pytest.raises(UsageError, match=r"discriminator.*expected one or more widths"):
         lookup.build("factor_vae", SPEC, net="mlp", discriminator=widths)

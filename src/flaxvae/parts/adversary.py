@@ -49,7 +49,12 @@ def with_discriminator(model: Model, widths: Sequence[int], latent_dim: int) -> 
 
 
 def shuffled(key: Array, z: Array) -> Array:
-    """Each dimension of z [B, D] in an order of its own: draws of prod_d q(z_d)."""
+    """Each dimension of z [B, D] in an order of its own: draws of prod_d q(z_d).
+
+    Raises ValueError for a batch of one, which has one order.
+    """
+    if len(z) < 2:
+        raise ValueError(f"a batch of {len(z)}: expected at least 2 codes to shuffle")
     keys = jax.random.split(key, z.shape[1])
     return jax.vmap(jax.random.permutation, (0, 1), 1)(keys, z)
 
