@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import flaxvae
-from flaxvae import zoo
+from flaxvae import parts, zoo
 
 ROOT = Path(flaxvae.__file__).parent
 FLOORS = [
@@ -162,6 +162,11 @@ def test_every_floor_exists():
         "__init__",
         "__main__",
     }
+
+
+def test_all_parts_load_on_first_use():
+    """Whichever other module has been imported before."""
+    assert parts.__all__ == sorted(path.stem for path in ROOT.glob("parts/[!_]*.py"))
 
 
 def test_the_command_line_starts_light():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flaxvae.parts import (
+        adversary,
         aggregate,
         assemble,
         autoregressive,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "adversary",
     "aggregate",
     "assemble",
     "autoregressive",
