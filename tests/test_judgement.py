@@ -9,9 +9,10 @@ from flaxvae import declared, lookup, zoo
 from flaxvae.analysis.aggregate_posterior import Aggregate, Bracket
 from flaxvae.analysis.calibration import Bin, Calibration
 from flaxvae.analysis.coverage import Coverage
-from flaxvae.analysis.diagnosis import Measured, Story, known, story
+from flaxvae.analysis.diagnosis import Measured, known
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.analysis.judgement import RULES, judge
+from flaxvae.analysis.story import Story, story
 from flaxvae.plan import make_plan
 from flaxvae.recipe import DataSpec
 from flaxvae.settings import TrainSettings
@@ -202,6 +203,11 @@ def test_the_sentences():
     assert "95 %" in sentence("holes") and "30 %" in sentence("coverage")
 
 
+def test_a_loss_that_validation_has_lost_asks_for_no_more_epochs():
+    """Training images still gain, as they do when a model learns them by heart."""
+    assert names(**told(late=0.3, best_epoch=4, lost=9.0)) == ["overfit"]
+
+
 def test_a_kl_in_one_number():
     """Of a posterior without closed form the codes' variances say which dimensions are used."""
     one = {"kl_per_unit": (12.0,), "kl": 12.0}
@@ -286,4 +292,8 @@ def test_of_patience_the_best_variables_are_kept():
         assert found.story.lost == lost
         overfit = [one.name for one in judge(found)].count("overfit")
         assert overfit == (lost is not None)
+    # A training that patience has ended was long enough; one that it has not, was not.
+    for epochs, late in ((4, 20 / 80), (50, None)):
+        plan = make_plan("vae", patience=5, epochs=epochs)
+        assert known(plan.recipe(spec), plan.settled(spec), history, TEST).story.late == late
     assert found.values == 64 and found.arguments["likelihood"] == "bernoulli"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from flaxvae.analysis.aggregate_posterior import Aggregate
 from flaxvae.analysis.calibration import Calibration
 from flaxvae.analysis.coverage import Coverage
 from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.analysis.story import Story, story
 from flaxvae.core import Batch, Latent, Variables
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Split
@@ -35,19 +36,6 @@ Array = jax.Array
 
 IN_DIMENSIONS = 512  # of z at most, of which the aggregate posterior is measured
 DRAWS, SIMULATIONS = 19, 256  # of q, and of x: where each takes a pass through a hierarchy
-
-
-class Story(NamedTuple):
-    """What the rows of metrics.jsonl say; the loss is -ELBO, or -log p(x|z) of an autoencoder."""
-
-    epochs: int
-    steps: int
-    fall: float | None  # of the training loss, from the first epoch to the last
-    late: float | None  # how much of this fall was in the last quarter of epochs
-    swings: float | None  # of the validation loss in the last half of epochs: its average rise or
-    # fall from one to the next, whichever is less, over all that it fell
-    best_epoch: int | None  # of the validation loss
-    lost: float | None  # nats of the validation loss since then, but for those that training lost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +62,7 @@ class Measured:
     calibration: Calibration | None = None
     aggregate: Aggregate | None = None
     coverage: Coverage | None = None
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of these, and why
 
     @property
     def explained(self) -> float | None:
@@ -104,6 +93,8 @@ def known(
     codes, shape, said = recipe.codes, recipe.data.shape, story(rows)
     if said is not None and plan.training.patience is not None:
         said = said._replace(lost=None)  # the best variables were kept
+        if said.epochs < (plan.training.epochs or 0):
+            said = said._replace(late=None)  # it ended because validation no longer improved
     return Measured(
         arguments=dict(plan.arguments),
         learning_rate=plan.training.learning_rate,
@@ -118,43 +109,41 @@ def known(
     )
 
 
-def story(rows: Sequence[Mapping[str, Any]]) -> Story | None:
-    """What the rows of a training's history say; None without any."""
-    if not rows:
-        return None
-
-    def losses(of: str) -> np.ndarray:
-        bound = [row.get(f"{of}_elbo") for row in rows]
-        if all(value is not None for value in bound):
-            return -np.array(bound, float)
-        found = [row.get(f"{of}_reconstruction") for row in rows]
-        return np.array([np.nan if value is None else value for value in found])
-
-    training, held = losses("train"), losses("validation")
-    quarter = max(len(rows) // 4, 1)
-    fall = late = swings = best = lost = None
-    if len(rows) > 1 and np.isfinite(training).all():
-        fall = float(training[0] - training[-1])
-        late = float(training[-1 - quarter] - training[-1]) / fall if fall > 0 else None
-    if np.isfinite(held).all():
-        least = int(held.argmin())
-        # Under a large beta both may rise, for this is not the loss: then it is no overfitting.
-        both = max(float(training[-1] - training[least]), 0.0)
-        best, lost = rows[least]["epoch"], max(float(held[-1] - held[least]) - both, 0.0)
-        half = np.diff(held[max(len(held) // 2 - 1, 0) :])
-        if len(half) > 1 and held[0] > held[least]:
-            shaken = min(np.maximum(half, 0).mean(), np.maximum(-half, 0).mean())
-            swings = float(shaken / (held[0] - held[least]))
-    last = rows[-1]
-    return Story(last["epoch"], last["step"], fall, late, swings, best, lost)
-
-
 def _gaussian(features: Any, latent: Latent) -> Normal | None:
     """q(z|x), if the features are those of a Gaussian in z."""
     if not (isinstance(features, Mapping) and set(features) == {"mean", "log_var"}):
         return None
     fits = features["mean"].shape == latent.z.shape and latent.z.shape[1] <= IN_DIMENSIONS
     return Normal(features["mean"], features["log_var"]) if fits else None
+
+
+def _no_aggregate(recipe: Recipe, found: Mapping[str, np.ndarray]) -> str:
+    """Why q(z) cannot be measured; "" if it can."""
+    if not recipe.has_bound:
+        return "an autoencoder has no q(z|x)"
+    if recipe.codes is not None:
+        return "the latents are discrete"
+    if recipe.hierarchy is not None:
+        return "q(z|x) of a hierarchy is not Gaussian"
+    if (size := found["code"].shape[1]) > IN_DIMENSIONS:
+        return f"z has {size:,} dimensions, more than {IN_DIMENSIONS}"
+    if not np.isfinite(found["elbo"]).all():
+        return "the bound is not finite"
+    # A flow has a Gaussian's features, too, but another density at its draws.
+    if "z" in found and np.allclose(found["log_q"], found["gaussian"], rtol=1e-3, atol=1e-2):
+        return ""
+    return "q(z|x) is not Gaussian"
+
+
+def _no_coverage(recipe: Recipe, generates: bool) -> str:
+    """Why there can be no simulation-based calibration; "" if there can."""
+    if not recipe.has_bound:
+        return "an autoencoder has no p(z)"
+    if recipe.codes is not None:
+        return "the latents are discrete, and have no order"
+    if recipe.log_px == "cross_entropy":
+        return "a Bernoulli's draws are black and white, but the images are grey"
+    return "" if generates else "no prior has been fitted"
 
 
 def _look(recipe: Recipe):
@@ -167,8 +156,10 @@ def _look(recipe: Recipe):
         features = model.encode(variables, batch.x, batch.y)
         latent = model.reparameterize(variables, draw_key, features, False)
         p = latent.px or model.decode(variables, latent.z, batch.y)
-        others = model.decode(variables, jnp.roll(latent.z, 1, axis=0), batch.y)
-        found |= {"own": -p.log_prob(batch.x), "other": -others.log_prob(batch.x)}
+        found["own"] = -p.log_prob(batch.x)
+        if len(latent.z) > 1:  # of the next row, since the last batch is filled up with the first
+            others = model.decode(variables, jnp.roll(latent.z, -1, axis=0), batch.y)
+            found["other"] = -others.log_prob(batch.x)
         found |= calibration.sums(p, batch.x, data_key)
         if recipe.has_bound and (q := _gaussian(features, latent)) is not None:
             found |= {"mean": q.mean, "log_var": q.log_var, "z": latent.z, "log_p": latent.log_p}
@@ -178,13 +169,10 @@ def _look(recipe: Recipe):
     return look
 
 
-def _simulation(recipe: Recipe):
-    """Draws from the model and their ranks, or only draws of z where x would be none of its data.
-
-    Codes have no order; and draws of a Bernoulli are black and white where images are grey.
-    """
+def _simulation(recipe: Recipe, ranks: bool):
+    """Draws from the model and their ranks, or only draws of z."""
     model = recipe.model
-    if recipe.codes is None and recipe.log_px != "cross_entropy":
+    if ranks:
         return coverage.simulation(model, DRAWS if recipe.hierarchy else coverage.DRAWS)
 
     def prior(variables: Variables, key: Array, batch: Batch) -> dict[str, Array]:
@@ -230,25 +218,28 @@ def measure(
     added: dict[str, Any] = {
         "test": evaluation.numbers(recipe, test, found),
         "own": float(found["own"].mean(dtype=np.float64)),
-        "other": float(found["other"].mean(dtype=np.float64)),
         "calibration": calibration.calibration(found["errors"], found["bins"]),
         **_values(test),
     }
+    if "other" in found:
+        added["other"] = float(found["other"].mean(dtype=np.float64))
     if train is not None:
         added["train"] = evaluation.numbers(recipe, train, look(train, variables, train_key, watch))
+    why = {"aggregate": _no_aggregate(recipe, found), "coverage": _no_coverage(recipe, generates)}
     prior = None
-    if recipe.has_bound and generates:
+    if generates and not all(why.values()):
         some = taken(test, np.arange(min(SIMULATIONS, len(test.x)))) if recipe.hierarchy else test
-        draw = batches.over_split(_simulation(recipe), mesh)(some, variables, prior_key)
+        simulation = _simulation(recipe, not why["coverage"])
+        draw = batches.over_split(simulation, mesh)(some, variables, prior_key)
         prior = draw["prior"]
         if "ranks" in draw:
             draws = DRAWS if recipe.hierarchy else coverage.DRAWS
             added["coverage"] = coverage.coverage(draw["ranks"], draws)
-    # A flow has a Gaussian's features, too, but another density at its draws.
-    if "z" in found and np.allclose(found["log_q"], found["gaussian"], rtol=1e-3, atol=1e-2):
-        q, z, log_p = (found["mean"], found["log_var"]), found["z"], found["log_p"]
-        added["aggregate"] = aggregate_posterior.measure(*q, z, log_p, prior)
-    return dataclasses.replace(before, **added)
+    if not why["aggregate"]:
+        mean, log_var, z, log_p = (found[name] for name in ("mean", "log_var", "z", "log_p"))
+        added["aggregate"] = aggregate_posterior.measure(mean, log_var, z, log_p, prior)
+    left_out = {name: reason for name, reason in why.items() if reason}
+    return dataclasses.replace(before, **added, left_out=left_out)
 
 
 def _values(split: Split, step: int = 512) -> dict[str, float]:

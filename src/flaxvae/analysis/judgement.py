@@ -174,7 +174,7 @@ def _dead_codes(m: Measured) -> Found | None:
 
 def _underfit(m: Measured) -> Found | None:
     story = m.story
-    if story is None:
+    if story is None or lost(m) is not None:  # then a longer training makes it worse
         return None
     slow = (m.learning_rate or USUAL) < SLOW
     more = (f"--learning-rate {USUAL:g}",) * slow + (f"--epochs {4 * story.epochs}",)

@@ -31,56 +31,32 @@ def diagnose(
         seed: Determines the images and the draws.
     """
 
-    import numpy as np
-
-    from flaxvae.analysis import diagnosis, judgement
     from flaxvae.analysis.evaluation import UNITS
     from flaxvae.commands import shared
-    from flaxvae.data.dataset import taken
-    from flaxvae.data.pipeline import Split
     from flaxvae.errors import DataError
     from flaxvae.report import findings
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import relative
+    from flaxvae.runs import diagnosed
     from flaxvae.runs.folder import write_json
     from flaxvae.runs.run import load
 
-    def some(split: Split) -> Split:
-        order = np.random.default_rng(seed).permutation(len(split.x))
-        return taken(split, np.sort(order[:images]))
-
     loaded = load(run, recipes)
-    known = diagnosis.known(loaded.recipe, loaded.plan, loaded.folder.history(), None)
     with Terminal() as terminal:
         data = loaded.data(place, terminal.watch("decoding pictures"))
-        held = data.test
-        if loaded.plan.data.normal and data.validation is not None:
-            held = data.validation  # the test images have anomalies among them
-        test, train = some(held), loaded.prepared(some(data.train))
-        found = diagnosis.measure(
-            known,
-            loaded.recipe,
-            loaded.variables,
-            test,
-            train,
-            generates=loaded.generates,
-            seed=seed,
-            mesh=loaded.mesh,
-            watch=terminal.watch("looking"),
-        )
-        judgements = judgement.judge(found)
-        facts, unwritten = findings.facts(loaded, found), ""
+        found = diagnosed.diagnose(loaded, data, images, seed, terminal.watch("looking"))
+        facts, unwritten = findings.facts(loaded, found.measured), ""
         try:
             path = shared.target(loaded, "diagnosis.json", None, diagnose, images=images, seed=seed)
-            about = {"images": len(test.x), "seed": seed, "data": loaded.spec.name}
-            said = [each._asdict() for each in judgements]
-            numbers = {"judgements": said, "measured": found.as_json(), "units": UNITS}
+            about = {"images": found.images, "seed": seed, "data": loaded.spec.name}
+            said = [each._asdict() for each in found.judgements]
+            numbers = {"judgements": said, "measured": found.measured.as_json(), "units": UNITS}
             write_json(path, about | shared.step(loaded) | numbers)
             facts["written"] = relative(path)
         except (DataError, OSError) as error:
             unwritten = f"the numbers could not be written to a file: {error}"
         terminal.summary(facts, [])
-        for line in findings.lines(judgements):
+        for line in diagnosed.lines(found.judgements):
             terminal.note(line)
     if unwritten:
         print(f"flaxvae: {unwritten}", file=sys.stderr)

@@ -1,28 +1,18 @@
-"""A diagnosis as text: its numbers in two columns, and its sentences."""
+"""The numbers of a diagnosis, in two columns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from flaxvae.analysis.aggregate_posterior import Bracket
 from flaxvae.analysis.diagnosis import Measured
-from flaxvae.analysis.judgement import Judgement
 from flaxvae.analysis.symptoms import dimensions
 from flaxvae.errors import counted
 from flaxvae.report import words
 from flaxvae.trained import Trained
 
 MOST = 12  # dimensions whose KL is listed
-
-
-def lines(judgements: Sequence[Judgement]) -> list[str]:
-    """What is wrong, then what is worth knowing."""
-    if not any(judgement.serious for judgement in judgements):
-        well = "Nothing is wrong with it, as far as these numbers show."
-        return [well, *(judgement.text for judgement in judgements)]
-    order = sorted(judgements, key=lambda judgement: not judgement.serious)
-    return [judgement.text for judgement in order]
+_CALLED = {"aggregate": "aggregate q(z)", "coverage": "coverage"}  # in the table, if left out
 
 
 def facts(run: Trained, found: Measured) -> dict[str, str]:
@@ -37,7 +27,8 @@ def facts(run: Trained, found: Measured) -> dict[str, str]:
         said["explained"] = (
             f"{100 * explained:.1f} % of the variance over {run.spec.example}s, by reconstructions"
         )
-    return said | _latents(found) | _likelihood(run, found) | _training(found)
+    said |= _latents(found) | _likelihood(run, found) | _training(found)
+    return said | {f"no {_CALLED[what]}": why for what, why in found.left_out.items()}
 
 
 def _latents(found: Measured) -> dict[str, str]:

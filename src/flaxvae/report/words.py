@@ -231,6 +231,7 @@ def next_commands(run: Run) -> list[tuple[str, str]]:
         )
 
     tighter = [(words("eval", "--k", 500), "tighter bound")] if run.recipe.has_bound else []
+    tighter = [(words("diagnose"), "why it is not better"), *tighter]
     draw = (words("sample"), "draw new images")
     if run.spec.kind == "table":
         scores = (words("score"), "how unusual each row is, .csv")

@@ -20,12 +20,12 @@ from flaxvae.core import Variables
 from flaxvae.data import labels
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.data.tables import Columns
-from flaxvae.declared import typed
+from flaxvae.declared import Positive, Seed, typed
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, command
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import places, reading, records
+from flaxvae.runs import diagnosed, places, reading, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import RunFolder
@@ -85,6 +85,33 @@ class Run(Trained):
             return self.loaded
         check = functools.partial(check_same_data, self.folder)
         return places.find(self.plan.data, self.folder.record(), check, place, watch)[0]
+
+    @typed
+    def diagnose(
+        self,
+        *,
+        images: Positive = diagnosed.IMAGES,
+        seed: Seed = 0,
+        place: Place = Place(),
+        watch: reading.Watch | None = None,
+    ) -> diagnosed.Diagnosis:
+        """Why it is not better: numbers, and sentences with the flags that help.
+
+        ``print(run.diagnose())`` shows the sentences; ``measured`` has the numbers, in nats, as
+        ``analysis.diagnosis`` defines them. Nothing is written.
+
+        Args:
+            images: how many test images and how many training images to use, taken at random; or
+                all, if there are fewer.
+            seed: decides the images and the draws.
+            place: where the run's data are, if they have moved.
+            watch: is told of progress.
+
+        Raises:
+            UsageError: fewer than two images.
+            DataError: the data are not found, or have changed.
+        """
+        return diagnosed.diagnose(self, self.data(place), images, seed, watch)
 
     def read(self, images: str | os.PathLike[str]) -> Split:
         """The images of a folder, a zip, a tar or a file, prepared as the run's own were.
