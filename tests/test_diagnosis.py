@@ -160,8 +160,44 @@ def test_the_command(trained, capsys):
     assert numbers["highest"] == 1 and 0 < numbers["variance"] < 0.25
     wrong = [f for f in verify(flaxvae.runs.folder.RunFolder(trained)) if f.ok is False]
     assert not wrong
-    code, out, err = said(f"diagnose {trained} --images 0", capsys)
-    assert (code, out) == (2, "") and "--images 0" in err and err.count("\n") == 1
+    assert numbers["left_out"].keys() == {"coverage"} and "no coverage" in out
+    for few in (0, 1):
+        code, out, err = said(f"diagnose {trained} --images {few}", capsys)
+        assert (code, out) == (2, "") and f"--images {few}" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "aggregate", "coverage"),
+    [
+        ({"log_px": "density"}, "", ""),
+        ({"log_px": "cross_entropy"}, "", "black and white"),
+        ({"has_bound": False}, "no q(z|x)", "no p(z)"),
+        ({"codes": True}, "discrete", "discrete"),
+        ({"hierarchy": True}, "hierarchy", ""),
+    ],
+)
+def test_what_is_left_out_says_why(facts, aggregate, coverage):
+    spec = DataSpec("numbers", (D,), kind="table")
+    recipe = Recipe(exact(), lambda model: None, spec, "density")._replace(**facts)
+    one = np.zeros(N)
+    found = {"code": np.zeros((N, D)), "elbo": one, "z": one, "log_q": one, "gaussian": one}
+    for expected, why in [
+        (aggregate, diagnosis.no_aggregate(recipe, found)),
+        (coverage, diagnosis.no_coverage(recipe, True)),
+    ]:
+        assert bool(why) == bool(expected) and expected in why
+
+
+def test_a_posterior_that_is_not_gaussian_has_no_aggregate():
+    spec = DataSpec("numbers", (D,), kind="table")
+    recipe = Recipe(exact(), lambda model: None, spec, "density")
+    one = np.ones(N)
+    found = {"code": np.zeros((N, D)), "elbo": one, "z": one, "log_q": one, "gaussian": one}
+    assert "not Gaussian" in diagnosis.no_aggregate(recipe, found | {"log_q": 2 * one})
+    assert "not finite" in diagnosis.no_aggregate(recipe, found | {"elbo": np.nan * one})
+    wide = found | {"code": np.zeros((N, 600))}
+    assert "600 dimensions, more than 512" in diagnosis.no_aggregate(recipe, wide)
+    assert "no prior" in diagnosis.no_coverage(recipe, False)
 
 
 SMALL = {"net": "mlp", "widths": (64,), "devices": 1, "epochs": 60}
@@ -223,13 +259,17 @@ def test_a_run_made_to_fail_is_named_and_a_healthy_one_left_alone(
     if make is not None:
         make(tmp_path / "images.npz")
     data = "digits" if make is None else str(tmp_path / "images.npz")
-    flaxvae.train(data, model, run=str(tmp_path / "run"), **settings)
+    run = flaxvae.train(data, model, run=str(tmp_path / "run"), **settings)
     ended = " ".join(capsys.readouterr().out.split())
     code, out, err = said(f"diagnose {tmp_path / 'run'} --no-cache", capsys)
     assert (code, err) == (0, "")
     found = json.loads((tmp_path / "run" / "diagnosis.json").read_text())["judgements"]
     assert [one["name"] for one in found] == [name] * (name is not None)
+    if which == "short":
+        assert [one._asdict() for one in run.diagnose().judgements] == [
+            one | {"advice": tuple(one["advice"])} for one in found
+        ]
     if name is None:
         assert "Nothing is wrong with it" in out and "diagnosis" not in ended
-    elif found[0]["serious"] and name != "data range":  # the training has said so, too
+    elif name not in ("data range", "overfit", "no prior"):  # the training has said so, too
         assert found[0]["said"].split(":")[0] in ended

@@ -90,8 +90,8 @@ WRONG = {
     "sigma too large": asked(likelihood="gaussian", sigma=1.0) | COLLAPSED,
     "sigma too small": asked(likelihood="gaussian", sigma=0.02),
     "learning rate": {"learning_rate": 0.1} | COLLAPSED,
-    "dead codebook": {"codes": 512, "grid": 49} | changed("test", codes_used=12) | {"train": None},
     "underfit": told(late=0.3),
+    "dead codebook": {"codes": 512, "grid": 49} | changed("test", codes_used=12) | {"train": None},
     "collapse": COLLAPSED,
     "ignored z": {"other": 80.0},
     "overfit": told(best_epoch=4, lost=9.0),
@@ -203,6 +203,10 @@ def test_the_sentences():
     assert "95 %" in sentence("holes") and "30 %" in sentence("coverage")
 
 
+def test_a_codebook_that_was_hardly_trained_is_not_dead():
+    assert names(**WRONG["dead codebook"] | told(steps=30)) == ["underfit"]
+
+
 def test_a_loss_that_validation_has_lost_asks_for_no_more_epochs():
     """Training images still gain, as they do when a model learns them by heart."""
     assert names(**told(late=0.3, best_epoch=4, lost=9.0)) == ["overfit"]
@@ -278,6 +282,7 @@ def test_a_story_that_is_short_or_missing():
     assert (found.fall, found.late, found.swings) == (5, 1, None)
     assert (found.best_epoch, found.lost) == (1, 10)
     assert story(rows([50.0, 60.0])).late is None  # it only rose
+    assert story(rows([50.0, 60.0, 45.0, 40.0])).late == 5 / 20  # it rose first
     assert story(rows([50.0, float("nan")])).fall is None
     (_, second) = rows([50.0, 40.0], [60.0, 50.0])
     assert story([second]).best_epoch == 2  # a damaged row is left out

@@ -117,7 +117,7 @@ def _gaussian(features: Any, latent: Latent) -> Normal | None:
     return Normal(features["mean"], features["log_var"]) if fits else None
 
 
-def _no_aggregate(recipe: Recipe, found: Mapping[str, np.ndarray]) -> str:
+def no_aggregate(recipe: Recipe, found: Mapping[str, np.ndarray]) -> str:
     """Why q(z) cannot be measured; "" if it can."""
     if not recipe.has_bound:
         return "an autoencoder has no q(z|x)"
@@ -135,7 +135,7 @@ def _no_aggregate(recipe: Recipe, found: Mapping[str, np.ndarray]) -> str:
     return "q(z|x) is not Gaussian"
 
 
-def _no_coverage(recipe: Recipe, generates: bool) -> str:
+def no_coverage(recipe: Recipe, generates: bool) -> str:
     """Why there can be no simulation-based calibration; "" if there can."""
     if not recipe.has_bound:
         return "an autoencoder has no p(z)"
@@ -225,7 +225,7 @@ def measure(
         added["other"] = float(found["other"].mean(dtype=np.float64))
     if train is not None:
         added["train"] = evaluation.numbers(recipe, train, look(train, variables, train_key, watch))
-    why = {"aggregate": _no_aggregate(recipe, found), "coverage": _no_coverage(recipe, generates)}
+    why = {"aggregate": no_aggregate(recipe, found), "coverage": no_coverage(recipe, generates)}
     prior = None
     if generates and not all(why.values()):
         some = taken(test, np.arange(min(SIMULATIONS, len(test.x)))) if recipe.hierarchy else test

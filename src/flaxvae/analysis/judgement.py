@@ -157,21 +157,6 @@ def _slower(m: Measured) -> tuple[str, ...]:
 # --- what is wrong with what was learnt ---------------------------------------------------------
 
 
-def _dead_codes(m: Measured) -> Found | None:
-    found = m.train or m.test  # there may be more of the former
-    if m.codes is None or found is None or found.codes_used is None:
-        return None
-    if found.images * m.grid < TIMES * m.codes or found.codes_used >= CODES * m.codes:
-        return None
-    fewer = f"--codes {1 << (2 * found.codes_used - 1).bit_length()}"
-    average = setting(m, "codebook") == "gradient"
-    return Found(
-        f"{found.codes_used} of {m.codes:,} codes are used by {found.images:,} images: a dead "
-        "codebook.",
-        ("--codebook ema", fewer) if average else flags(m, codes=fewer),
-    )
-
-
 def _underfit(m: Measured) -> Found | None:
     story = m.story
     if story is None or lost(m) is not None:  # then a longer training makes it worse
@@ -184,6 +169,23 @@ def _underfit(m: Measured) -> Found | None:
     if story.steps < SHORT:
         return Found(f"It has been trained for {story.steps} steps only.", more)
     return None
+
+
+def _dead_codes(m: Measured) -> Found | None:
+    found = m.train or m.test  # there may be more of the former
+    if m.codes is None or found is None or found.codes_used is None:
+        return None
+    if m.story is not None and m.story.steps < SHORT:  # too few to tell
+        return None
+    if found.images * m.grid < TIMES * m.codes or found.codes_used >= CODES * m.codes:
+        return None
+    fewer = f"--codes {1 << (2 * found.codes_used - 1).bit_length()}"
+    average = setting(m, "codebook") == "gradient"
+    return Found(
+        f"{found.codes_used} of {m.codes:,} codes are used by {found.images:,} images: a dead "
+        "codebook.",
+        ("--codebook ema", fewer) if average else flags(m, codes=fewer),
+    )
 
 
 def _collapse(m: Measured) -> Found | None:
@@ -301,8 +303,8 @@ RULES = (
     Rule("sigma too large", _wide, ("learning rate", *_OF_Z)),
     Rule("sigma too small", _narrow, _WHERE),
     Rule("learning rate", _learning_rate, ("underfit", "overfit", *_OF_Z, *_WHERE)),
-    Rule("dead codebook", _dead_codes),
     Rule("underfit", _underfit, (*_OF_Z, *_WHERE)),
+    Rule("dead codebook", _dead_codes),
     Rule("collapse", _collapse, ("ignored z",)),
     Rule("ignored z", _ignored),
     Rule("overfit", _overfit, ("calibration", *_WHERE)),

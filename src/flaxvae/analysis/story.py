@@ -14,7 +14,7 @@ class Story(NamedTuple):
     epochs: int
     steps: int
     fall: float | None  # of the training loss, from the first epoch to the last
-    late: float | None  # how much of this fall was in the last quarter of epochs
+    late: float | None  # how much of its fall since it was highest was in the last quarter
     swings: float | None  # of the validation loss in the last half of epochs: its average rise or
     # fall from one to the next, whichever is less, over all that it fell
     best_epoch: int | None  # of the validation loss
@@ -38,7 +38,8 @@ def story(rows: Sequence[Mapping[str, Any]]) -> Story | None:
     fall = late = swings = best = lost = None
     if len(rows) > 1 and np.isfinite(training).all():
         fall = float(training[0] - training[-1])
-        late = float(training[-1 - quarter] - training[-1]) / fall if fall > 0 else None
+        highest = float(training.max() - training[-1])  # it may have risen before
+        late = float(training[-1 - quarter] - training[-1]) / highest if fall > 0 else None
     if np.isfinite(held).all():
         least = int(held.argmin())
         # Under a large beta both may rise, for this is not the loss: then it is no overfitting.

@@ -22,7 +22,9 @@ def facts(run: Trained, found: Measured) -> dict[str, str]:
     said = {k: v for k, v in words.numbers(run, test).items() if k not in ("MSE", "±")}
     if found.train is not None and found.train.elbo is not None:
         error = found.train.elbo_standard_error
-        said["training images"] = f"{-found.train.elbo:.2f} ± {error:.2f} nats, -ELBO of as many"
+        said[f"training {run.spec.example}s"] = (
+            f"{-found.train.elbo:.2f} ± {error:.2f} nats, -ELBO of as many"
+        )
     if (explained := found.explained) is not None:
         said["explained"] = (
             f"{100 * explained:.1f} % of the variance over {run.spec.example}s, by reconstructions"
@@ -42,9 +44,8 @@ def _latents(found: Measured) -> dict[str, str]:
             ", ".join(f"{nats:.2f}" for nats in largest[:MOST]) + f"{more}; {idle} below 0.01"
         )
     if found.own is not None and found.other is not None:
-        said["z of another"] = (
-            f"{found.other - found.own:.2f} nats more of -log p(x|z) than with its own"
-        )
+        apart = round(found.other - found.own, 2) + 0.0  # not -0.00
+        said["z of another"] = f"{apart:.2f} nats more of -log p(x|z) than with its own"
     if aggregate is not None:
         limit = math.log(aggregate.images)
         said["I(x; z)"] = (
