@@ -235,7 +235,7 @@ def runs():
         "fast": ("vae", {"learning_rate": 0.1}, "learning rate"),
         "few images": ("vae", wide | {"dataset": few}, "overfit"),
         "dark images": ("vae", {"dataset": dark}, "data range"),
-        "codes": ("vq_vae", {"codes": 512, "codebook": "gradient"}, "dead codebook"),
+        "codes": ("vq_vae", {"codes": 512, "codebook": "gradient", "commitment": 0.0}, "dead codebook"),
         "ae": ("ae", {}, "no prior"),
         # well
         "vae": ("vae", {}, None),
@@ -271,5 +271,5 @@ def test_a_run_made_to_fail_is_named_and_a_healthy_one_left_alone(
         ]
     if name is None:
         assert "Nothing is wrong with it" in out and "diagnosis" not in ended
-    elif name not in ("data range", "overfit", "no prior"):  # the training has said so, too
-        assert found[0]["said"].split(":")[0] in ended
+    elif name not in ("overfit", "no prior"):  # the training has said so, too
+        assert found[0]["said"].split(":")[0].split(",")[0] in ended

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from flaxvae import declared, lookup, zoo
@@ -203,6 +204,14 @@ def test_the_sentences():
     assert "95 %" in sentence("holes") and "30 %" in sentence("coverage")
 
 
+def test_few_images_whose_loss_has_risen_steadily():
+    """They differ, but they are the same after every epoch: its noise is that of the history."""
+    test = changed("test", elbo_standard_error=5.0)
+    assert names(**test | told(best_epoch=4, lost=9.0)) == []
+    assert names(**test | told(best_epoch=4, lost=9.0, noise=0.5)) == ["overfit"]
+    assert names(**test | told(best_epoch=4, lost=9.0, noise=1.0)) == []
+
+
 def test_a_codebook_that_was_hardly_trained_is_not_dead():
     assert names(**WRONG["dead codebook"] | told(steps=30)) == ["underfit"]
 
@@ -266,6 +275,15 @@ def test_a_story_by_hand(what):
     # The last half's changes are +4, -2, +4, -1: falls of 3/4 on average, of one of 70 in all.
     assert found.swings == pytest.approx(0.75 / 70)
     assert (found.best_epoch, found.lost) == (4, 5)
+
+
+def test_the_noise_of_a_history():
+    """Of a loss that only shakes it is large enough, and of one that only rises 0."""
+    shaken = [100.0, *(30 + 5 * np.random.default_rng(0).normal(size=1000))]
+    found = story(rows(range(1001, 0, -1), shaken))
+    assert 0.5 * 5 < found.noise < 0.65 * 5 and found.lost < 10 * found.noise
+    risen = story(rows(range(41, 0, -1), [100, *range(30, 70)]))
+    assert (risen.noise, risen.lost) == (0, 39)
 
 
 def test_what_training_loses_as_well_is_no_overfitting():

@@ -155,7 +155,7 @@ def execute(
     facts = words.numbers(trained, evaluation)
     facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
     facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
-    known = diagnosis.known(recipe, plan, history, evaluation)
+    known = diagnosis.known(recipe, plan, history, evaluation, data.test)
     if wrong := [found for found in judge(known) if found.serious]:
         facts["diagnosis"] = wrong[0].text
     watch.summary(facts, words.next_commands(trained))

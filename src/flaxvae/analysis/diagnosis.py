@@ -55,7 +55,7 @@ class Measured:
     # what `measure` adds
     train: Evaluation | None = None  # of as many training images
     lowest: float | None = None  # of all values of the test images
-    highest: float | None = None
+    highest: float | None = None  # after a training, 0.5 is high enough
     variance: float | None = None  # of a value over test images, averaged over values
     own: float | None = None  # -log p(x|z) of an image with z ~ q(z|x)
     other: float | None = None  # the same with the z of another image
@@ -87,9 +87,16 @@ def _json(value: Any) -> Any:
 
 
 def known(
-    recipe: Recipe, plan: Plan, rows: Sequence[Mapping[str, Any]], test: Evaluation | None
+    recipe: Recipe,
+    plan: Plan,
+    rows: Sequence[Mapping[str, Any]],
+    test: Evaluation | None,
+    images: Split | None = None,
 ) -> Measured:
-    """What a training has computed: its settings, its history and its evaluation."""
+    """What a training has computed: its settings, its history and its evaluation.
+
+    Of ``images`` the highest value is looked for, up to the first that is bright enough.
+    """
     codes, shape, said = recipe.codes, recipe.data.shape, story(rows)
     if said is not None and plan.training.patience is not None:
         said = said._replace(lost=None)  # the best variables were kept
@@ -106,6 +113,7 @@ def known(
         grid=1 if codes is None else int(np.prod(codes.grid)),
         test=test,
         story=said,
+        highest=None if images is None else _bright(images),
     )
 
 
@@ -240,6 +248,16 @@ def measure(
         added["aggregate"] = aggregate_posterior.measure(mean, log_var, z, log_p, prior)
     left_out = {name: reason for name, reason in why.items() if reason}
     return dataclasses.replace(before, **added, left_out=left_out)
+
+
+def _bright(split: Split, enough: float = 0.5, step: int = 512) -> float:
+    """The highest value, or that of the first images where it is ``enough``."""
+    highest = -np.inf
+    for start in range(0, len(split.x), step):
+        highest = max(highest, split.images(slice(start, start + step)).max())
+        if highest >= enough:
+            break
+    return float(highest)
 
 
 def _values(split: Split, step: int = 512) -> dict[str, float]:

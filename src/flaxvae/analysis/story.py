@@ -19,6 +19,10 @@ class Story(NamedTuple):
     # fall from one to the next, whichever is less, over all that it fell
     best_epoch: int | None  # of the validation loss
     lost: float | None  # nats of the validation loss since then, but for those that training lost
+    noise: float | None = None  # nats of what `swings` is a part, of enough epochs
+
+
+EPOCHS = 10  # of the last half, for its swings to be the noise of the loss
 
 
 def story(rows: Sequence[Mapping[str, Any]]) -> Story | None:
@@ -35,7 +39,7 @@ def story(rows: Sequence[Mapping[str, Any]]) -> Story | None:
 
     training, held = losses("train"), losses("validation")
     quarter = max(len(rows) // 4, 1)
-    fall = late = swings = best = lost = None
+    fall = late = swings = best = lost = noise = None
     if len(rows) > 1 and np.isfinite(training).all():
         fall = float(training[0] - training[-1])
         highest = float(training.max() - training[-1])  # it may have risen before
@@ -49,5 +53,6 @@ def story(rows: Sequence[Mapping[str, Any]]) -> Story | None:
         if len(half) > 1 and held[0] > held[least]:
             shaken = min(np.maximum(half, 0).mean(), np.maximum(-half, 0).mean())
             swings = float(shaken / (held[0] - held[least]))
+            noise = float(shaken) if len(half) >= EPOCHS else None
     last = rows[-1]
-    return Story(last["epoch"], last["step"], fall, late, swings, best, lost)
+    return Story(last["epoch"], last["step"], fall, late, swings, best, lost, noise)

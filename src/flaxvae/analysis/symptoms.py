@@ -15,6 +15,7 @@ IDLE = 0.01  # nats: a dimension that carries less carries nothing
 FEW, PART = 5, 0.25  # a model whose used dimensions are at most these, and this part, collapsed
 HEAVY = 10.0  # a beta that leaves next to nothing in z
 ERRORS = 5.0  # standard errors that are no noise
+SHAKES = 10.0  # average falls of a loss that only shakes: a thousand epochs of it span six
 LOST = 0.02  # part of the loss that validation has lost, for which training has been too long
 
 
@@ -112,5 +113,8 @@ def lost(m: Measured) -> float | None:
     if story is None or story.lost is None or test is None:
         return None
     loss = test.reconstruction if test.elbo is None else test.elbo
-    least = max(ERRORS * (test.elbo_standard_error or 0.0), LOST * abs(loss))
+    noise = ERRORS * (test.elbo_standard_error or 0.0)  # of other images
+    if story.noise is not None:  # the same images were looked at after every epoch
+        noise = min(noise, SHAKES * story.noise)
+    least = max(noise, LOST * abs(loss))
     return story.lost if story.lost > least else None
