@@ -223,6 +223,7 @@ def runs():
     """Settings that fail, and what is said of them; and settings that do not."""
     grey = {"likelihood": "gaussian"}
     shared = {"likelihood": "gaussian_shared", "epochs": 150}
+    loose = {"codes": 512, "codebook": "gradient", "commitment": 0.0}
     wide = {"widths": (256, 256), "epochs": 400, "batch_size": 50}
     return {
         "beta 50": ("beta_vae", {"beta": 50.0}, "beta"),
@@ -235,7 +236,7 @@ def runs():
         "fast": ("vae", {"learning_rate": 0.1}, "learning rate"),
         "few images": ("vae", wide | {"dataset": few}, "overfit"),
         "dark images": ("vae", {"dataset": dark}, "data range"),
-        "codes": ("vq_vae", {"codes": 512, "codebook": "gradient", "commitment": 0.0}, "dead codebook"),
+        "codes": ("vq_vae", loose, "dead codebook"),
         "ae": ("ae", {}, "no prior"),
         # well
         "vae": ("vae", {}, None),
