@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -272,5 +273,6 @@ def test_a_run_made_to_fail_is_named_and_a_healthy_one_left_alone(
         ]
     if name is None:
         assert "Nothing is wrong with it" in out and "diagnosis" not in ended
-    elif name not in ("overfit", "no prior"):  # the training has said so, too
-        assert found[0]["said"].split(":")[0].split(",")[0] in ended
+    elif name not in ("overfit", "no prior"):  # the training has said so, too, of fewer images
+        words, number = found[0]["said"].split(":")[0], re.compile(r"[\d,.]+")
+        assert number.sub("", words) in number.sub("", ended)
