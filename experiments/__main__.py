@@ -20,6 +20,7 @@ STUDIES = (
     "vamp",
     "ladder",
     "deep",
+    "deep_frey",
     "gumbel",
     "vq",
     "conditional",
@@ -28,7 +29,7 @@ STUDIES = (
     "kill_and_resume",
     "choosing",
 )
-NOT_RUN = ("colour", "depth", "deep_frey")  # no results that hold; with them a study belongs above
+NOT_RUN = ("colour", "depth")  # no results that hold; with them a study belongs above
 
 
 def main(arguments: list[str]) -> None:
