@@ -39,7 +39,18 @@ FLOORS = [
     "trained",
     "runs",
 ]
-FLOORS += ["report", "grid", "api", "code_prior", "doctor", "sweeps", "flags", "commands", "cli"]
+FLOORS += [
+    "report",
+    "grid",
+    "api",
+    "code_prior",
+    "latent_prior",
+    "doctor",
+    "sweeps",
+    "flags",
+    "commands",
+    "cli",
+]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("runs/checkpoints.py",),

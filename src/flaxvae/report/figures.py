@@ -54,8 +54,13 @@ FIGURES: dict[str, Figure] = {
     "latent_scatter": Figure(lambda of: True, shown.latent_scatter, plots.latent_scatter),
     "samples": Figure(
         lambda of: _pictured(of) and of.run.generates,
-        lambda of: shown.samples(of.run, draw_pixels=of.draw_pixels),
+        lambda of: shown.samples(of.run, draw_pixels=of.draw_pixels, prior="own"),
         plots.samples,
+    ),
+    "fitted_prior": Figure(
+        lambda of: _pictured(of) and of.run.fitted is not None,
+        lambda of: shown.before_and_after(of.run),
+        plots.side_by_side,
     ),
     "interpolations": Figure(
         lambda of: _pictured(of) and len(_ends(of).x) > 0,

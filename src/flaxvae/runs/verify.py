@@ -24,7 +24,7 @@ from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import events, records
+from flaxvae.runs import events, fitted, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import Parts, final, to_parts
 from flaxvae.runs.folder import RunFolder
@@ -51,7 +51,7 @@ LEFTOVERS = {
 READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
     *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "disentanglement*.json"),
-    *("latents*.npz", "scores*.csv"),
+    *("latents*.npz", "restored*.npz", "scores*.csv", fitted.NAME),
     *("figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
@@ -76,6 +76,8 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
                 RunFolder(folder.path / "prior", folder.recipes), recipe, spec, model
             ):
                 yield found._replace(what=f"prior/{found.what}")
+        if (folder.path / fitted.NAME).exists():
+            yield _fitted(folder.path / fitted.NAME, model)
     yield from _others(folder)
     for pattern, what in LEFTOVERS.items():
         for path in sorted(folder.path.rglob(pattern)):
@@ -110,6 +112,18 @@ def _prior(
         yield Finding(False, "run.json", _words(error))
     else:
         yield from _training(folder, codes.prior, grid, plan)[0]
+
+
+def _fitted(path: Path, model: Mapping[str, str]) -> Finding:
+    """The prior over continuous latents, fitted to the model with these ``digests``."""
+    try:
+        prior, about = fitted.read(path)
+    except FAULTS as error:
+        return Finding(False, path.name, _words(error))
+    said = f"{prior.kind} over {counted(prior.size, 'dimension')}, sha256 as recorded"
+    if fitted.fits(about, model):
+        return Finding(True, path.name, said)
+    return Finding(None, path.name, f"{said}; fitted to other parameters, so not used")
 
 
 def _training(
@@ -339,6 +353,7 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
         "diagnosis*.json": _evaluation,
         "disentanglement*.json": _disentanglement,
         "latents*.npz": _arrays,
+        "restored*.npz": _arrays,
         "scores*.csv": _scores,
         "tb/events*": _events,
     }
