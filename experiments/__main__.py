@@ -28,7 +28,8 @@ STUDIES = (
     "kill_and_resume",
     "choosing",
 )
-NOT_RUN = ("colour", "depth", "deep_frey")  # no results that hold; with them a study belongs above
+# No results that hold; with them a study belongs above.
+NOT_RUN = ("colour", "depth", "deep_frey", "anomaly")
 
 
 def main(arguments: list[str]) -> None:

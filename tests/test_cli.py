@@ -31,7 +31,7 @@ FLAGS = {
     "restore": "images mask noise n completions temperatures chains seed prior out",
     "fit-prior": "prior components epochs batch-size learning-rate seed devices",
     "encode": "images out",
-    "score": "images out",
+    "score": "images scores false-positive-rate normal k fit-steps levels out",
     "disentangle": "images without unordered udr bins seed",
     "figures": "",
     "verify": "",
@@ -506,10 +506,14 @@ def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
 
 def test_score(trained, capsys):
     code, out, err = run(f"score {trained}", capsys)
-    first, *shown, path = out.splitlines()
+    first, *shown, threshold, rate, path, picture = out.splitlines()
     assert (code, err) == (0, "") and path == str(trained / "scores.csv") and len(shown) == 5
-    assert first == "most unusual of 360 images, -ELBO in nats:"
+    assert first == "most unusual of 360 images, -ELBO in nats, the default score:"
+    assert Path(picture).read_bytes().startswith(PNG)
+    assert re.fullmatch(r"threshold -?[\d.,]+: \d+ of 360 flagged", threshold)
+    assert rate == "set for 5 % of normal images at most, on 120 held-out images"
     rows = table(path)
+    assert [*rows[0]] == ["index", "score", "percentile", "flagged", "label"]
     run_ = flaxvae.load(trained)
     test = run_.data().test
     assert [row["index"] for row in rows[:5]] == [line.split()[1] for line in shown]
@@ -529,7 +533,8 @@ def test_score_of_a_file_has_its_names(trained, capsys):
         assert (code, err) == (0, "") and "most unusual of 40 images" in out
     rows = table("b.csv")
     assert rows == table(trained / "scores-images-mine.csv")
-    assert rows[0].keys() == {"file", "score"} and {row["file"] for row in rows} == {*names}
+    assert [*rows[0]] == ["file", "score", "percentile", "flagged"]
+    assert {row["file"] for row in rows} == {*names}
     scores = dict(zip(names, flaxvae.load(trained).score(GOOD), strict=True))
     assert all(np.float32(row["score"]) == scores[row["file"]] for row in rows)
 

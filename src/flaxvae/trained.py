@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import jax
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from flaxvae import declared
 from flaxvae.analysis import evaluation, fitted_prior, latent_space, restoration
+from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images, labels, pipeline, pixels, rows
@@ -40,7 +41,7 @@ from flaxvae.devices import mesh as meshes
 from flaxvae.distributions import draw_rows
 from flaxvae.errors import UsageError, counted, did_you_mean
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.settings import Binarization
+from flaxvae.settings import AnomalyScore, Binarization
 
 Array = jax.Array
 DRAWN = 64  # rows that are drawn down a hierarchy at a time, each time with all its maps
@@ -345,7 +346,26 @@ class Trained:
         """
         split, key = self.split(x, y), jax.random.key(seed)
         inputs = (self.variables, np.int32(samples))
-        return -self._bound(split, inputs, key, watch, pipeline.fingerprints(split))
+        terms = self._terms(split, inputs, key, watch, pipeline.fingerprints(split))
+        return terms["reconstruction"] + terms["kl"]
+
+    @typed
+    def scores(
+        self,
+        x: Any,
+        names: Sequence[AnomalyScore],
+        y: Any = None,
+        *,
+        settings: scoring.Settings = scoring.USUAL,
+        seed: Seed = 0,
+        stages: scoring.Stages | None = None,
+    ) -> scoring.Measured:
+        """Several scores of each image: see ``analysis.anomaly.scores``, which has their names."""
+        split = self.split(x, y)
+        options: dict[str, Any] = {"seed": seed, "mesh": self.mesh, "stages": stages}
+        return scoring.measure(
+            self.recipe, self.variables, split, names, settings, terms=self._terms, **options
+        )
 
     def evaluate(
         self,
@@ -660,8 +680,8 @@ class Trained:
         return batches.over_split(drawn, self.mesh, base=SIZES)
 
     @functools.cached_property
-    def _bound(self):
-        return batches.over_split(batches.own_bound(self.recipe.model), self.mesh, base=SIZES)
+    def _terms(self):
+        return batches.over_split(batches.own_terms(self.recipe.model), self.mesh, base=SIZES)
 
     @functools.cached_property
     def _binarize(self):

@@ -24,7 +24,7 @@ from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import events, fitted, records
+from flaxvae.runs import anomaly, events, fitted, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import Parts, final, to_parts
 from flaxvae.runs.folder import RunFolder
@@ -51,7 +51,7 @@ LEFTOVERS = {
 READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
     *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "disentanglement*.json"),
-    *("latents*.npz", "restored*.npz", "scores*.csv", fitted.NAME),
+    *("latents*.npz", "restored*.npz", "scores*.csv", fitted.NAME, anomaly.FILE),
     *("figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
@@ -355,6 +355,7 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
         "latents*.npz": _arrays,
         "restored*.npz": _arrays,
         "scores*.csv": _scores,
+        anomaly.FILE: _anomaly,
         "tb/events*": _events,
     }
     for kind, read in kinds.items():
@@ -401,6 +402,13 @@ def _scores(path: Path) -> str:
         if not whole:
             raise DataError(f"line {number} is incomplete: write it again")
     return counted(len(rows), "score")
+
+
+def _anomaly(path: Path) -> str:
+    found = anomaly.read(path)
+    _finite(found)
+    images = counted(found["held_out_images"], "held-out image")
+    return f"{counted(len(found['scores']), 'score')} of the run's own images, {images}"
 
 
 def _events(path: Path) -> str:
