@@ -116,6 +116,8 @@ _LINES = [
     ("test evaluate score", "eval", ""),
     ("diagnosis explain why collapse", "diagnose", ""),
     ("generate", "sample", ""),
+    ("anomaly anomalies outliers ood novelty detect", "score", ""),
+    ("fpr", "false_positive_rate", ""),
     ("embed latents", "encode", ""),
     ("disentanglement mig dci factors", "disentangle", ""),
     ("plot draw", "figures", ""),
