@@ -172,6 +172,8 @@ def test_a_prior_fits_one_set_of_parameters(with_prior, tmp_path, capsys):
     assert stop.value.code == 3 and said.count("\n") == 1 and "--prior own" in said
     assert sorted(path.rglob("*")) == before
     assert run.sample(2, prior="own").shape == (2, 8, 8, 1)
+    anew = run.fit_prior(run.data().train, kind="gaussian")  # in memory alone
+    assert anew.sample(2).shape == (2, 8, 8, 1) and run.fitted is None
     cli.main(["verify", str(path)])
     assert "not used" in capsys.readouterr().out
     assert fit_prior(path, "gaussian").fitted.kind == "gaussian"

@@ -57,7 +57,7 @@ HOMES = {
     "flax": ("parts/",),
     "matplotlib": ("report/",),
     "tensorflow_datasets": ("data/",),
-    "PIL": ("data/pictures.py", "data/tfds.py"),
+    "PIL": ("data/pictures.py", "data/tfds.py", "report/animation.py"),
     "tyro": ("flags.py",),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from flaxvae.analysis.fitted_prior import Improvement, Kind
 from flaxvae.data import pipeline
 from flaxvae.declared import Count, Positive, Seed, typed
 from flaxvae.errors import command, counted
-from flaxvae.report import figures, shown, words
+from flaxvae.report import plots, shown, words
 from flaxvae.runs import fitted, lock
 from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.run import Run, opened
@@ -65,7 +64,7 @@ def fit_prior(
         if kind == "flow":
             options |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
             watch.stage("fitting the flow")
-        run = dataclasses.replace(run.fit_prior(train, kind=kind, **options), unusable=None)
+        run = run.fit_prior(train, kind=kind, **options)
         gained = run.prior_gain(data.test, seed=seed)
         facts = {"images": len(train.x), "seed": seed, "test_nats": gained.nats}
         facts |= {} if gained.gain is None else {"test_gain": gained.gain}
@@ -75,7 +74,7 @@ def fit_prior(
         if run.spec.kind != "table":
             run.folder.figures.mkdir(exist_ok=True)
             file = run.folder.figures / "fitted_prior.png"
-            figures.draw("fitted_prior", file, shown.before_and_after(run))
+            plots.side_by_side(file, **shown.before_and_after(run)._asdict())
             drawn["figure"] = words.relative(file)
     watch.summary(_said(run, len(train.x), gained) | drawn, _next(run))
     return run

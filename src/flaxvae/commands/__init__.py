@@ -21,6 +21,8 @@ from flaxvae.commands.figures import figures
 from flaxvae.commands.fit_prior import fit_prior
 from flaxvae.commands.interpolate import interpolate
 from flaxvae.commands.likelihood import likelihood
+from flaxvae.commands.neighbours import neighbours
+from flaxvae.commands.probe import probe
 from flaxvae.commands.reconstruct import reconstruct
 from flaxvae.commands.restore import restore
 from flaxvae.commands.sample import sample
@@ -42,9 +44,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "traverse": traverse,
     "fit-prior": fit_prior,
     "arithmetic": arithmetic,
+    "neighbours": neighbours,
     "restore": restore,
     "encode": encode,
     "score": score,
+    "probe": probe,
     "disentangle": disentangle,
     "figures": figures,
     "beta": beta,

@@ -57,11 +57,6 @@ FIGURES: dict[str, Figure] = {
         lambda of: shown.samples(of.run, draw_pixels=of.draw_pixels, prior="own"),
         plots.samples,
     ),
-    "fitted_prior": Figure(
-        lambda of: _pictured(of) and of.run.fitted is not None,
-        lambda of: shown.before_and_after(of.run),
-        plots.side_by_side,
-    ),
     "interpolations": Figure(
         lambda of: _pictured(of) and len(_ends(of).x) > 0,
         lambda of: shown.interpolations(of.run, _ends(of)),

@@ -13,8 +13,9 @@ import numpy as np
 
 from flaxvae.analysis import latent_space
 from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.analysis.neighbours import nearest
 from flaxvae.data.dataset import taken
-from flaxvae.data.pipeline import Split
+from flaxvae.data.pipeline import Split, binarized
 from flaxvae.devices import batches
 from flaxvae.errors import counted
 from flaxvae.report.words import heading, per_value
@@ -193,6 +194,21 @@ def interpolations(
     if ends.y is not None and ends.y.dtype.kind == "U":
         labels = [f"{one} to {other}" for one, other in ends.y.reshape(-1, 2).tolist()]
     return Interpolations(found, shown.reshape(-1, 2, *shown.shape[1:]), title, labels)
+
+
+def neighbours(
+    run: Run, shown: Split, train: Split, k: int, watch: batches.Watch | None = None
+) -> Grid:
+    """Images, each in a row with the ``k`` training images whose codes are nearest."""
+    seen = binarized(train, run.binarization, fold=0)
+    rows, _ = nearest(run.encode(seen, watch=watch), run.encode(shown), k)
+    found = train.images(rows.ravel()).reshape(*rows.shape, *shown.shape)
+    own = pixels(shown, slice(None))
+    labels = [""] * len(own) if shown.y is None else [str(label) for label in shown.y]
+    columns = ["image", *(str(i) for i in range(1, k + 1))]
+    title = f"Training images with the nearest codes\n{heading(run)}"
+    grid = [np.concatenate([one[None], near]) for one, near in zip(own, found, strict=True)]
+    return Grid(grid, labels, title, columns)
 
 
 def traversals(

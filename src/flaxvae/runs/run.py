@@ -122,7 +122,7 @@ class Run(Trained):
         return f"model {self.plan.model}"
 
     def _prior(self, chosen: str | None) -> FittedPrior | None:
-        if chosen != "own" and self.unusable is not None:
+        if chosen != "own" and self.fitted is None and self.unusable is not None:
             raise DataError(f"{self.unusable}, or draw from the model's own with --prior own")
         return super()._prior(chosen)
 

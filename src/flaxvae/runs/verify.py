@@ -51,7 +51,8 @@ LEFTOVERS = {
 READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
     *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "disentanglement*.json"),
-    *("latents*.npz", "restored*.npz", "scores*.csv", fitted.NAME, anomaly.FILE),
+    *("probe*.json", "latents*.npz", "restored*.npz", "scores*.csv"),
+    *(fitted.NAME, anomaly.FILE),
     *("figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
@@ -352,6 +353,7 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
         "likelihood*.json": _evaluation,
         "diagnosis*.json": _evaluation,
         "disentanglement*.json": _disentanglement,
+        "probe*.json": _evaluation,
         "latents*.npz": _arrays,
         "restored*.npz": _arrays,
         "scores*.csv": _scores,
