@@ -73,6 +73,7 @@ def test_draws_have_the_moments_of_the_mixture(points, assert_mean):
     assert nearest.max() == 0
 
 
+@pytest.mark.slow
 def test_a_flow_is_a_density_and_better_than_a_gaussian():
     rng = np.random.default_rng(1)
     angle = np.pi * rng.random(1500)
