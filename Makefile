@@ -56,7 +56,7 @@ sample: ## draw images from the prior of RUN
 reconstruct: ## test images of RUN above their reconstructions
 interpolate: ## interpolations between images in the latent space of RUN
 traverse: ## images along single latent dimensions of RUN
-fit-prior: ## a prior over the codes of RUN, a vq_vae
+fit-prior: ## fit a prior to the codes of RUN, to sample from
 encode: ## latents and scores of images, .npz
 score: ## how unusual each image is, .csv: make score RUN=… ARGS="--images my_folder"
 figures: ## draw all figures of RUN again

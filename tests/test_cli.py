@@ -25,11 +25,15 @@ FLAGS = {
     "diagnose": "images seed",
     "sample": "n seed temperature out",
     "reconstruct": "images n out",
-    "interpolate": "rows steps out",
+    "interpolate": "rows steps path animate out",
+    "neighbours": "images k n out",
     "traverse": "image label units steps span out",
-    "fit-prior": "epochs batch-size learning-rate seed devices",
+    "arithmetic": "images attribute having lacking against strength analogy n out",
+    "restore": "images mask noise n completions temperatures chains seed prior out",
+    "fit-prior": "prior components epochs batch-size learning-rate seed devices",
     "encode": "images out",
-    "score": "images out",
+    "score": "images scores false-positive-rate normal k fit-steps levels out",
+    "probe": "images seed",
     "disentangle": "images without unordered udr bins seed",
     "figures": "",
     "verify": "",
@@ -170,6 +174,8 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("reconstruct {run} --n 0", ["--n 0"]),
         ("reconstruct {run} --n 361", ["--n 361", "1 to 360"]),
         ("reconstruct {run} --out new/r.npz", [".png"]),
+        ("neighbours {run} --k 5000", ["--k 5000", "training images"]),
+        ("interpolate {run} --animate gif --out x.png", ["x.png", ".gif"]),
         ("interpolate {run} --rows 0", ["--rows 0", "1 or more"]),
         ("interpolate {run} --rows 181", ["--rows 181", "1 to 179"]),
         ("interpolate {run} --steps 1 --out new/i.png", ["--steps 1", "2 or more"]),
@@ -185,7 +191,19 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("fit-prior {run} --seed 4294967296", ["--seed 4294967296", "0 to 4294967295"]),
         ("traverse {run} --steps 1 --out new/t.png", ["--steps 1", "2 or more"]),
         ("traverse {ae}", ["no prior"]),
-        ("fit-prior {run}", ["vae has no prior to fit", "vq_vae"]),
+        ("fit-prior {run} --epochs 3", ["--epochs 3 has no effect", "mixture"]),
+        ("fit-prior {run} --prior flow --components 3", ["--components 3 has no effect", "flow"]),
+        ("sample {run} --prior fitted", ["no prior is fitted", "flaxvae fit-prior"]),
+        ("restore {run} --mask none", ["nothing to restore", "--mask or --noise"]),
+        ("arithmetic {run} --attribute 12", ["12: expected a label or a factor, 0, 1"]),
+        ("arithmetic {run} --attribute 1 --analogy 1 2 3", ["several things to add"]),
+        ("arithmetic {run} --analogy 1 2", ["--analogy 1 2", "three numbers"]),
+        ("arithmetic {run} --having some/", ["--having some/", "two sets of images"]),
+        ("arithmetic {run} --attribute 1 --against 1", ["nothing is left of the attribute"]),
+        ("restore {run} --mask lower-hlf", ["lower-hlf", "did you mean 'lower-half'"]),
+        ("restore {run} --noise -1", ["--noise -1", "0 or more"]),
+        ("restore {run} --noise 1 --completions 9 --chains 8", ["--completions 9", "at most 8"]),
+        ("restore {ae} --mask centre", ["no prior", "flaxvae fit-prior"]),
         ("fit-prior {run} --epochs -1", ["--epochs -1", "0 or more"]),
     ],
 )
@@ -492,10 +510,14 @@ def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
 
 def test_score(trained, capsys):
     code, out, err = run(f"score {trained}", capsys)
-    first, *shown, path = out.splitlines()
+    first, *shown, threshold, rate, path, picture = out.splitlines()
     assert (code, err) == (0, "") and path == str(trained / "scores.csv") and len(shown) == 5
-    assert first == "most unusual of 360 images, -ELBO in nats:"
+    assert first == "most unusual of 360 images, -ELBO in nats, the default score:"
+    assert Path(picture).read_bytes().startswith(PNG)
+    assert re.fullmatch(r"threshold -?[\d.,]+: \d+ of 360 flagged", threshold)
+    assert rate == "set for 5 % of normal images at most, on 120 held-out images"
     rows = table(path)
+    assert [*rows[0]] == ["index", "score", "percentile", "flagged", "label"]
     run_ = flaxvae.load(trained)
     test = run_.data().test
     assert [row["index"] for row in rows[:5]] == [line.split()[1] for line in shown]
@@ -515,7 +537,8 @@ def test_score_of_a_file_has_its_names(trained, capsys):
         assert (code, err) == (0, "") and "most unusual of 40 images" in out
     rows = table("b.csv")
     assert rows == table(trained / "scores-images-mine.csv")
-    assert rows[0].keys() == {"file", "score"} and {row["file"] for row in rows} == {*names}
+    assert [*rows[0]] == ["file", "score", "percentile", "flagged"]
+    assert {row["file"] for row in rows} == {*names}
     scores = dict(zip(names, flaxvae.load(trained).score(GOOD), strict=True))
     assert all(np.float32(row["score"]) == scores[row["file"]] for row in rows)
 

@@ -39,14 +39,25 @@ FLOORS = [
     "trained",
     "runs",
 ]
-FLOORS += ["report", "grid", "api", "code_prior", "doctor", "sweeps", "flags", "commands", "cli"]
+FLOORS += [
+    "report",
+    "grid",
+    "api",
+    "code_prior",
+    "latent_prior",
+    "doctor",
+    "sweeps",
+    "flags",
+    "commands",
+    "cli",
+]
 # Who alone may import a package, anywhere in a file.
 HOMES = {
     "orbax": ("runs/checkpoints.py",),
     "flax": ("parts/",),
     "matplotlib": ("report/",),
     "tensorflow_datasets": ("data/",),
-    "PIL": ("data/pictures.py", "data/tfds.py"),
+    "PIL": ("data/pictures.py", "data/tfds.py", "report/animation.py"),
     "tyro": ("flags.py",),
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

@@ -45,6 +45,17 @@ Likelihood = Literal[
 ]
 Kl = Literal["closed_form", "monte_carlo"]
 Annealing = Literal["none", "linear", "cyclical"]
+AnomalyScore = Literal[
+    "elbo",
+    "importance",
+    "reconstruction",
+    "kl",
+    "regret",
+    "complexity",
+    "llr",
+    "mahalanobis",
+    "copod",
+]
 FreeBitsPer = Literal["dimension", "level", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
 Resize = Literal["crop", "fit", "stretch"]

@@ -120,6 +120,8 @@ _LINES = [
     ("test evaluate score", "eval", ""),
     ("diagnosis diagnostics diagnostic explain why collapse", "diagnose", ""),
     ("generate", "sample", ""),
+    ("anomaly anomalies outliers ood novelty detect", "score", ""),
+    ("fpr", "false_positive_rate", ""),
     ("embed latents", "encode", ""),
     ("disentanglement mig dci factors", "disentangle", ""),
     ("plot draw", "figures", ""),

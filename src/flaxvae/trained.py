@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +19,44 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxvae import declared
-from flaxvae.analysis import evaluation, latent_space
+from flaxvae.analysis import evaluation, fitted_prior, latent_space, restoration
+from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
 from flaxvae.data import images, labels, pipeline, pixels, rows
 from flaxvae.data.pipeline import Split
 from flaxvae.data.tables import Columns
-from flaxvae.declared import AboveZero, Count, Positive, Seed, Steps, Temperature, typed
+from flaxvae.declared import (
+    AboveZero,
+    Count,
+    NotNegative,
+    Positive,
+    Seed,
+    Steps,
+    Temperature,
+    typed,
+)
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.distributions import draw_rows
 from flaxvae.errors import UsageError, counted, did_you_mean
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.settings import Binarization
+from flaxvae.settings import AnomalyScore, Binarization
 
 Array = jax.Array
 DRAWN = 64  # rows that are drawn down a hierarchy at a time, each time with all its maps
 SIZES = 8  # small batches are padded to powers of this: 1, 8, 64 and 512 images
+RESTORED = 4  # images that are restored at a time, each with all its chains
+
+
+class Restored(NamedTuple):
+    """Completions of N images of which only a part is seen."""
+
+    completions: np.ndarray  # [N, K, *shape] means of p(x|z) at draws of z, with the seen pixels
+    mean: np.ndarray  # [N, *shape] of as many completions as there are chains
+    log_p: np.ndarray  # [N] nats: in expectation at most log p of what is seen
+    effective: np.ndarray  # [N] effective sample size of the chains
+    acceptance: float  # of Hamiltonian Monte Carlo, on average
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -66,6 +87,7 @@ class Trained:
     binarization: Binarization = "none"  # of the images that the model was trained on
     signed: bool = False  # they were floats in [-1, 1]
     columns: Columns | None = None  # of a table
+    fitted: fitted_prior.FittedPrior | None = None  # to its codes, by ``fit_prior``
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._facts())})"
@@ -133,8 +155,11 @@ class Trained:
         temperature: Temperature = (1.0,),
         y: Any = None,
         draw_pixels: bool = False,
+        prior: Literal["fitted", "own"] | None = None,
     ) -> np.ndarray:
         """Means of p(x|z) for ``n`` draws z from the prior, [n, *shape]; or draws, as ``decode``.
+
+        The prior is the one that ``fit_prior`` has fitted, if it has, else the model's own.
 
         ``temperature`` scales the prior's standard deviation; a hierarchy takes one number for each
         level, too, the one next to the data first. A conditional model takes one label
@@ -144,8 +169,8 @@ class Trained:
         Raises UsageError for numbers or labels out of range, a temperature that the prior does not
         have, or a prior that is not fitted yet.
         """
-        codes = self.recipe.codes
-        scale = self._scale(temperature)
+        codes, fitted = self.recipe.codes, self._prior(prior)
+        scale = self._scale(temperature) if fitted is None else _one(temperature)
         if temperature != (1.0,) and codes is not None and codes.prior is None:
             raise UsageError(
                 f"--temperature {declared.seen(temperature)} has no effect on the uniform prior of "
@@ -157,12 +182,76 @@ class Trained:
             names = np.array(self.spec.names)
             y = names[np.arange(n) * len(names) // n]
         key = jax.random.key(seed)
-        if self.recipe.hierarchy is None:
-            drawn = 1 << (n - 1).bit_length()  # so that only a few sizes are compiled
+        drawn = 1 << (n - 1).bit_length()  # so that only a few sizes are compiled
+        if fitted is not None:
+            z = np.asarray(self._fitted_sample(fitted.params, key, drawn, scale))
+        elif self.recipe.hierarchy is None:
             z = self._prior_sample(self.variables, key, drawn, scale)
         else:
             z = self._down(n, lambda i, _: self._prior_sample(self.variables, i, DRAWN, scale), key)
         return self.decode(z[:n], y, draw_pixels=draw_pixels, seed=seed)
+
+    @typed
+    def fit_prior(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        kind: fitted_prior.Kind = "mixture",
+        components: Positive = fitted_prior.COMPONENTS,
+        seed: Seed = 0,
+        **flow: Any,
+    ) -> Self:
+        """This model with a prior fitted to a draw from q(z|x) of each image; see
+        ``analysis.fitted_prior.fit``, which has the arguments of a ``flow`` as well.
+
+        ``sample`` then draws from it. All else, such as ``score``, keeps the model's own prior. Of
+        a conditional model it is one prior for all classes, as its own is.
+
+        Raises UsageError for discrete latents, too few images or too many latent dimensions.
+        """
+        codes = self.posterior_draws(x, y, seed=seed)
+        options: dict[str, Any] = {"components": components, "seed": seed, **flow}
+        return dataclasses.replace(self, fitted=fitted_prior.fit(codes, kind, **options))
+
+    @typed
+    def posterior_draws(
+        self, x: Any, y: Any = None, *, seed: Seed = 0, watch: batches.Watch | None = None
+    ) -> np.ndarray:
+        """A draw from q(z|x) for each image, [N, D]; its code, if q is a point.
+
+        Raises UsageError for discrete latents.
+        """
+        if self.recipe.codes is not None:
+            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
+        return self._draw(self.split(x, y), self.variables, jax.random.key(seed), watch)
+
+    def prior_gain(self, x: Any, y: Any = None, *, seed: Seed = 0) -> fitted_prior.Improvement:
+        """What the fitted prior gains on images that it was not fitted to, in nats.
+
+        Raises UsageError if no prior is fitted.
+        """
+        if self.fitted is None:
+            raise UsageError(self._none_fitted)
+        split, log_prior = self.split(x, y), self.recipe.model.prior_log_prob
+        z, own = self.posterior_draws(split, seed=seed), None
+        if self.recipe.has_bound and log_prior is not None:
+            own = np.asarray(jax.jit(log_prior)(self.variables, z, split.classes))
+        return fitted_prior.improvement(self.fitted, z, own)
+
+    def _prior(self, chosen: str | None) -> fitted_prior.FittedPrior | None:
+        """The fitted prior to draw from; None: the model's own."""
+        if chosen == "fitted" and self.fitted is None:
+            raise UsageError(f"--prior fitted: {self._none_fitted}")
+        return None if chosen == "own" else self.fitted
+
+    @property
+    def _none_fitted(self) -> str:
+        return f"no prior is fitted to the codes: expected one; {self._fit_one}"
+
+    @property
+    def _fit_one(self) -> str:
+        return "call fit_prior first"
 
     @typed
     def redraw(
@@ -257,7 +346,26 @@ class Trained:
         """
         split, key = self.split(x, y), jax.random.key(seed)
         inputs = (self.variables, np.int32(samples))
-        return -self._bound(split, inputs, key, watch, pipeline.fingerprints(split))
+        terms = self._terms(split, inputs, key, watch, pipeline.fingerprints(split))
+        return terms["reconstruction"] + terms["kl"]
+
+    @typed
+    def scores(
+        self,
+        x: Any,
+        names: Sequence[AnomalyScore],
+        y: Any = None,
+        *,
+        settings: scoring.Settings = scoring.USUAL,
+        seed: Seed = 0,
+        stages: scoring.Stages | None = None,
+    ) -> scoring.Measured:
+        """Several scores of each image: see ``analysis.anomaly.scores``, which has their names."""
+        split = self.split(x, y)
+        options: dict[str, Any] = {"seed": seed, "mesh": self.mesh, "stages": stages}
+        return scoring.measure(
+            self.recipe, self.variables, split, names, settings, terms=self._terms, **options
+        )
 
     def evaluate(
         self,
@@ -278,8 +386,17 @@ class Trained:
         return evaluation.evaluate(self.recipe, self.variables, split, mesh=self.mesh, **options)
 
     @typed
-    def interpolate(self, start: Any, end: Any, y: Any = None, *, steps: Steps = 10) -> np.ndarray:
-        """Decoded straight lines between the codes of two arrays of images, [N, *shape] each.
+    def interpolate(
+        self,
+        start: Any,
+        end: Any,
+        y: Any = None,
+        *,
+        steps: Steps = 10,
+        path: Literal["linear", "spherical"] = "linear",
+    ) -> np.ndarray:
+        """Decoded lines between the codes of two arrays of images, [N, *shape] each: straight, or
+        on a sphere (``analysis.latent_space.spherical``).
 
         Returns:
             [N, steps, *shape], both ends included. A conditional model encodes and decodes each row
@@ -290,10 +407,11 @@ class Trained:
         ends = self.encode(start, y), self.encode(end, y)
         if len(ends[0]) != len(ends[1]):
             raise UsageError(f"{len(ends[0])} images and {len(ends[1])}: expected the same number")
-        path = latent_space.interpolate(*ends, steps)
-        label = None if y is None else np.repeat(np.broadcast_to(y, len(path)), steps)
-        decoded = self.decode(path.reshape(-1, path.shape[-1]), label)
-        return decoded.reshape(*path.shape[:2], *decoded.shape[1:])
+        between = latent_space.spherical if path == "spherical" else latent_space.interpolate
+        codes = between(*ends, steps)
+        label = None if y is None else np.repeat(np.broadcast_to(y, len(codes)), steps)
+        decoded = self.decode(codes.reshape(-1, codes.shape[-1]), label)
+        return decoded.reshape(*codes.shape[:2], *decoded.shape[1:])
 
     @typed
     def traverse(
@@ -321,6 +439,114 @@ class Trained:
         return latent_space.traversal(
             self.decode, usage, codes=codes, start=start, label=label, **options
         )
+
+    @typed
+    def restore(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        hidden: Any = None,
+        noise: NotNegative = 0.0,
+        completions: Positive = 4,
+        temperatures: Positive = 100,
+        chains: Positive = 16,
+        seed: Seed = 0,
+        prior: Literal["fitted", "own"] | None = None,
+        watch: batches.Watch | None = None,
+    ) -> Restored:
+        """Several completions of each image from what is seen of it: ``analysis.restoration``.
+
+        Args:
+            x: [N, *shape] images in [0, 1] as they are seen: with noise they may be beyond, and
+                any number where a pixel is hidden.
+            y: labels, for a conditional model.
+            hidden: [N, H, W] or [H, W], not 0 where a pixel is hidden; None: all are seen.
+            noise: the standard deviation of Gaussian noise on x.
+            completions: K of them for each image, at most ``chains``.
+            temperatures: of annealing: the more, the closer to exact draws from p(z | seen).
+            chains: for each image.
+            seed: decides the draws.
+            prior: as in ``sample``.
+            watch: is told of progress.
+
+        Raises:
+            UsageError: other shapes, discrete latents, or no prior.
+        """
+        x = np.asarray(x, np.float32)
+        self._check_shape(x.shape, "images")
+        latents = self._latents(prior)
+        if completions > chains:
+            raise UsageError(f"--completions {completions}: expected at most {chains}, the chains")
+        space, count = x.shape[:3], len(x)
+        if hidden is not None and np.shape(hidden) not in (space, space[1:]):
+            raise UsageError(
+                f"hidden pixels of shape {np.shape(hidden)}: expected {space} or {space[1:]}"
+            )
+        seen = np.broadcast_to(True if hidden is None else np.equal(hidden, 0), space)
+        numbers, key = self.labels(y, count), jax.random.key(seed)
+        how: dict[str, Any] = {"binary": self.spec.binary, "temperatures": temperatures}
+
+        @jax.jit
+        def some(variables, key, y, mask, labels):
+            what = restoration.Seen(y, mask, noise)
+            model = latents(variables)
+            return restoration.completed(model, key, what, labels, chains=chains, **how)
+
+        parts = []
+        for start in range(0, count, RESTORED):
+            rows = np.arange(start, start + RESTORED) % count
+            labels = None if numbers is None else numbers[rows]
+            own = jax.random.fold_in(key, start)
+            mask = seen[rows].astype(np.float32)
+            parts.append(some(self.variables, own, x[rows], mask, labels))
+            if watch is not None:
+                jax.block_until_ready(parts[-1])
+                watch(min(start + RESTORED, count), count)
+        found = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+        each = None if numbers is None else np.repeat(np.broadcast_to(y, count), chains)
+        images = self.decode(found.z.reshape(count * chains, -1), each)
+        images = np.clip(images, 0, 1).reshape(count, chains, *x.shape[1:])
+        if not noise:
+            images = np.where(seen[:, None, ..., None], x[:, None], images)
+        chosen = np.arange(completions) * chains // completions
+        log_p = np.logaddexp.reduce(found.log_w, 1) - np.log(chains)
+        return Restored(
+            images[:, chosen],
+            images.mean(1),
+            log_p,
+            found.effective,
+            float(found.acceptance.mean()),
+        )
+
+    def _latents(self, prior: str | None) -> Callable[[Variables], restoration.Latents]:
+        """The model of ``restore``, for some variables."""
+        model, fitted, log_prior = self.recipe.model, self._prior(prior), None
+        if self.recipe.codes is not None:
+            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
+        if len(self.spec.shape) != 3:
+            raise UsageError(f"{self._called} is of {self.spec.kind}: expected one of images")
+        if self.recipe.has_bound:
+            log_prior = model.prior_log_prob
+        if fitted is None and log_prior is None:
+            raise UsageError(f"{self._called} has no prior: expected one; {self._fit_one}")
+
+        def of(variables: Variables) -> restoration.Latents:
+            def decode(z, y):
+                return model.decode(variables, z, y)
+
+            if fitted is not None:
+                draw = functools.partial(fitted_prior.sample, fitted)
+                density = functools.partial(fitted_prior.log_prob, fitted)
+                return restoration.Latents(draw, lambda z, y: density(z), decode)
+            assert log_prior is not None
+
+            def drawn(key, n):
+                return model.prior_sample(variables, key, n)
+
+            return restoration.Latents(drawn, lambda z, y: log_prior(variables, z, y), decode)
+
+        return of
 
     def code(self, variables: Variables, key, batch: Batch) -> Array:
         """``encode`` as a function of a batch, for ``batches.over_split``."""
@@ -426,6 +652,18 @@ class Trained:
     # Compiled once for each of a few sizes.
 
     @functools.cached_property
+    def _draw(self):
+        return batches.over_split(lambda *given: self._latent(*given).z, self.mesh, base=SIZES)
+
+    @functools.cached_property
+    def _fitted_sample(self):
+        def drawn(params, key, n, temperature):
+            assert self.fitted is not None
+            return fitted_prior.sample(self.fitted._replace(params=params), key, n, temperature)
+
+        return jax.jit(drawn, static_argnums=2)
+
+    @functools.cached_property
     def _encode(self):
         return batches.over_split(self.code, self.mesh, base=SIZES)
 
@@ -442,8 +680,8 @@ class Trained:
         return batches.over_split(drawn, self.mesh, base=SIZES)
 
     @functools.cached_property
-    def _bound(self):
-        return batches.over_split(batches.own_bound(self.recipe.model), self.mesh, base=SIZES)
+    def _terms(self):
+        return batches.over_split(batches.own_terms(self.recipe.model), self.mesh, base=SIZES)
 
     @functools.cached_property
     def _binarize(self):
@@ -477,6 +715,16 @@ class Trained:
             return draw_rows(p, jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
 
         return jax.jit(decoded)
+
+
+def _one(temperature: tuple[float, ...]) -> float:
+    """The temperature of a prior without levels."""
+    if len(temperature) > 1:
+        raise UsageError(
+            f"--temperature {declared.seen(temperature)}: expected one number, since the fitted "
+            "prior has no levels"
+        )
+    return temperature[0]
 
 
 def _of_pixels(seed: int) -> Array:

@@ -18,6 +18,27 @@ def interpolate(start: np.ndarray, end: np.ndarray, steps: Steps) -> np.ndarray:
     return (1 - weight) * start[:, None] + weight * end[:, None]
 
 
+@typed
+def spherical(start: np.ndarray, end: np.ndarray, steps: Steps) -> np.ndarray:
+    """Great circles between codes, [N, D], [N, D] -> [N, steps, D] (Shoemake 1985; White 2016):
+
+    z_t = [sin((1 - t) w) start + sin(t w) end] / sin(w),   w the angle between them.
+
+    Draws of N(0, I) in many dimensions have lengths near sqrt(D), which a straight line leaves on
+    its way. Between codes of (nearly) one direction, or opposite ones, the line is straight.
+    """
+    start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
+    sizes = np.linalg.norm(start, axis=1) * np.linalg.norm(end, axis=1)
+    cosine = (start * end).sum(1) / np.maximum(sizes, np.finfo(np.float64).tiny)
+    angle = np.arccos(np.clip(cosine, -1, 1))[:, None, None]
+    t = np.linspace(0.0, 1.0, steps)[None, :, None]
+    turns = np.sin(angle) > 1e-4
+    sine = np.where(turns, np.sin(angle), 1.0)
+    first = np.where(turns, np.sin((1 - t) * angle) / sine, 1 - t)
+    last = np.where(turns, np.sin(t * angle) / sine, t)
+    return (first * start[:, None] + last * end[:, None]).astype(np.float32)
+
+
 Decode = Callable[..., np.ndarray]  # (z [N, D], label) -> [N, *shape]
 
 

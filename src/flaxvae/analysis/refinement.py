@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from flaxvae.analysis.moments import Moments, moments
-from flaxvae.core import Batch, Model, Variables, elbo_samples
+from flaxvae.core import Batch, Model, Terms, Variables, elbo_samples
 from flaxvae.distributions import LOG_2PI
 
 Array = jax.Array
@@ -60,14 +60,11 @@ def refine(
     def function(variables: Variables, key: Array, batch: Batch) -> Refined:
         fit_key, own_key, moment_key, full_fit_key, full_key = jax.random.split(key, 5)
 
-        def terms(features, key):
-            given = model._replace(encode=lambda *_: features)
-            return elbo_samples(given, variables, key, batch, DRAWS)
-
         features = model.encode(variables, batch.x, batch.y)
-        # Closed form of the KL where there is one: its gradient has the lower variance at first.
-        features = _ascend(lambda f, key: terms(f, key).elbo, features, fit_key, steps)
-        own = _mean(lambda key: terms(features, key).log_w, own_key, draws)
+        features = optimised(model, variables, fit_key, batch, features, steps)
+        own = _mean(
+            lambda key: _terms(model, variables, key, batch, features).log_w, own_key, draws
+        )
         if not full:
             return Refined(own, None)
 
@@ -82,6 +79,51 @@ def refine(
         return Refined(own, _mean(lambda key: log_w(best, key), full_key, draws))
 
     return function
+
+
+def optimised(
+    model: Model, variables: Variables, key: Array, batch: Batch, features: Any, steps: int
+) -> Any:
+    """The features of the best q of its family for each image, found from ``features``."""
+
+    def bound(features, key):
+        # Closed form of the KL where there is one: its gradient has the lower variance at first.
+        return _terms(model, variables, key, batch, features).elbo
+
+    return _ascend(bound, features, key, steps)
+
+
+def regret(model: Model, steps: int, draws: int) -> Callable[[Variables, Array, Batch], Array]:
+    """Likelihood regret: how much the ELBO of an image gains if q is optimised for it alone.
+
+    L[q*] - L[q] in nats, [B], from the same draws of noise for both (Xiao et al. 2020). It is high
+    where the encoder, which has learnt from the training images, does badly on this one. Below 0
+    it is noise.
+
+    Args:
+        model: its functions; latents must be continuous.
+        steps: of gradient descent, with 8 draws of z each.
+        draws: of z, to measure both bounds with; rounded up to a multiple of 8.
+    """
+
+    def function(variables: Variables, key: Array, batch: Batch) -> Array:
+        fit_key, key = jax.random.split(key)
+        own = model.encode(variables, batch.x, batch.y)
+        best = optimised(model, variables, fit_key, batch, own, steps)
+
+        def gain(key):
+            after, before = (_terms(model, variables, key, batch, f).elbo for f in (best, own))
+            return after - before
+
+        return _mean(gain, key, draws)
+
+    return function
+
+
+def _terms(model: Model, variables: Variables, key: Array, batch: Batch, features: Any) -> Terms:
+    """The terms of the bound with q of these features, DRAWS of them."""
+    given = model._replace(encode=lambda *_: features)
+    return elbo_samples(given, variables, key, batch, DRAWS)
 
 
 def _ascend(bound: Callable[[Any, Array], Array], start: Any, key: Array, steps: int) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flaxvae.commands.arithmetic import arithmetic
 from flaxvae.commands.beta import beta
 from flaxvae.commands.cache import cache
 from flaxvae.commands.diagnose import diagnose
@@ -20,7 +21,10 @@ from flaxvae.commands.figures import figures
 from flaxvae.commands.fit_prior import fit_prior
 from flaxvae.commands.interpolate import interpolate
 from flaxvae.commands.likelihood import likelihood
+from flaxvae.commands.neighbours import neighbours
+from flaxvae.commands.probe import probe
 from flaxvae.commands.reconstruct import reconstruct
+from flaxvae.commands.restore import restore
 from flaxvae.commands.sample import sample
 from flaxvae.commands.score import score
 from flaxvae.commands.sweep import sweep
@@ -39,8 +43,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "interpolate": interpolate,
     "traverse": traverse,
     "fit-prior": fit_prior,
+    "arithmetic": arithmetic,
+    "neighbours": neighbours,
+    "restore": restore,
     "encode": encode,
     "score": score,
+    "probe": probe,
     "disentangle": disentangle,
     "figures": figures,
     "beta": beta,

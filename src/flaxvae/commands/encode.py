@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zipfile
 
 from flaxvae.declared import typed
 from flaxvae.flags import LATEST, NO_RECIPES, ImagesArgument, Recipes, RunArgument
@@ -20,7 +19,7 @@ def encode(
     out: str | None = None,
     place: Place = Place(),
 ) -> str:
-    """Write latents (the code of each image) and scores (-ELBO in nats) to an .npz file.
+    """Write latents (the code of each image) and scores (-ELBO in nats) to a file.
 
     Args:
         run: Run folder.
@@ -29,19 +28,26 @@ def encode(
         scores: Also compute scores, which take many times as long as the latents.
         out: File to write, with z [N, D], score [N], labels [N] and the other per-image arrays of
             the images' .npz, such as names; of images in files also files [N]; by default
-            latents.npz in the run, or latents-images-NAME.npz.
+            latents.npz in the run, or latents-images-NAME.npz. A .csv or a .parquet is a table with
+            columns z1, z2 …; a .tsv has vectors for the TensorFlow Embedding Projector, and
+            NAME-metadata.tsv beside it the rest.
     """
+    from pathlib import Path
+
     import numpy as np
 
-    from flaxvae import writing
     from flaxvae.commands import shared
     from flaxvae.data.labels import listed
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import relative
+    from flaxvae.runs import exported
     from flaxvae.runs.run import load
 
     loaded = load(run, recipes)
-    path = shared.target(loaded, "latents.npz", out, encode, images=images, scores=scores)
+    if out is not None:
+        exported.check(Path(out))
+    usual = "latents" + (".npz" if out is None else Path(out).suffix)
+    path = shared.target(loaded, usual, out, encode, images=images, scores=scores)
     with Terminal(sys.stderr) as terminal:
         split, others = shared.images(loaded, images, place, terminal)
         arrays = {"z": loaded.encode(split, watch=terminal.watch("latents"))}
@@ -59,9 +65,7 @@ def encode(
         kept = [name for name in others if name not in arrays]
         if kept:
             terminal.note(f"{images}: {listed(kept)} kept")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing.whole(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, array in (others | arrays).items():  # np.savez would not take all names
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if left := exported.write(path, others | arrays):
+            terminal.note(f"{listed(left)} left out: no column of a table")
     return relative(path)

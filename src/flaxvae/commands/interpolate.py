@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from flaxvae.declared import Positive, Steps, typed
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
 from flaxvae.settings import Place
@@ -13,21 +15,25 @@ def interpolate(
     *,
     rows: Positive | None = None,
     steps: Steps = 10,
+    path: Literal["linear", "spherical"] = "linear",
+    animate: Literal["gif", "webp"] | None = None,
     recipes: Recipes = NO_RECIPES,
     out: str | None = None,
     place: Place = Place(),
 ) -> str:
-    """Draw interpolations: straight lines between the codes of pairs of test images, decoded.
+    """Draw interpolations: lines between the codes of pairs of test images, decoded.
 
     Args:
         run: Run folder.
         rows: Number of pairs; by default 8, or all if there are fewer.
         steps: Images per row, including both ends.
-        out: PNG to write; by default figures/interpolations.png in the run, or with options a
+        path: A straight line, or one that turns, spherical, at the length of the codes.
+        animate: Write a moving picture, to the other ends and back, instead of a PNG.
+        out: File to write; by default figures/interpolations.png in the run, or with options a
             file named after them.
     """
     from flaxvae.commands import shared
-    from flaxvae.report import figures, shown
+    from flaxvae.report import animation, figures, shown
     from flaxvae.report.words import relative
     from flaxvae.runs.run import load
 
@@ -38,7 +44,10 @@ def interpolate(
     ends = shown.pairs(test, len(test.x) // 2, same_class)
     what = "pairs of test images" + " of one class" * same_class
     count = shared.upto("rows", rows, 8, len(ends.x) // 2, what)
-    usual = "figures/interpolations.png"
-    path = shared.target(loaded, usual, out, interpolate, rows=rows, steps=steps)
-    found = shown.interpolations(loaded, shown.first(ends, 2 * count), steps)
-    return relative(figures.draw("interpolations", path, found))
+    usual = f"figures/interpolations.{animate or 'png'}"
+    options: dict[str, Any] = {"rows": rows, "steps": steps, "path": path}
+    file = shared.target(loaded, usual, out, interpolate, **options)
+    found = shown.interpolations(loaded, shown.first(ends, 2 * count), steps, path)
+    if animate is not None:
+        return relative(animation.loop(file, found.images))
+    return relative(figures.draw("interpolations", file, found))

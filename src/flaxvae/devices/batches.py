@@ -111,13 +111,16 @@ def bound_terms(model: Model) -> Callable[[Any, jax.Array, Batch], dict[str, jax
     return terms
 
 
-def own_bound(model: Model) -> Callable[[tuple[Any, Any], jax.Array, Batch], jax.Array]:
-    """The ELBO [B] in nats, averaged over draws of z, where each row has a key of its own, [B].
+def own_terms(
+    model: Model,
+) -> Callable[[tuple[Any, Any], jax.Array, Batch], dict[str, jax.Array]]:
+    """The terms of -ELBO in nats, averaged over draws of z, where each row has a key of its own.
 
-    A function of ((variables, draws), keys, batch): no row's draws depend on the others.
+    A function of ((variables, draws), keys [B], batch): "reconstruction" [B] = -log p(x|z), and
+    "kl" [B]. No row's draws depend on the others.
     """
 
-    def bound(inputs, keys, batch):
+    def terms(inputs, keys, batch):
         variables, samples = inputs
         features = model.encode(variables, batch.x, batch.y)
 
@@ -128,8 +131,29 @@ def own_bound(model: Model) -> Callable[[tuple[Any, Any], jax.Array, Batch], jax
 
         def add(i, total):
             z, kl = jax.vmap(row)(jax.vmap(jax.random.fold_in, (0, None))(keys, i), features)
-            return total + model.decode(variables, z, batch.y).log_prob(batch.x) - kl
+            log_px = model.decode(variables, z, batch.y).log_prob(batch.x)
+            return {"reconstruction": total["reconstruction"] - log_px, "kl": total["kl"] + kl}
 
-        return jax.lax.fori_loop(0, samples, add, jnp.zeros(len(batch.x))) / samples
+        nothing = jnp.zeros(len(batch.x))
+        sums = jax.lax.fori_loop(0, samples, add, {"reconstruction": nothing, "kl": nothing})
+        return jax.tree.map(lambda total: total / samples, sums)
 
-    return bound
+    return terms
+
+
+def of_one(
+    function: Callable[[Any, jax.Array, Batch], Any],
+) -> Callable[[Any, jax.Array, Batch], Any]:
+    """``function`` of batches, applied to each row alone, with a key of its own: keys [B].
+
+    All rows are one compiled program, and none depends on the others.
+    """
+
+    def rows(variables, keys, batch):
+        def one(key, x, y):
+            alone = Batch(x[None], None if y is None else y[None])
+            return jax.tree.map(lambda leaf: leaf[0], function(variables, key, alone))
+
+        return jax.vmap(one)(keys, batch.x, batch.y)
+
+    return rows

@@ -54,7 +54,7 @@ FIGURES: dict[str, Figure] = {
     "latent_scatter": Figure(lambda of: True, shown.latent_scatter, plots.latent_scatter),
     "samples": Figure(
         lambda of: _pictured(of) and of.run.generates,
-        lambda of: shown.samples(of.run, draw_pixels=of.draw_pixels),
+        lambda of: shown.samples(of.run, draw_pixels=of.draw_pixels, prior="own"),
         plots.samples,
     ),
     "interpolations": Figure(

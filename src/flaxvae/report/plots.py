@@ -63,6 +63,20 @@ def samples(path: Path, images: Array, *, title: str) -> Path:
         return path
 
 
+def side_by_side(
+    path: Path, left: Array, right: Array, *, names: tuple[str, str], title: str
+) -> Path:
+    """Two mosaics of as many images, side by side, with a name above each."""
+    columns = math.ceil(math.sqrt(len(left)))
+    full = len(left) // columns * columns
+    pairs = zip(_rows_of(left[:full], columns), _rows_of(right[:full], columns), strict=True)
+    rows = [np.concatenate(pair) for pair in pairs]
+    gaps = [WIDE_GAP if c == columns else GAP for c in range(2 * columns)]
+    with sheet(path, title, rows, column_gap=gaps) as (ax, x, _):
+        _above(ax, np.array([x[:columns].mean(), x[columns:].mean()]), names)
+    return path
+
+
 def reconstructions(
     path: Path, originals: Array, reconstructions: Array, *, title: str, errors: Array | None = None
 ) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ import numpy as np
 
 from flaxvae.analysis import latent_space
 from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.analysis.neighbours import nearest
 from flaxvae.data.dataset import taken
-from flaxvae.data.pipeline import Split
+from flaxvae.data.pipeline import Split, binarized
 from flaxvae.devices import batches
 from flaxvae.errors import counted
 from flaxvae.report.words import heading, per_value
@@ -98,6 +99,13 @@ class Scatter(NamedTuple):
     ylabel: str
 
 
+class SideBySide(NamedTuple):
+    left: Array  # [N, *shape]
+    right: Array
+    names: tuple[str, str]  # of the two
+    title: str
+
+
 class Curves(NamedTuple):
     history: Sequence[Mapping[str, Any]]  # one row per epoch
     title: str
@@ -142,9 +150,10 @@ def samples(
     temperature: tuple[float, ...] = (1.0,),
     label: Any = None,
     draw_pixels: bool = False,
+    prior: Any = None,
 ) -> Mosaic:
-    """Decoded draws from the prior; for a plain autoencoder, decoded draws from N(0, I)."""
-    what = "Samples from the prior" if run.recipe.has_bound else "Decoded random codes z ~ N(0, I)"
+    """Decoded draws from a prior, as of ``Run.sample``."""
+    what = f"Samples from {prior_called(run, prior)}"
     degrees = ", ".join(f"{one:g}" for one in temperature)
     at = "" if temperature == (1.0,) else f", temperature {degrees}"
     if run.recipe.classes is not None:
@@ -152,19 +161,54 @@ def samples(
     pixels = "drawn from p(x|z)" if draw_pixels else "means of p(x|z)"
     title = f"{what}, {pixels}{at}\n{heading(run)}"
     options: dict[str, Any] = {"temperature": temperature, "draw_pixels": draw_pixels}
-    return Mosaic(run.sample(n, seed=seed, y=label, **options), title)
+    return Mosaic(run.sample(n, seed=seed, y=label, prior=prior, **options), title)
 
 
-def interpolations(run: Run, ends: Split, steps: int = 10) -> Interpolations:
-    """Straight lines between the codes of pairs of images, decoded."""
-    title = f"Interpolation between the codes of two test images\n{heading(run)}"
+def prior_called(run: Run, chosen: Any = None) -> str:
+    """What a prior that ``Run.sample`` draws from is called."""
+    if run.fitted is None or chosen == "own":
+        return "the prior" if run.recipe.has_bound else "random codes z ~ N(0, I)"
+    kind = {"gaussian": "Gaussian", "mixture": "mixture of {} Gaussians", "flow": "flow"}
+    count = "" if run.fitted.kind == "flow" else len(run.fitted.params["mean"])
+    return f"the {kind[run.fitted.kind].format(count)} fitted to the codes"
+
+
+def before_and_after(run: Run, n: int = 64) -> SideBySide:
+    """Samples from the model's own prior beside those from the fitted one."""
+    images = [run.sample(n, prior=prior) for prior in ("own", "fitted")]
+    names = prior_called(run, "own"), prior_called(run, "fitted")
+    title = f"Samples before and after fitting a prior, means of p(x|z)\n{heading(run)}"
+    return SideBySide(images[0], images[1], names, title)
+
+
+def interpolations(
+    run: Run, ends: Split, steps: int = 10, path: Literal["linear", "spherical"] = "linear"
+) -> Interpolations:
+    """Lines between the codes of pairs of images, decoded."""
+    how = "Spherical interpolation" if path == "spherical" else "Interpolation"
+    title = f"{how} between the codes of two test images\n{heading(run)}"
     shown, places = pixels(ends, slice(None)), np.arange(len(ends.x))
     start, end = (taken(ends, places[first::2]) for first in (0, 1))
-    found = run.interpolate(start, end, steps=steps)
+    found = run.interpolate(start, end, steps=steps, path=path)
     labels = []
     if ends.y is not None and ends.y.dtype.kind == "U":
         labels = [f"{one} to {other}" for one, other in ends.y.reshape(-1, 2).tolist()]
     return Interpolations(found, shown.reshape(-1, 2, *shown.shape[1:]), title, labels)
+
+
+def neighbours(
+    run: Run, shown: Split, train: Split, k: int, watch: batches.Watch | None = None
+) -> Grid:
+    """Images, each in a row with the ``k`` training images whose codes are nearest."""
+    seen = binarized(train, run.binarization, fold=0)
+    rows, _ = nearest(run.encode(seen, watch=watch), run.encode(shown), k)
+    found = train.images(rows.ravel()).reshape(*rows.shape, *shown.shape)
+    own = pixels(shown, slice(None))
+    labels = [""] * len(own) if shown.y is None else [str(label) for label in shown.y]
+    columns = ["image", *(str(i) for i in range(1, k + 1))]
+    title = f"Training images with the nearest codes\n{heading(run)}"
+    grid = [np.concatenate([one[None], near]) for one, near in zip(own, found, strict=True)]
+    return Grid(grid, labels, title, columns)
 
 
 def traversals(

@@ -16,6 +16,7 @@ import numpy as np
 
 from flaxvae import lookup, outside
 from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.analysis.fitted_prior import FittedPrior
 from flaxvae.core import Variables
 from flaxvae.data import labels
 from flaxvae.data.pipeline import Data, Split
@@ -25,7 +26,7 @@ from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, command
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import diagnosed, places, reading, records
+from flaxvae.runs import diagnosed, fitted, places, reading, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import RunFolder
@@ -49,6 +50,7 @@ class Run(Trained):
     finished: bool = True
     remarks: tuple[str, ...] = ()  # what is unusual about the variables
     loaded: Data | None = None  # its data, if they are in memory
+    unusable: DataError | None = None  # why the fitted prior in its folder is not to be used
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "binarization", self.plan.data.binarization)
@@ -146,6 +148,16 @@ class Run(Trained):
     def _called(self) -> str:
         return f"model {self.plan.model}"
 
+    def _prior(self, chosen: str | None) -> FittedPrior | None:
+        if chosen != "own" and self.fitted is None and self.unusable is not None:
+            raise DataError(f"{self.unusable}, or draw from the model's own with --prior own")
+        return super()._prior(chosen)
+
+    @property
+    def _fit_one(self) -> str:
+        fit = command("flaxvae", "fit-prior", self.path, *outside.flag(self.folder.recipes))
+        return f"run `{fit}` first"
+
     @property
     def _unfitted(self) -> str:
         return (
@@ -233,8 +245,9 @@ def opened(
     found = restore(folder, like, plan.training)
     variables, remarks = found.variables, [found.remark]
     if prior and recipe.codes and recipe.codes.prior:
-        fitted, remark = _fitted(folder, variables, recipe)
-        variables, remarks = variables | fitted, [found.remark, remark]
+        own, remark = _of_codes(folder, variables, recipe)
+        variables, remarks = variables | own, [found.remark, remark]
+    prior_of_z, unusable = fitted.of(folder.path, variables)
     mesh = meshes.local()
     variables = meshes.put(variables, meshes.replicated(mesh))
     return Run(
@@ -249,6 +262,8 @@ def opened(
         step=found.step,
         finished=folder.finished() is not None,
         remarks=tuple(filter(None, remarks)),
+        fitted=prior_of_z,
+        unusable=unusable,
     )
 
 
@@ -278,18 +293,18 @@ def prior_folder(folder: RunFolder, variables: Variables) -> RunFolder | None:
     return found if same else None
 
 
-def _fitted(folder: RunFolder, variables: Variables, recipe: Recipe) -> tuple[Variables, str]:
+def _of_codes(folder: RunFolder, variables: Variables, recipe: Recipe) -> tuple[Variables, str]:
     """The prior over a run's codes, if it was fitted to these variables, and a remark on it."""
     path = folder.path / "prior"
     if not path.is_dir():
         return {}, ""
-    fitted = prior_folder(folder, variables)
-    if fitted is None:
+    prior = prior_folder(folder, variables)
+    if prior is None:
         return {}, f"{path} was fitted to other parameters, so it is not used"
-    if fitted.finished() is None:
-        return {}, f"{path} is not finished, so it is not used; resume with `{fitted.resuming}`"
+    if prior.finished() is None:
+        return {}, f"{path} is not finished, so it is not used; resume with `{prior.resuming}`"
     assert recipe.codes is not None and recipe.codes.prior is not None
     grid = jax.ShapeDtypeStruct((1, *recipe.codes.grid), jnp.float32)
-    like = shapes(fitted, recipe.codes.prior, grid, None)
-    found = restore(fitted, like, fitted.plan().training)
+    like = shapes(prior, recipe.codes.prior, grid, None)
+    found = restore(prior, like, prior.plan().training)
     return {"prior": found.variables["params"]}, found.remark

@@ -24,7 +24,7 @@ from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import events, records
+from flaxvae.runs import anomaly, events, fitted, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import Parts, final, to_parts
 from flaxvae.runs.folder import RunFolder
@@ -51,7 +51,8 @@ LEFTOVERS = {
 READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
     *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "disentanglement*.json"),
-    *("latents*.npz", "scores*.csv"),
+    *("probe*.json", "latents*.npz", "restored*.npz", "scores*.csv"),
+    *(fitted.NAME, anomaly.FILE),
     *("figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
@@ -76,6 +77,8 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
                 RunFolder(folder.path / "prior", folder.recipes), recipe, spec, model
             ):
                 yield found._replace(what=f"prior/{found.what}")
+        if (folder.path / fitted.NAME).exists():
+            yield _fitted(folder.path / fitted.NAME, model)
     yield from _others(folder)
     for pattern, what in LEFTOVERS.items():
         for path in sorted(folder.path.rglob(pattern)):
@@ -110,6 +113,18 @@ def _prior(
         yield Finding(False, "run.json", _words(error))
     else:
         yield from _training(folder, codes.prior, grid, plan)[0]
+
+
+def _fitted(path: Path, model: Mapping[str, str]) -> Finding:
+    """The prior over continuous latents, fitted to the model with these ``digests``."""
+    try:
+        prior, about = fitted.read(path)
+    except FAULTS as error:
+        return Finding(False, path.name, _words(error))
+    said = f"{prior.kind} over {counted(prior.size, 'dimension')}, sha256 as recorded"
+    if fitted.fits(about, model):
+        return Finding(True, path.name, said)
+    return Finding(None, path.name, f"{said}; fitted to other parameters, so not used")
 
 
 def _training(
@@ -338,8 +353,11 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
         "likelihood*.json": _evaluation,
         "diagnosis*.json": _evaluation,
         "disentanglement*.json": _disentanglement,
+        "probe*.json": _evaluation,
         "latents*.npz": _arrays,
+        "restored*.npz": _arrays,
         "scores*.csv": _scores,
+        anomaly.FILE: _anomaly,
         "tb/events*": _events,
     }
     for kind, read in kinds.items():
@@ -386,6 +404,13 @@ def _scores(path: Path) -> str:
         if not whole:
             raise DataError(f"line {number} is incomplete: write it again")
     return counted(len(rows), "score")
+
+
+def _anomaly(path: Path) -> str:
+    found = anomaly.read(path)
+    _finite(found)
+    images = counted(found["held_out_images"], "held-out image")
+    return f"{counted(len(found['scores']), 'score')} of the run's own images, {images}"
 
 
 def _events(path: Path) -> str:

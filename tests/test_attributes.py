@@ -1,0 +1,115 @@
+"""Attributes as directions of latent space, added to codes, and sums of codes."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import flaxvae
+from flaxvae import cli
+from flaxvae.analysis import attributes, latent_space
+from flaxvae.data.dataset import taken
+from flaxvae.errors import UsageError
+from flaxvae.report import arithmetic
+from flaxvae.runs.attributes import has
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_vector_is_the_difference_of_means():
+    codes, own = RNG.standard_normal((40, 3)), np.array([1.0, -2.0, 0.5])
+    # Twins: each code with the attribute is one without it, moved.
+    both = np.concatenate([codes, codes + own])
+    np.testing.assert_allclose(attributes.vector(both, np.arange(80) >= 40), own, atol=1e-12)
+    for which in (np.ones(80), np.zeros(80)):
+        with pytest.raises(UsageError, match="of 80 images; expected some with"):
+            attributes.vector(both, which)
+
+
+def test_the_rest_is_orthogonal_to_the_others():
+    own, others = RNG.standard_normal(5), RNG.standard_normal((3, 5))
+    others[2] = others[0] - 2 * others[1]  # says nothing new
+    rest = attributes.orthogonal(own, others)
+    np.testing.assert_allclose(others @ rest, 0, atol=1e-12)
+    # What was taken away is a sum of the others.
+    weights = np.linalg.lstsq(others.T, own - rest, rcond=None)[0]
+    np.testing.assert_allclose(others.T @ weights, own - rest, atol=1e-12)
+    np.testing.assert_array_equal(attributes.orthogonal(own, np.zeros((0, 5))), own)
+    with pytest.raises(UsageError, match="nothing is left"):
+        attributes.orthogonal(others[2], others[:2])
+
+
+def test_strengths_are_rows():
+    codes, own = RNG.standard_normal((4, 3)), RNG.standard_normal(3)
+    moved = attributes.along(codes, own, np.array([0.0, -1.5]))
+    np.testing.assert_allclose(moved[0], codes, rtol=1e-6)
+    np.testing.assert_allclose(moved[1], codes - 1.5 * own, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_and_factors_are_attributes(trained):
+    run = flaxvae.load(trained)
+    split = taken(run.data().train, np.arange(50))
+    having, lacking = has(run, split, "3")
+    np.testing.assert_array_equal(having, split.y == 3)
+    np.testing.assert_array_equal(lacking, split.y != 3)
+    with pytest.raises(UsageError, match="neither labels nor factors; expected two folders"):
+        has(run, split._replace(y=None), "3")
+    spec = run.spec._replace(factors=(("shape", 3), ("size", 5)))
+    object.__setattr__(run, "recipe", run.recipe._replace(data=spec))
+    factors = np.stack([np.arange(50) % 3, np.arange(50) % 5], 1)
+    split = split._replace(factors=factors, y=None)
+    having, lacking = has(run, split, "size")
+    np.testing.assert_array_equal(having, factors[:, 1] > 2)
+    np.testing.assert_array_equal(lacking, factors[:, 1] < 2)
+    np.testing.assert_array_equal(has(run, split, "shape=1")[0], factors[:, 0] == 1)
+    for name, said in (("shape=3", "shape=0 to shape=2"), ("sise", "did you mean 'size'")):
+        with pytest.raises(UsageError, match=said):
+            has(run, split, name)
+
+
+def test_an_attribute_at_full_strength_is_the_mean_of_its_images(trained):
+    """Of a code without it, that of all others: + 1 vector is the mean code with the attribute."""
+    run = flaxvae.load(trained)
+    train = run.data().train
+    own = arithmetic.named(run, train, "0")
+    codes = run.encode(train)
+    zero = train.y == 0
+    start = codes[~zero].mean(0)
+    np.testing.assert_allclose(start + own, codes[zero].mean(0), atol=1e-4)
+    shown = arithmetic.walk(run, run.data().test, 3, own, "0", [], (), (0.0, 1.0))
+    np.testing.assert_allclose(
+        shown.rows[1], run.reconstruct(taken(run.data().test, np.arange(3))), atol=1e-5
+    )
+    assert np.abs(shown.rows[2] - shown.rows[1]).max() > 1e-3
+
+
+def test_a_sum_of_codes(trained):
+    run = flaxvae.load(trained)
+    test = run.data().test
+    shown = arithmetic.analogy(run, test, (4, 4, 2))
+    np.testing.assert_allclose(shown.rows[1][3], shown.rows[1][2], atol=1e-5)  # a - a + c
+
+
+def test_from_the_command_line(trained, tmp_path, capsys):
+    path = shutil.copytree(trained, tmp_path / "run")
+    cli.main(["arithmetic", str(path), "--attribute", "7", "--against", "1", "--n", "3"])
+    assert capsys.readouterr().out.endswith("arithmetic-attribute-7-against-1-n-3.png\n")
+    test = flaxvae.load(path).data().test
+    for name, rows in (("with", test.y == 1), ("without", test.y == 0)):
+        np.savez(tmp_path / f"{name}.npz", x=test.images(np.flatnonzero(rows)))
+    line = ["arithmetic", str(path), "--having", str(tmp_path / "with.npz")]
+    cli.main([*line, "--lacking", str(tmp_path / "without.npz"), "--strength", "-1", "1"])
+    name = "arithmetic-having-with.npz-lacking-without.npz-strength--1x1.png"
+    assert (path / "figures" / name).exists()
+
+
+def test_a_great_circle_turns_at_an_even_pace_and_keeps_its_length():
+    start = np.array([[3.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [1.0, 2, 0]], np.float32)
+    end = np.array([[0.0, 3, 0], [2.0, 0, 0], [-1.0, 0, 0], [0.0, 0, 5]], np.float32)
+    path = latent_space.spherical(start, end, 4)
+    third = np.pi / 6
+    expected = 3 * np.array([[np.cos(i * third), np.sin(i * third), 0] for i in range(4)])
+    np.testing.assert_allclose(path[0], expected, atol=1e-6)
+    straight = latent_space.interpolate(start, end, 4)
+    np.testing.assert_allclose(path[1:3], straight[1:3], atol=1e-6)  # of one line: no circle
+    np.testing.assert_allclose(path[3][[0, -1]], straight[3][[0, -1]], atol=1e-6)
