@@ -29,8 +29,8 @@ STUDIES = (
     "kill_and_resume",
     "choosing",
 )
-# no results that hold; with them a study belongs above
-NOT_RUN = ("colour", "depth", "disentanglement")
+# No results that hold; with them a study belongs above.
+NOT_RUN = ("colour", "depth", "disentanglement", "likelihoods")
 
 
 def main(arguments: list[str]) -> None:
