@@ -36,18 +36,15 @@ MODEL = lookup.build(
 ).model
 
 
-def linear():
-    """Variables, images, log p(x) [B]: q has the best diagonal variances, and means that are off.
-
-    The encoder's means are OFF too high, in standard deviations of q.
-    """
-    gain, sd = W @ np.linalg.inv(PRECISION) / S**2, 1 / np.sqrt(np.diag(PRECISION))
+def linear(off, variance):
+    """Variables, images, log p(x) [B]: the encoder's means are ``off`` too high, in sds of q."""
+    gain, sd = W @ np.linalg.inv(PRECISION) / S**2, np.sqrt(variance)
 
     def dense(kernel, bias):
         return {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
 
     heads = {
-        "mean": dense(gain, -BIAS @ gain + OFF * sd),
+        "mean": dense(gain, -BIAS @ gain + off * sd),
         "log_var": dense(np.zeros((5, 2)), 2 * np.log(sd)),
     }
     params = {"encoder": {"heads": heads}, "decoder": {"out": dense(W.T, BIAS)}}
@@ -55,7 +52,8 @@ def linear():
     return {"params": params}, Batch(jnp.float32(x)), GAUSSIAN.logpdf(x)
 
 
-VARIABLES, BATCH, LOG_PX = linear()
+# q has the variances of the best diagonal Gaussian.
+VARIABLES, BATCH, LOG_PX = linear(OFF, 1 / np.diag(PRECISION))
 
 
 def moved(target, z, step, scale, count):
@@ -180,10 +178,10 @@ def nats(log_w):
 def test_both_sides_of_log_px(start, temperatures, chains, assert_mean):
     """On data that the model makes, where weights have a known mean, and their noise is as stated.
 
-    400 images with chains of their own stand for 400 seeds.
+    200 images with chains of their own stand for 200 seeds.
     """
     how = Annealing(temperatures, chains, start, leapfrogs=5, together=chains)
-    rows = Batch(jnp.zeros((400, 5)))
+    rows = Batch(jnp.zeros((200, 5)))
     found = jax.jit(bracket(MODEL, how))(VARIABLES, jax.random.key(1), rows)
     truth = GAUSSIAN.logpdf(np.asarray(found.x))
     for sign, log_w in {1: found.lower, -1: found.upper}.items():
@@ -193,9 +191,12 @@ def test_both_sides_of_log_px(start, temperatures, chains, assert_mean):
         assert_mean(np.square(off) / stated, 1.0, 0.15)  # to first order in the weights' variance
         assert abs(off.mean()) < 0.01
         alone = sign * (truth[:, None] - sign * np.float64(log_w)).mean(1)
-        assert alone.mean() > 4 * alone.std() / 20 and alone.mean() > 0.01  # of one chain
+        # Of one chain the bound is clearly to one side.
+        assert alone.mean() > 4 * alone.std() / math.sqrt(200) and alone.mean() > 0.01
     lower, upper = nats(found.lower) - truth, -nats(found.upper) - truth
-    assert -0.05 < lower.mean() < upper.mean() < 0.05
+    assert lower.mean() > -0.05 and upper.mean() < 0.05
+    apart = upper - lower  # of many chains less than their noise
+    assert apart.mean() > -4 * apart.std() / math.sqrt(200)
     assert 0.5 < float(found.acceptance.mean()) < 0.8
 
 
@@ -240,15 +241,17 @@ def test_the_gap_has_two_parts():
     np.testing.assert_allclose(LOG_PX - np.asarray(found.own), approximation, atol=0.05)
     np.testing.assert_allclose(found.full, LOG_PX, atol=0.01)
     # The encoder's: precision-weighted squared distance of its means, less what q cannot have.
-    elbo = jax.jit(importance.bounds(MODEL, (1, 100_000), 1000))(
-        VARIABLES, jax.random.key(1), BATCH
-    )
+    bounds = jax.jit(importance.bounds(MODEL, (1, 100_000), 1000))
+    elbo = bounds(VARIABLES, jax.random.key(1), BATCH)
     distance = OFF / np.sqrt(np.diag(PRECISION))
     amortization = 0.5 * distance @ PRECISION @ distance
     seen = np.asarray(found.own) - np.asarray(elbo.nats[:, 0])
     np.testing.assert_allclose(seen, amortization, atol=0.1)
     assert amortization > 0.3
-    np.testing.assert_allclose(elbo.nats[:, 1].mean(), LOG_PX.mean(), atol=0.01)
+    # With the posterior's own means and variances importance weights are light-tailed.
+    close, *_ = linear(0.0, np.diag(np.linalg.inv(PRECISION)))
+    exact = bounds(close, jax.random.key(2), BATCH).nats[:, 1]
+    np.testing.assert_allclose(exact.mean(), LOG_PX.mean(), atol=0.01)
 
 
 OPTIONS = {
