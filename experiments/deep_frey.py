@@ -1,9 +1,9 @@
 """Frey faces: a hierarchy over feature maps, and ten seeds of it.
 
-The same 1,565 images and the same 200 for tests as in the study of likelihoods, where one level
-has 4.832 bits per dimension. `deep_vae` with the settings of the study of hierarchies on MNIST:
-after as many epochs it is as good as one level, and not better. Shorter trainings of ten seeds:
-each level must be used (its KL above 0.1 nats) in every one, and none may diverge.
+The same 1,565 images and the same 200 for tests as in the study of likelihoods, where one level has
+4.832 bits per dimension. `deep_vae` with the settings of the study of hierarchies on MNIST: after
+as many epochs it is as good as one level, and not better. Shorter trainings of ten seeds: each
+level must be used (its KL above 0.1 nats) in every one, and none may diverge.
 """
 
 from __future__ import annotations

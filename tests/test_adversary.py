@@ -27,7 +27,7 @@ def recipe(gamma=GAMMA):
 def case():
     made = recipe()
     batch = Batch(jax.random.bernoulli(KEY, 0.4, (64, 6)).astype(jnp.float32))
-    return made, made.model.init(jax.random.key(1), batch.x), batch
+    return made, jax.jit(made.model.init)(jax.random.key(1), batch.x), batch
 
 
 def test_a_shuffled_code_has_the_same_values_in_each_dimension():
@@ -40,6 +40,7 @@ def test_a_shuffled_code_has_the_same_values_in_each_dimension():
     assert abs(np.corrcoef(found.T) - np.eye(3)).max() < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 def test_the_total_correlation_of_gaussians(correlation):
     """-1/2 log(1 - rho^2), once the discriminator has learned."""

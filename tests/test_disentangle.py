@@ -52,6 +52,7 @@ def run(line, capsys):
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_of_sprites(drawn, capsys):
     """The numbers are those of the codes of the test images, and the files are as printed."""
     code, out, err = run(f"disentangle {drawn} --udr {drawn}", capsys)

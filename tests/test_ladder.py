@@ -33,6 +33,8 @@ def discrete():
     params = jax.tree.map(
         lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), variables["params"]
     )
+    # q is broad, so that importance weights are light-tailed.
+    params["encoder"] = jax.tree.map(lambda leaf: 0.3 * leaf, params["encoder"])
     z = np.array(list(itertools.product(np.eye(K), repeat=VARIABLES))).reshape(K**VARIABLES, -1)
     out = params["decoder"]["out"]
     logits = (z @ np.float64(out["kernel"]) + np.float64(out["bias"]))[:, None]
@@ -53,13 +55,12 @@ def test_few_codes_are_summed_over(discrete):
 
 def test_the_ladder_of_codes_ends_at_the_exact_value(discrete):
     recipe, variables, split, exact = discrete
-    found = ladder(recipe, variables, split, k=(30, 1000))
+    found = ladder(recipe, variables, split, k=(30, 10_000))
     methods = [rung.method for rung in found.rungs]
     assert methods == ["elbo", "importance_weighted", "importance_weighted", "exact"]
     nats = [rung.bound.nats for rung in found.rungs]
     np.testing.assert_allclose(nats[-1], exact.mean(), rtol=1e-6)
-    assert nats[0] < nats[1] < nats[2] < nats[3] + 0.01
-    assert nats[3] - nats[2] < 0.3 * (nats[3] - nats[0])
+    assert nats[0] < nats[1] < nats[2] and abs(nats[3] - nats[2]) < 0.01
     np.testing.assert_allclose(
         found.rungs[-1].bits_per_dim, -exact.mean() / PIXELS / np.log(2), rtol=1e-5
     )

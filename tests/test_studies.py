@@ -24,7 +24,7 @@ from flaxvae.report import shown
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
 
-from experiments import choices, colour, deep, depth, runs, table  # noqa: E402
+from experiments import choices, colour, deep, depth, disentanglement, runs, table  # noqa: E402
 from experiments.__main__ import NOT_RUN, STUDIES  # noqa: E402
 
 MODULES = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES + NOT_RUN}
@@ -204,6 +204,23 @@ def test_models_of_colour_are_trained_alike(model):
     plan = planning.make_plan(recipe, **colour.setting(model, "pictures.zip", epochs=3))
     assert plan.training.epochs == 3 and plan.training.clip_norm == 200
     assert not {"epochs", "batch_size", "learning_rate", "schedule"} & {*own}
+
+
+@pytest.mark.parametrize("model", disentanglement.MODELS)
+def test_disentangled_models_are_trained_alike(model):
+    recipe, own = disentanglement.MODELS[model]
+    plan = planning.make_plan(recipe, dataset="x.npz", **disentanglement.setting(own, seed=3))
+    assert plan.training.seed == 3 and plan.arguments["widths"] == (256, 128)
+    assert len(own) <= 2 and not {"epochs", "learning_rate", "latent_dim"} & {*own}
+
+
+def test_reduced_sprites_are_means_of_squares():
+    rows = np.array([[2, 5, 0, 16, 16], [0, 3, 7, 1, 30]], np.uint8)
+    found, whole = disentanglement.reduced(rows), disentanglement.sprites.render(rows)
+    assert found.shape == (2, 32, 32) and found.dtype == np.uint8
+    square = 255 * whole[1, 30:32, 16:18].mean()
+    assert found[1, 15, 8] == round(float(square)) and found.max() == 255
+    np.testing.assert_allclose(found.mean((1, 2)) / 255, whole.mean((1, 2, 3)), atol=2e-3)
 
 
 def test_samples_in_colour_are_compared_with_images_that_were_not_trained_on():

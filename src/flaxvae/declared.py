@@ -86,6 +86,14 @@ Count = Annotated[int, Within(lambda n: n >= 0, "0 or more"), _COUNTABLE]
 Positive = Annotated[int, Within(lambda n: n >= 1, "1 or more"), _COUNTABLE]
 Seed = Annotated[int, Within(lambda n: 0 <= n < 2**32, "0 to 4294967295")]
 NotNegative = Annotated[float, Within(lambda x: x >= 0, "0 or more")]
+# Of bounds on log p(x). Indices of draws are int32; the weight of every chain is kept.
+Draws = Annotated[
+    tuple[Annotated[int, Within(lambda n: 1 <= n <= 10**9, "1 to 1000000000")], ...],
+    Within(bool, "one or more numbers"),
+]
+Chains = Annotated[int, Within(lambda n: 1 <= n <= 10**7, "1 to 10000000")]
+Temperatures = Annotated[int, Within(lambda n: 0 <= n <= 10**6, "0 to 1000000")]
+Simulated = Annotated[int, Within(lambda n: 0 <= n <= 10**4, "0 to 10000")]
 Steps = Annotated[int, Within(lambda n: n >= 2, "2 or more, both ends"), _COUNTABLE]
 AboveZero = Annotated[float, Within(lambda x: x > 0, "a number above 0")]
 Part = Annotated[float, Within(lambda x: 0 <= x < 1, "at least 0 and below 1")]

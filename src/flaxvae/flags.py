@@ -13,7 +13,7 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -262,7 +262,8 @@ def _read(form: _Form, argv: list[str], name: str) -> tuple[dict[str, Any], dict
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        raise UsageError(f"{_unboxed(said.getvalue())} (flaxvae {name} --help lists all)") from None
+        message = _expected(_unboxed(said.getvalue()), form.kinds)
+        raise UsageError(f"{message} (flaxvae {name} --help lists all)") from None
     except tyro.constructors.UnsupportedTypeAnnotationError as error:
         raise UsageError(" ".join(str(error).split())) from None
     records = [arguments.pop(record) for record in form.records]
@@ -276,6 +277,21 @@ def _unboxed(box: str) -> str:
     texts = [line if line.strip("─-") else "" for line in lines]  # rules are gaps, too
     message = itertools.takewhile(bool, itertools.dropwhile(lambda text: not text, texts))
     return " ".join(message).rstrip(".")
+
+
+def _expected(message: str, kinds: dict[str, Any]) -> str:
+    """tyro's message, or one in plain words if it is of words that are no numbers."""
+    found = re.match(r"Error parsing (--[\w-]+): .*?('.*')", message)
+    kind = declared.plain(kinds.get(found[1])) if found else None
+    several = get_origin(kind) is tuple
+    inner = declared.plain(get_args(kind)[0]) if several else kind
+    kind = next((k for k in map(declared.plain, (inner, *get_args(inner))) if k in (int, float)), 0)
+    if not found or not kind:
+        return message
+    one = "whole number" if kind is int else "number"
+    wanted = f"one or more {one}s" if several else f"a {one}"
+    seen = " ".join(re.findall("'([^']*)'", found[2]))
+    return f"{found[1]} {seen}: expected {wanted}"
 
 
 def several(argv: list[str], lists: set[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:

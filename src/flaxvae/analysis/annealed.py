@@ -31,7 +31,7 @@ Array = jax.Array
 Start = Literal["encoder", "prior"]
 
 LEAPFROGS = 10  # of a transition (Wu et al. 2017)
-PRELIMINARY = 50, 4, 8  # walk: at least so many temperatures, else 1 / 4 of them; most chains
+PRELIMINARY = 50, 1000, 8  # walk: fewest and most temperatures, else a quarter; most chains
 
 
 class Annealing(NamedTuple):
@@ -125,12 +125,13 @@ def path(
 
 
 def _steps(model, variables, key, batch, at: Spread, how: Annealing) -> Array:
-    """Step sizes of each temperature and image, [T, B], from a preliminary walk."""
-    least, part, most = PRELIMINARY
-    count, chains = max(how.temperatures // part, least), min(how.together, how.chains, most)
+    """Step sizes of each temperature of a preliminary walk, and each image, [T', B]."""
+    least, most, chains = PRELIMINARY
+    count = min(max(how.temperatures // 4, least), most)
+    chains = min(how.together, how.chains, chains)
     start_key, walk_key = jax.random.split(key)
     way = path(model, variables, batch, at, how.start, chains)
-    found = annealing.adapted(
+    return annealing.adapted(
         way.densities,
         way.scale,
         annealing.schedule(count),
@@ -139,7 +140,6 @@ def _steps(model, variables, key, batch, at: Spread, how: Annealing) -> Array:
         len(batch.x),
         how.leapfrogs,
     )
-    return annealing.resized(found, how.temperatures)
 
 
 def _walks(
@@ -149,9 +149,11 @@ def _walks(
     together, size = min(how.together, how.chains), len(batch.x)
     way = path(model, variables, batch, at, how.start, together)
     betas = annealing.schedule(how.temperatures)
-    transition = annealing.hamiltonian(
-        way.densities, way.scale, jnp.repeat(steps, together, 1), how.leapfrogs
-    )
+
+    def step(t):
+        return jnp.repeat(annealing.at(steps, t / how.temperatures), together)
+
+    transition = annealing.hamiltonian(way.densities, way.scale, step, how.leapfrogs)
 
     def some(i):
         start_key, walk_key = jax.random.split(jax.random.fold_in(key, i))

@@ -33,6 +33,8 @@ GAIN = 0.3  # of log step, for an acceptance that is off by one
 Densities = Callable[[Array], tuple[Array, Array]]
 # beta -> [R, D] about the standard deviations of f_beta
 Scale = Callable[[Array], Array]
+# t -> [R] step sizes of HMC at b_t
+Step = Callable[[Array], Array]
 
 
 class Transition(Protocol):
@@ -101,12 +103,12 @@ def tempered(densities: Densities, beta: Array) -> hmc.Target:
     return target
 
 
-def hamiltonian(densities: Densities, scale: Scale, steps: Array, leapfrogs: int) -> Transition:
-    """HMC with a step size for each temperature and chain, steps [T, R]."""
+def hamiltonian(densities: Densities, scale: Scale, step: Step, leapfrogs: int) -> Transition:
+    """HMC with a step size for each temperature and chain."""
 
     def transition(key, z, t, beta):
         target = tempered(densities, beta)
-        return hmc.transition(target, key, z, steps[t - 1], scale(beta), leapfrogs)
+        return hmc.transition(target, key, z, step(t), scale(beta), leapfrogs)
 
     return transition
 
@@ -152,8 +154,13 @@ def adapted(
     return jnp.exp(found)
 
 
-def resized(steps: Array, temperatures: int) -> Array:
-    """Step sizes [T', G] of a walk as those of one with other temperatures, [T, G]."""
-    have = jnp.arange(1, len(steps) + 1) / len(steps)
-    want = jnp.arange(1, temperatures + 1) / temperatures
-    return jax.vmap(lambda own: jnp.interp(want, have, own), 1, 1)(steps)
+def at(steps: Array, part: Array) -> Array:
+    """Step sizes [G] after a ``part`` of the way, above 0 and at most 1, of those of a walk [T, G].
+
+    Between temperatures they are interpolated, so that a walk may have others than the one in which
+    they were found.
+    """
+    position = jnp.maximum(part * len(steps) - 1, 0)
+    before = position.astype(int)
+    after, rest = jnp.minimum(before + 1, len(steps) - 1), position - before
+    return (1 - rest) * steps[before] + rest * steps[after]

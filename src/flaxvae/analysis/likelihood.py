@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,22 +28,22 @@ from jax.sharding import Mesh
 from flaxvae.analysis import annealed, enumeration, importance, refinement
 from flaxvae.analysis.annealed import Annealing, Start
 from flaxvae.analysis.evaluation import CHUNK
-from flaxvae.core import Batch, Variables
+from flaxvae.core import Batch, Model, Variables
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Split
-from flaxvae.declared import Count, Positive, Seed, Within, typed
+from flaxvae.declared import Chains, Count, Draws, Seed, Simulated, Temperatures, typed
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError
 from flaxvae.recipe import Recipe
 
 Method = Literal["elbo", "refined", "full_covariance", "importance_weighted", "annealed", "exact"]
-Draws = Annotated[tuple[Positive, ...], Within(bool, "one or more numbers")]
 Stages = Callable[[str], batches.Watch]  # of what is going on, such as "annealing"
 
 KS = (10, 100, 1000, 5000)
 LARGEST = 256  # latent dimensions of which a full covariance is fitted
 TOGETHER = 16, 64  # most images in a batch that is annealed, or refined: progress comes in batches
+WORK = 2**17  # most temperatures times chains of a batch of several images, for the same reason
 MEASURED = 1000  # draws to measure a bound of an optimised q with
 
 
@@ -52,12 +52,13 @@ class Mean:
     """An average over images, in nats, and its standard error; that has all noise in it."""
 
     nats: float
-    standard_error: float
+    standard_error: float | None  # None of one image, which has none
 
     @classmethod
     def of(cls, values: np.ndarray) -> Mean:
-        values = np.asarray(values, np.float64)
-        return cls(float(values.mean()), float(values.std() / math.sqrt(len(values))))
+        values, count = np.asarray(values, np.float64), len(values)
+        error = float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else None
+        return cls(float(values.mean()), error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +129,11 @@ def ladder(
     split: Split,
     *,
     k: Draws = KS,
-    temperatures: Count = 100,
-    chains: Positive = 16,
+    temperatures: Temperatures = 100,
+    chains: Chains = 16,
     start: Start = "encoder",
     fit_steps: Count = 500,
-    simulated: Count = 20,
+    simulated: Simulated = 20,
     seed: Seed = 0,
     mesh: Mesh | None = None,
     stages: Stages | None = None,
@@ -140,7 +141,7 @@ def ladder(
     """Measure bounds on log p(x) of all images of a split.
 
     Draws depend on positions in the split, as in ``evaluate``. Memory does not grow with k or
-    chains, of which only some are computed at once.
+    chains, of which only some are computed at once; but for 4 bytes of each chain of a batch.
 
     Args:
         recipe, variables: the model.
@@ -210,15 +211,16 @@ def ladder(
     if temperatures and continuous:
         together = min(chains, backward)
         how = Annealing(temperatures, chains, start, together=together)
-        images = min(max(backward // together, 1), TOGETHER[0])
-        walks = over(annealed.annealed(model, how), images, keys[2], "annealing")
-        acceptance = float(np.mean(walks.acceptance))
-        effective = importance.effective(jnp.asarray(walks.log_w))
-        add("annealed", _log_mean(walks.log_w), chains, effective)
+        images = min(backward // together, TOGETHER[0], WORK // (together * temperatures))
+        walks = over(_annealed(model, how), max(images, 1), keys[2], "annealing")
+        acceptance = float(np.mean(walks["acceptance"]))
+        add("annealed", walks["nats"], chains, walks["effective"])
         if simulated:
             labels = taken(split, np.arange(simulated) % len(split.x))
-            sides = annealed.bracket(model, how)
-            made = _bracketed(over(sides, images, keys[3], "the model's own images", labels))
+            sides = _bracket(model, how)
+            lower, upper = over(sides, max(images, 1), keys[3], "the model's own images", labels)
+            apart = np.float64(upper) - lower
+            made = Bracketed(simulated, Mean.of(lower), Mean.of(upper), Mean.of(apart))
     if not continuous and (temperatures or fit_steps):
         left_out.append("annealing and an optimised q: they need continuous latents")
     if enumeration.codes(recipe) is not None:
@@ -237,13 +239,30 @@ def ladder(
     )
 
 
-def _bracketed(sides: annealed.Bracket) -> Bracketed:
-    lower, upper = _log_mean(sides.lower), -_log_mean(sides.upper)
-    return Bracketed(len(lower), Mean.of(lower), Mean.of(upper), Mean.of(upper - lower))
+def _annealed(model: Model, how: Annealing):
+    """Of the chains of each image only the mean weight: a function of a batch."""
+    walks = annealed.annealed(model, how)
+
+    def function(variables: Variables, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        found = walks(variables, key, batch)
+        return {
+            "nats": importance.log_mean(found.log_w),
+            "effective": importance.effective(found.log_w),
+            "acceptance": found.acceptance,
+        }
+
+    return function
 
 
-def _log_mean(log_w: Any) -> np.ndarray:
-    return np.asarray(importance.log_mean(jnp.asarray(log_w)), np.float64)
+def _bracket(model: Model, how: Annealing):
+    """Lower and upper bound of images that the model makes: a function of a batch."""
+    sides = annealed.bracket(model, how)
+
+    def function(variables: Variables, key: jax.Array, batch: Batch):
+        found = sides(variables, key, batch)
+        return importance.log_mean(found.lower), -importance.log_mean(found.upper)
+
+    return function
 
 
 def _latents(recipe: Recipe, variables: Variables, split: Split) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from flaxvae.declared import Count, Positive, Seed, typed
+from flaxvae.declared import Chains, Count, Draws, Positive, Seed, Simulated, Temperatures, typed
 from flaxvae.errors import DataError, UsageError
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
 from flaxvae.settings import Place
@@ -17,12 +17,12 @@ IMAGES = 100  # by default
 def likelihood(
     run: RunArgument = LATEST,
     *,
-    k: tuple[Positive, ...] = (10, 100, 1000, 5000),
-    temperatures: Count = 100,
-    chains: Positive = 16,
+    k: Draws = (10, 100, 1000, 5000),
+    temperatures: Temperatures = 100,
+    chains: Chains = 16,
     start: Literal["encoder", "prior"] = "encoder",
     fit_steps: Count = 500,
-    simulated: Count = 20,
+    simulated: Simulated = 20,
     split: Literal["test", "validation"] = "test",
     images: Positive | None = None,
     seed: Seed = 0,

@@ -32,19 +32,24 @@ def table(ladder: Ladder, temperatures: int) -> Sequence[str]:
     for rung in ladder.rungs:
         gain = rung.above_elbo
         line = f"{_name(rung, temperatures):<27}{rung.bound.nats:>9.2f}"
-        line += f"{rung.bound.standard_error:>7.2f}"
+        line += f"{_error(rung.bound):>7}"
         if rung.method == "elbo":
             line += " " * 16
         else:
-            line += f"{gain.nats:>9.2f}{gain.standard_error:>7.2f}"
+            line += f"{gain.nats:>9.2f}{_error(gain):>7}"
         line += f"{'':>11}" if rung.effective is None else f"{rung.effective:>11,.1f}"
         line += "" if rung.bits_per_dim is None else f"{rung.bits_per_dim:>9.4f}"
         lines.append(line.rstrip())
     return lines
 
 
+def _error(mean: Mean) -> str:
+    return "" if mean.standard_error is None else f"{mean.standard_error:.2f}"
+
+
 def _said(mean: Mean) -> str:
-    return f"{mean.nats:.2f} ± {mean.standard_error:.2f} nats"
+    error = f" ± {_error(mean)}" if _error(mean) else ""
+    return f"{mean.nats:.2f}{error} nats"
 
 
 def facts(ladder: Ladder, recipe: Recipe, chains: int, start: Start, split: str) -> dict[str, str]:
