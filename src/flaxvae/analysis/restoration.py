@@ -150,10 +150,12 @@ def completed(
     short = annealing.schedule(max(temperatures // part, min(least, temperatures)))
     start = latents.draw(jax.random.fold_in(start_key, 0), count * few)
     steps = annealing.adapted(densities, scale(few), short, step_key, start, count, LEAPFROGS)
-    steps = jnp.repeat(annealing.resized(steps, temperatures), chains, 1)
+
+    def step(t: Array) -> Array:
+        return jnp.repeat(annealing.at(steps, t / temperatures), chains)
 
     densities = rows(chains)
-    transition = annealing.hamiltonian(densities, scale(chains), steps, LEAPFROGS)
+    transition = annealing.hamiltonian(densities, scale(chains), step, LEAPFROGS)
     start = latents.draw(jax.random.fold_in(start_key, 1), count * chains)
     walk = annealing.forward(densities, transition, betas, walk_key, start)
 
@@ -161,12 +163,12 @@ def completed(
     weights = jax.nn.softmax(log_w, -1)
     chosen = _again(again_key, weights)
     z = jnp.take_along_axis(walk.z.reshape(count, chains, -1), chosen[..., None], 1)
-    target = annealing.tempered(densities, jnp.float32(1))
+    target, last = annealing.tempered(densities, jnp.float32(1)), step(jnp.array(temperatures))
 
     def move(z, i):
         own = jax.random.fold_in(move_key, i)
         sd = jnp.repeat(prior.sd, chains, 0)
-        return hmc.transition(target, own, z, steps[-1], sd, LEAPFROGS).z, None
+        return hmc.transition(target, own, z, last, sd, LEAPFROGS).z, None
 
     z, _ = jax.lax.scan(move, z.reshape(count * chains, -1), jnp.arange(MOVES))
     effective = 1 / jnp.square(weights).sum(-1)
