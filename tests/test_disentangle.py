@@ -119,6 +119,10 @@ def test_of_a_file_with_factors(trained, capsys, tmp_path, monkeypatch):
         ({"factors": factors[:, 0]}, "factors of shape (60,): expected [60, F]"),
         ({"factors": factors[:50]}, "factors left out: not one entry for each of the 60 images"),
         ({"factors": np.stack([np.arange(60), factors[:, 0]], 1)}, "another value in each"),
+        (
+            {"factors": np.where(np.arange(60)[:, None] == 7, np.nan, factors)},
+            "factor factor-1 has values that are no numbers, first of image 7",
+        ),
     ):
         np.savez("wrong.npz", x=x, **wrong)
         code, out, err = run(f"disentangle {trained} wrong.npz", capsys)

@@ -93,8 +93,19 @@ def _in_file(others: Mapping[str, np.ndarray], images: str, count: int) -> np.nd
 
 
 def _check_values(found: Factors) -> None:
-    """Raises DataError for a factor that is the same, or different, in all images."""
+    """Raises DataError for too few images, or a factor that is the same, or different, in all."""
+    if len(found.values) < 2:
+        raise DataError(
+            f"{counted(len(found.values), 'image')} with factors: expected many, of which several "
+            "have the same value of a factor"
+        )
     for name, column in zip(found.names, found.values.T, strict=True):
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            raise DataError(
+                f"factor {name} has values that are no numbers, first of image "
+                f"{int(np.argmin(np.isfinite(column)))}: expected numbers; or leave it out with "
+                f"--without {name}"
+            )
         times = np.unique(column, return_counts=True)[1]
         if len(times) > 1 and times.max() > 1:
             continue
