@@ -189,7 +189,7 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("traverse {run} --image 360", ["--image 360", "0 to 359"]),
         ("traverse {run} --units 3", ["--units 3", "1 to 2"]),
         ("diagnose {run} --images 0", ["--images 0", "1 or more"]),
-        ("diagnose {run} --images 1", ["1 image", "at least two"]),
+        ("diagnose {run} --images 1", ["--images 1", "at least 2"]),
         ("eval {run} --seed -1", ["--seed -1", "0 to 4294967295"]),
         ("sample {run} --seed 4294967301", ["--seed 4294967301", "0 to 4294967295"]),
         ("fit-prior {run} --seed 4294967296", ["--seed 4294967296", "0 to 4294967295"]),

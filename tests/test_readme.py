@@ -195,5 +195,14 @@ def test_floors_are_those_of_the_house():
     levels = [FLOORS.index(floor) for floor in floors]
     assert levels == sorted(levels, reverse=True) and len(floors) > 10
     below_all = {"errors", "synonyms", "declared", "settings", "streams", "signals", "machine"}
-    beside = {"writing", "compilation", "choices", "outside", "grid", "code_prior", "doctor"}
+    beside = {
+        "writing",
+        "compilation",
+        "choices",
+        "outside",
+        "grid",
+        "code_prior",
+        "latent_prior",
+        "doctor",
+    }
     assert {*FLOORS} - {*floors} == below_all | beside

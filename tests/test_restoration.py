@@ -190,6 +190,7 @@ def test_restored_images_keep_what_is_seen(trained):
         run.restore(x, hidden=np.ones((3, 3)))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(trained, tmp_path, capsys):
     path = shutil.copytree(trained, tmp_path / "run")
     options = ["--n", "2", "--temperatures", "4", "--chains", "4", "--completions", "2"]

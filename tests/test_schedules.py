@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import flaxvae
-from conftest import TINY
+from conftest import TINY, rare
 from flaxvae import api, lookup, sweeps, zoo
 from flaxvae.core import Batch
 from flaxvae.recipe import DataSpec
@@ -34,7 +34,9 @@ def rows(path):
         {"anneal": "cyclical", "anneal_steps": 6, "cycles": 2},
     ],
 )
-@pytest.mark.parametrize("name", [n for n in zoo.RECIPES if "free_bits" in lookup.arguments(n)])
+@pytest.mark.parametrize(
+    "name", rare([n for n in zoo.RECIPES if "free_bits" in lookup.arguments(n)], "deep_vae")
+)
 def test_the_weight_is_that_of_the_loss(name, own):
     """loss = reconstruction + weight KL, of the very step."""
     body = {"width": 4} if name == "deep_vae" else MLP

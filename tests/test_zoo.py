@@ -107,10 +107,7 @@ ALIKE = tuple(
     )
 )
 RECIPES = [f"{name}-mlp" for name in zoo.RECIPES]
-every_recipe = pytest.mark.parametrize("case", rare([*RECIPES, "vae-conv"], *ALIKE))
-every_quick_recipe = pytest.mark.parametrize(
-    "case", rare([*RECIPES, "vae-conv"], *ALIKE, "deep_vae-mlp")
-)
+every_recipe = pytest.mark.parametrize("case", rare([*RECIPES, "vae-conv"], *ALIKE, "deep_vae-mlp"))
 
 
 @functools.cache
@@ -312,7 +309,7 @@ def check_in_parts(made, weights, batch):
         chex.assert_trees_all_close(slopes, grads, rtol=1e-3, atol=1e-5 * largest)
 
 
-@every_quick_recipe
+@every_recipe
 def test_one_and_eight_devices_learn_the_same(case):
     losses = {}
     for devices in (1, 8):
@@ -332,7 +329,7 @@ def test_one_and_eight_devices_begin_the_same():
     chex.assert_trees_all_close(first, second, rtol=1e-6)
 
 
-@every_quick_recipe
+@every_recipe
 def test_a_cut_changes_no_bit(case):
     """16 = 8 + 8 = 5 + 11 steps, across the end of an epoch."""
     made = trainer(case, 8)
@@ -343,7 +340,7 @@ def test_a_cut_changes_no_bit(case):
         chex.assert_trees_all_equal(whole, parts)
 
 
-@every_quick_recipe
+@every_recipe
 def test_one_compilation_serves_all_segments(case):
     """Of any length, in any epoch, before and after the totals were set to zero."""
     made, seen = trainer(case, 8), []

@@ -89,6 +89,7 @@ class Choices(TypedDict, total=False):
     gradient: Gradient
     alpha: float
     gamma: float
+    discriminator: Sequence[int]
     mmd_weight: float
     kernel: Kernel
     flow: FlowKind

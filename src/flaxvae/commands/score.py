@@ -155,13 +155,13 @@ def score(
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))
     if known:
         _keep(reference, terminal)
-    lines.append(relative(path))
     if pictured:
         drawn = path.with_name(f"{path.stem}-worst.png")
         if out is None:
             drawn = loaded.folder.figures / drawn.name
         plots.image_grid(drawn, **grid)
         lines.append(relative(drawn))
+    lines.append(relative(path))
     return lines
 
 
