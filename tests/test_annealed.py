@@ -208,6 +208,13 @@ def error(log_w):
     return np.sqrt(1 / np.asarray(importance.effective(log_w)) - 1 / log_w.shape[1])
 
 
+def test_an_effective_sample_size_of_large_log_weights():
+    log_w = np.random.default_rng(0).normal(0, 1, 16).astype(np.float32)
+    w = np.exp(np.float64(np.float32(log_w + 1e6) - np.float32(1e6)))
+    expected = w.sum() ** 2 / (w**2).sum()
+    np.testing.assert_allclose(importance.effective(jnp.asarray(log_w + 1e6)), expected, rtol=1e-5)
+
+
 def test_bounds_of_several_k_from_the_same_draws(assert_mean):
     """Blocks in a chunk, and over several, are those that one would cut by hand."""
     ks, chunk, key = (1, 3, 8, 20, 40), 8, jax.random.key(3)

@@ -137,6 +137,12 @@ def test_what_cannot_be(options, words):
         Loss(**options)
 
 
+@pytest.mark.parametrize("flag", ["--sigma 1e-200", "--factor 1e200", "--span 1e-40"])
+def test_numbers_that_no_float_can_take(flag, capsys):
+    code, _, err = said(f"beta 1 --pixels 784 {flag}", capsys)
+    assert code == 2 and "from 1e-30 to 1e+30" in err and err.count("\n") == 1
+
+
 def said(line, capsys):
     code = 0
     try:

@@ -57,7 +57,7 @@ def test_of_sprites(drawn, capsys):
     """The numbers are those of the codes of the test images, and the files are as printed."""
     code, out, err = run(f"disentangle {drawn} --udr {drawn}", capsys)
     assert (code, err) == (0, "")
-    found = json.loads((drawn / "disentanglement.json").read_text())
+    found = json.loads((drawn / "disentanglement-udr-sprites.json").read_text())
     model = fv.load(drawn)
     test = model.data().test
     z = model.encode(test)
@@ -79,8 +79,7 @@ def test_of_sprites(drawn, capsys):
     assert all(any(line.startswith(name) for line in out.splitlines()) for name in NAMES)
     assert max(map(len, out.splitlines())) <= 80
     figure = drawn / "figures" / "mutual_information.png"
-    before = figure.read_bytes()
-    figure.unlink()
+    before = figure.with_stem("mutual_information-udr-sprites").read_bytes()
     code, out, _ = run(f"figures {drawn} --only mutual_information", capsys)
     assert code == 0 and "mutual_information.png" in out
     assert figure.read_bytes() == before and before.startswith(b"\x89PNG")
@@ -118,7 +117,10 @@ def test_of_a_file_with_factors(trained, capsys, tmp_path, monkeypatch):
         ({}, 'no array "factors" with a row for each of 60 images'),
         ({"factors": factors[:, 0]}, "factors of shape (60,): expected [60, F]"),
         ({"factors": factors[:50]}, "factors left out: not one entry for each of the 60 images"),
-        ({"factors": np.stack([np.arange(60), factors[:, 0]], 1)}, "another value in each"),
+        (
+            {"factors": np.stack([np.arange(60), factors[:, 0]], 1)},
+            "60 values in 60 images: expected several",
+        ),
         (
             {"factors": np.where(np.arange(60)[:, None] == 7, np.nan, factors)},
             "factor factor-1 has values that are no numbers, first of image 7",

@@ -191,13 +191,20 @@ def test_the_sentences():
     assert "30 steps only. Try --epochs 8." in sentence("underfit", **told(steps=30, epochs=2))
     slow = sentence("underfit", learning_rate=1e-6)
     assert "Try --learning-rate 0.001, or --epochs 80." in slow
+    far_too_slow = told(fall=-0.01, late=None) | {"learning_rate": 1e-7}
+    assert sentence("learning rate", **far_too_slow).endswith("Try --learning-rate 0.001.")
+    assert "--patience" not in sentence("overfit", patience=20)
+    unknown = told(best_epoch=None, lost=None) | {"train": dataclasses.replace(TEST, elbo=-60.0)}
+    assert "Try --validation 0.1 --patience 20" in sentence("overfit", **unknown)
     assert "5.00 nats more, and the KL is 25.00" in sentence("ignored z")
     assert "9.0 nats more than after epoch 4 of 20, and test images cost 3.0" in sentence("overfit")
     assert "after epoch 4 of 20. Try --patience 20" in sentence("overfit", train=None)
     apart = {"train": dataclasses.replace(TEST, elbo=-60.0)}
     assert "test images cost 40.0 nats more than training images" in sentence("overfit", **apart)
     assert "probability 0.30 are on in 52 %" in sentence("calibration")
-    assert "in 4x4. " in sentence("idle levels", arguments=lookup.arguments("ladder_vae"))
+    assert "each: 4x4 carries nearly" in sentence(
+        "idle levels", arguments=lookup.arguments("ladder_vae")
+    )
     assert "--free-bits-per level" in sentence(
         "idle levels", arguments=lookup.arguments("ladder_vae")
     )
@@ -238,6 +245,16 @@ def test_discrete_variables():
 def test_all_blocks_of_a_hierarchy():
     fields = {"kl_units": ("4x4", "1x1"), "active_blocks": 0, "code_variance": ()}
     assert names(**kl(0.02, 0.01, **fields), train=None) == ["collapse"]
+
+
+def test_a_model_that_diverged_gets_no_other_advice():
+    """Nor does JSON get a number that it has not."""
+    nan = float("nan")
+    test = dataclasses.replace(TEST, mse=nan, elbo=nan, reconstruction=nan)
+    worst = Calibration(nan, nan, (), nan, Bin(0.1, nan, 1.0))
+    made = dataclasses.replace(WELL, test=test, calibration=worst)
+    assert [found.name for found in judge(made)] == ["not finite"]
+    assert made.as_json()["calibration"]["spread"] is None
 
 
 def test_flags_that_are_advised_exist():
@@ -296,9 +313,12 @@ def test_what_training_loses_as_well_is_no_overfitting():
 def test_a_story_that_is_short_or_missing():
     assert story([]) is None
     assert story(rows([50.0])) == Story(1, 10, None, None, None, None, None)
-    found = story(rows([50.0, 45.0], [50.0, 60.0]))
-    assert (found.fall, found.late, found.swings) == (5, 1, None)
+    found = story(rows([50.0, 45.0], [50.0, 60.0]))  # of two epochs all is in the last
+    assert (found.fall, found.late, found.swings) == (5, None, None)
     assert (found.best_epoch, found.lost) == (1, 10)
+    found = story(rows([50.0, 45.0, 44.0]))
+    assert found.late == 1 / 6 and found.last_quarter == "the last of 3 epochs"
+    assert found._replace(epochs=20).last_quarter == "the last 5 of 20 epochs"
     assert story(rows([50.0, 60.0])).late is None  # it only rose
     assert story(rows([50.0, 60.0, 45.0, 40.0])).late == 5 / 20  # it rose first
     assert story(rows([50.0, float("nan")])).fall is None

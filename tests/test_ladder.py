@@ -74,6 +74,10 @@ def test_models_without_a_density_are_refused(discrete):
         recipe = lookup.build(name, BINARY, net="mlp", widths=(4,))
         with pytest.raises(UsageError, match=words):
             ladder(recipe, {}, split)
+    recipe = discrete[0]
+    bare = recipe._replace(model=recipe.model._replace(prior_log_prob=None))
+    with pytest.raises(UsageError, match="no prior_log_prob"):
+        ladder(bare, discrete[1], split)
     with pytest.raises(UsageError, match="one or more"):
         ladder(discrete[0], discrete[1], split, k=())
 

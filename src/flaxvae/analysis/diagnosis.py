@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class Measured:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the recipe
     learning_rate: float | None = None
     optimizer: str | None = None
+    patience: int | None = None
     values: int | None = None  # D, numbers in an image
     any_values: bool = False  # those of a table, not from 0 to 1
     has_bound: bool = True
@@ -83,6 +85,8 @@ def _json(value: Any) -> Any:
         value = value._asdict()
     if isinstance(value, Mapping):
         return {k: _json(v) for k, v in value.items() if v is not None}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no nan
     return [_json(v) for v in value] if isinstance(value, tuple | list) else value
 
 
@@ -106,6 +110,7 @@ def known(
         arguments=dict(plan.arguments),
         learning_rate=plan.training.learning_rate,
         optimizer=plan.training.optimizer,
+        patience=plan.training.patience,
         values=int(np.prod(shape)),
         any_values=recipe.data.kind == "table",
         has_bound=recipe.has_bound,

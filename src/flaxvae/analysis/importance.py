@@ -37,6 +37,7 @@ def log_mean(log_w: Array, axis: int = -1) -> Array:
 
 def effective(log_w: Array, axis: int = -1) -> Array:
     """The effective sample size (sum w)^2 / sum w^2 over an axis."""
+    log_w = log_w - log_w.max(axis, keepdims=True)  # else the digits of large ones cancel
     return jnp.exp(2 * jax.nn.logsumexp(log_w, axis=axis) - jax.nn.logsumexp(2 * log_w, axis=axis))
 
 

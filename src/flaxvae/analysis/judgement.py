@@ -147,7 +147,9 @@ def _learning_rate(m: Measured) -> Found | None:
     fall = m.story.fall if m.story else None
     if fall is None or fall > 0 or setting(m, "beta", 1.0) > 1:  # then -ELBO is not the loss
         return None
-    return Found("The training loss has not fallen since the first epoch.", _slower(m))
+    slow = rate < SLOW
+    advice = (f"--learning-rate {USUAL:g}",) if slow else _slower(m)
+    return Found("The training loss has not fallen since the first epoch.", advice)
 
 
 def _slower(m: Measured) -> tuple[str, ...]:
@@ -164,8 +166,8 @@ def _underfit(m: Measured) -> Found | None:
     slow = (m.learning_rate or USUAL) < SLOW
     more = (f"--learning-rate {USUAL:g}",) * slow + (f"--epochs {4 * story.epochs}",)
     if story.late is not None and story.late > LATE:
-        part = f"{100 * story.late:.0f} % of its fall was in the last quarter"
-        return Found(f"The training loss is still falling: {part} of {story.epochs} epochs.", more)
+        part = f"{100 * story.late:.0f} % of its fall was in {story.last_quarter}"
+        return Found(f"The training loss is still falling: {part}.", more)
     if story.steps < SHORT:
         return Found(f"It has been trained for {story.steps} steps only.", more)
     return None
@@ -189,7 +191,10 @@ def _dead_codes(m: Measured) -> Found | None:
 
 
 def _collapse(m: Measured) -> Found | None:
-    return Found(f"{_silence(m)}: posterior collapse.", _unfold(m)) if collapsed(m) else None
+    if not collapsed(m):
+        return None
+    said = _silence(m)
+    return Found(f"{said[0].upper()}{said[1:]}: posterior collapse.", _unfold(m))
 
 
 def _silence(m: Measured) -> str:
@@ -236,7 +241,15 @@ def _overfit(m: Measured) -> Found | None:
     if not parts:
         return None
     smaller = flags(m, latent_dim="a smaller --latent-dim")
-    return Found(f"Overfitting: {', and '.join(parts)}.", ("--patience 20", *smaller))
+    return Found(f"Overfitting: {', and '.join(parts)}.", (*_stop_early(m), *smaller))
+
+
+def _stop_early(m: Measured) -> tuple[str, ...]:
+    """Nothing where patience was set, or nobody knows what is held out."""
+    if m.patience is not None:
+        return ()
+    held = "" if m.story is None or m.story.best_epoch is not None else "--validation 0.1 "
+    return (f"{held}--patience 20",)
 
 
 def _too_sure(m: Measured) -> Found | None:
@@ -249,7 +262,7 @@ def _too_sure(m: Measured) -> Found | None:
     return Found(
         f"Pixels of predicted probability {worst.predicted:.2f} are on in {100 * worst.seen:.0f} % "
         "of test images.",
-        ("--patience 20",),
+        _stop_early(m),
     )
 
 
@@ -270,7 +283,8 @@ def _idle_levels(m: Measured) -> Found | None:
     if not idle or collapsed(m):
         return None
     advice = flags(m, free_bits="--free-bits 1 --free-bits-per level")
-    return Found(f"Less than {USED:g} nats are in {', '.join(idle)}.", advice)
+    named, carry = ", ".join(idle), "carries" if len(idle) == 1 else "carry"
+    return Found(f"Less than {USED:g} nats each: {named} {carry} nearly nothing.", advice)
 
 
 def _holes(m: Measured) -> Found | None:
@@ -278,7 +292,7 @@ def _holes(m: Measured) -> Found | None:
     if holes is None or holes <= HOLES:
         return None
     return Found(
-        f"{100 * holes:.0f} % of the prior's draws lie where no posterior does.",
+        f"{100 * holes:.0f} % of the prior's draws lie where only 1 % of the posteriors' do.",
         ("--model mog_vae", "--model vamp_vae"),
     )
 
@@ -295,8 +309,9 @@ def _coverage(m: Measured) -> Found | None:
 
 _OF_Z = ("collapse", "ignored z")
 _WHERE = ("holes", "coverage")
+_SCALE = ("sigma too large", "sigma too small", "calibration", "learning rate", "underfit")
 RULES = (
-    Rule("not finite", _not_finite, ("learning rate", "underfit", "overfit", *_OF_Z, *_WHERE)),
+    Rule("not finite", _not_finite, (*_SCALE, "overfit", "dead codebook", *_OF_Z, *_WHERE)),
     Rule("data range", _data_range, ("sigma too large", "learning rate", "underfit", *_OF_Z)),
     Rule("mean loss", _mean_loss, ("beta", "sigma too large", "learning rate", *_OF_Z)),
     Rule("beta", _beta, ("sigma too large", "learning rate", *_OF_Z)),

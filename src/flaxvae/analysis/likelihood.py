@@ -34,7 +34,7 @@ from flaxvae.data.pipeline import Split
 from flaxvae.declared import Chains, Count, Draws, Seed, Simulated, Temperatures, typed
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
-from flaxvae.errors import UsageError
+from flaxvae.errors import DataError, UsageError
 from flaxvae.recipe import Recipe
 
 Method = Literal["elbo", "refined", "full_covariance", "importance_weighted", "annealed", "exact"]
@@ -115,6 +115,8 @@ def check(recipe: Recipe, model: str = "this model") -> None:
             f"{model} has no prior, and so no likelihood: expected a VAE; `flaxvae eval` has the "
             "reconstruction error"
         )
+    if recipe.model.prior_log_prob is None:
+        raise UsageError(f"{model} has no prior_log_prob, the density p(z): expected one")
     if recipe.codes is not None and recipe.codes.latents is None:
         raise UsageError(
             f"{model} gives an image one code, and no density q(z|x): expected continuous or "
@@ -158,6 +160,7 @@ def ladder(
 
     Raises:
         UsageError: a number out of range, or a model without densities.
+        DataError: an ELBO that is not finite.
     """
     check(recipe)
     mesh, model = mesh or meshes.local(), recipe.model
@@ -192,6 +195,12 @@ def ladder(
     bounds = importance.bounds(model, ks, max(rows // images, 1))
     weighted = over(bounds, images, keys[0], "importance samples")
     add("elbo", weighted.nats[:, 0])
+    if not np.isfinite(nats[0]).all():
+        bad = int((~np.isfinite(nats[0])).sum())
+        raise DataError(
+            f"the ELBO of {bad} of {len(split.x)} images is not finite, and no bound is: expected "
+            "a model whose training did not diverge; `flaxvae diagnose` says what it shows"
+        )
     own = None
     if fit_steps and continuous:
         size = _latents(recipe, variables, split)

@@ -21,6 +21,16 @@ class Story(NamedTuple):
     lost: float | None  # nats of the validation loss since then, but for those that training lost
     noise: float | None = None  # nats of what `swings` is a part, of enough epochs
 
+    @property
+    def last_quarter(self) -> str:
+        """ "the last 5 of 20 epochs"."""
+        count = max(self.epochs // 4, 1)
+        return (
+            f"the last {count} of {self.epochs} epochs"
+            if count > 1
+            else (f"the last of {self.epochs} epochs")
+        )
+
 
 EPOCHS = 10  # of the last half, for its swings to be the noise of the loss
 
@@ -43,7 +53,8 @@ def story(rows: Sequence[Mapping[str, Any]]) -> Story | None:
     if len(rows) > 1 and np.isfinite(training).all():
         fall = float(training[0] - training[-1])
         highest = float(training.max() - training[-1])  # it may have risen before
-        late = float(training[-1 - quarter] - training[-1]) / highest if fall > 0 else None
+        if fall > 0 and len(rows) > 2:  # of two epochs all is in the last
+            late = float(training[-1 - quarter] - training[-1]) / highest
     if np.isfinite(held).all():
         least = int(held.argmin())
         # Under a large beta both may rise, for this is not the loss: then it is no overfitting.

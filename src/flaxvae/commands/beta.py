@@ -10,6 +10,7 @@ from flaxvae.errors import UsageError
 from flaxvae.flags import NumberArgument
 
 WIDEST = 0.5  # the largest standard deviation of any number between 0 and 1
+SMALLEST = 1e-30  # of any number; the largest is its inverse
 HEAVY = 10.0  # a beta above this leaves little in z
 
 
@@ -57,6 +58,11 @@ def beta(
     """
     if not weight > 0:
         raise UsageError(f"weight {weight:g}: expected a number above 0")
+    for name, x in {"weight": weight, "sigma": sigma, "factor": factor, "span": span}.items():
+        if x is not None and not SMALLEST <= x <= 1 / SMALLEST:
+            raise UsageError(
+                f"{name} {x:g}: expected a number from {SMALLEST:g} to {1 / SMALLEST:g}"
+            )
     if loss == "bce" and sigma is not None:
         raise UsageError(f"--sigma {sigma:g} with --loss bce: expected none, a Bernoulli has none")
     theirs = Loss(loss, reconstruction, kl, factor, span, pixels, latent_dim, batch_size)

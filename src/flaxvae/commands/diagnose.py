@@ -45,10 +45,15 @@ def diagnose(
     with Terminal() as terminal:
         data = loaded.data(place, terminal.watch("decoding pictures"))
         found = diagnosed.diagnose(loaded, data, images, seed, terminal.watch("looking"))
-        facts, unwritten = findings.facts(loaded, found.measured), ""
+        facts, unwritten = findings.facts(loaded, found.measured, found.split), ""
         try:
             path = shared.target(loaded, "diagnosis.json", None, diagnose, images=images, seed=seed)
-            about = {"images": found.images, "seed": seed, "data": loaded.spec.name}
+            about = {
+                "images": found.images,
+                "split": found.split,
+                "seed": seed,
+                "data": loaded.spec.name,
+            }
             said = [each._asdict() for each in found.judgements]
             numbers = {"judgements": said, "measured": found.measured.as_json(), "units": UNITS}
             write_json(path, about | shared.step(loaded) | numbers)

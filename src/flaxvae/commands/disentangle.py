@@ -74,6 +74,7 @@ def disentangle(
         _check_codes(each, loaded)
     options: dict[str, Any] = {"images": images, "draws": draws, "fresh": fresh}
     options |= {"without": without, "unordered": unordered, "bins": bins, "seed": seed}
+    options |= {"udr": tuple(each.path.name for each in beside)}
     with Terminal() as terminal:
         split, arrays = shared.images(loaded, images, place, terminal)
         if fresh:
@@ -84,7 +85,7 @@ def disentangle(
                 factors.check_name("unordered", name, known.names)
 
         z = loaded.encode(split, watch=terminal.watch("latents"))
-        used = codes.used(loaded.recipe, z)
+        means, used = z, codes.used(loaded.recipe, z)
         encode = codes.encoder(loaded.recipe, loaded.variables, loaded.mesh, draws)
         if draws:
             z = encode(loaded.split(split), jax.random.key(seed), terminal.watch("draws"))
@@ -116,11 +117,14 @@ def disentangle(
         if beside:
             theirs = [each.encode(split, watch=terminal.watch("other runs")) for each in beside]
             active = [codes.used(each.recipe, x) for each, x in zip(beside, theirs, strict=True)]
-            ranking = agreement.unsupervised_ranking([z, *theirs], [used, *active])
+            ranking = agreement.unsupervised_ranking([means, *theirs], [used, *active])
             median, pairs = float(ranking.scores[0]), ranking.of_pairs[0, 1:].tolist()
             paths = [relative(each.path) for each in beside]
             about["udr"] = {"median": median, "runs": dict(zip(paths, pairs, strict=True))}
-            facts["UDR"] = f"{median:.3f}, agreement with {counted(len(beside), 'other run')}"
+            facts["UDR"] = (
+                f"{median:.3f}, agreement of {loaded.recipe.code} with "
+                f"{counted(len(beside), 'other run')}"
+            )
         unwritten = ""
         try:
             usual = ("disentanglement.json", "figures/mutual_information.png")

@@ -15,11 +15,11 @@ MOST = 12  # dimensions whose KL is listed
 _CALLED = {"aggregate": "aggregate q(z)", "coverage": "coverage"}  # in the table, if left out
 
 
-def facts(run: Trained, found: Measured) -> dict[str, str]:
-    """The numbers of a diagnosis, with units."""
+def facts(run: Trained, found: Measured, split: str = "test") -> dict[str, str]:
+    """The numbers of a diagnosis of images of ``split``, with units."""
     test = found.test
     assert test is not None
-    said = {k: v for k, v in words.numbers(run, test).items() if k not in ("MSE", "±")}
+    said = {k: v for k, v in words.numbers(run, test, split).items() if k not in ("MSE", "±")}
     if found.train is not None and found.train.elbo is not None:
         error = found.train.elbo_standard_error
         said[f"training {run.spec.example}s"] = (
@@ -91,9 +91,11 @@ def _training(found: Measured) -> dict[str, str]:
         return {}
     said = f"{counted(story.epochs, 'epoch')}, {counted(story.steps, 'step')}"
     if story.late is not None:
-        said += f"; {100 * story.late:.1f} % of the loss's fall in the last quarter"
+        said += f"; {100 * story.late:.1f} % of the loss's fall in {story.last_quarter}"
     if story.best_epoch is not None and story.lost is not None:
-        said += f"; best validation after {story.best_epoch}, {story.lost:.2f} nats lost since"
+        said += (
+            f"; best validation after epoch {story.best_epoch}, {story.lost:.2f} nats lost since"
+        )
     return {"history": said}
 
 

@@ -31,20 +31,31 @@ def table(ladder: Ladder, temperatures: int) -> Sequence[str]:
     lines = [heading + (f"{'bits/dim':>9}" if bits else "")]
     for rung in ladder.rungs:
         gain = rung.above_elbo
-        line = f"{_name(rung, temperatures):<27}{rung.bound.nats:>9.2f}"
-        line += f"{_error(rung.bound):>7}"
+        line = f"{_name(rung, temperatures):<26} {_nats(rung.bound.nats):>8}"
+        line += f" {_error(rung.bound):>6}"
         if rung.method == "elbo":
             line += " " * 16
         else:
-            line += f"{gain.nats:>9.2f}{_error(gain):>7}"
+            line += f" {_nats(gain.nats):>8} {_error(gain):>6}"
         line += f"{'':>11}" if rung.effective is None else f"{rung.effective:>11,.1f}"
         line += "" if rung.bits_per_dim is None else f"{rung.bits_per_dim:>9.4f}"
         lines.append(line.rstrip())
     return lines
 
 
+def _nats(value: float) -> str:
+    """Two decimals, or of large numbers one, for columns have no more room."""
+    return f"{value:.2f}" if abs(value) < 10_000 else f"{value:.1f}"
+
+
 def _error(mean: Mean) -> str:
-    return "" if mean.standard_error is None else f"{mean.standard_error:.2f}"
+    if mean.standard_error is None:
+        return ""
+    return (
+        f"{mean.standard_error:.2f}"
+        if mean.standard_error < 1000
+        else (f"{mean.standard_error:.0f}")
+    )
 
 
 def _said(mean: Mean) -> str:

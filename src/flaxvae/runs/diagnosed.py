@@ -26,7 +26,8 @@ class Diagnosis(NamedTuple):
     Its text is one sentence a line.
     """
 
-    images: int  # test images that were looked at
+    images: int  # that were looked at, of the test images or
+    split: str  # "validation", where the test images have anomalies among them
     measured: Measured
     judgements: list[Judgement]
 
@@ -54,9 +55,9 @@ def diagnose(
         order = np.random.default_rng(seed).permutation(len(split.x))
         return run.split(taken(split, np.sort(order[:images])))
 
-    held = data.test
+    held, name = data.test, "test"
     if run.plan.data.normal and data.validation is not None:
-        held = data.validation  # the test images have anomalies among them
+        held, name = data.validation, "validation"
     test = some(held)
     measured = diagnosis.measure(
         diagnosis.known(run.recipe, run.plan, run.folder.history(), None),
@@ -69,4 +70,4 @@ def diagnose(
         mesh=run.mesh,
         watch=watch,
     )
-    return Diagnosis(len(test.x), measured, judge(measured))
+    return Diagnosis(len(test.x), name, measured, judge(measured))

@@ -14,6 +14,9 @@ from flaxvae.runs.run import Run
 KEYS = ("factors", "latents_classes")  # arrays of an .npz file that may hold factors
 
 
+LEAST = 4  # images with a value of a factor, on average
+
+
 class Factors(NamedTuple):
     values: np.ndarray  # [N, F]
     names: Sequence[str]  # [F]
@@ -107,10 +110,10 @@ def _check_values(found: Factors) -> None:
                 f"--without {name}"
             )
         times = np.unique(column, return_counts=True)[1]
-        if len(times) > 1 and times.max() > 1:
+        if len(times) > 1 and LEAST * len(times) <= len(column):
             continue
-        seen = "one value in all" if len(times) == 1 else "another value in each of the"
+        seen = "one value in all" if len(times) == 1 else f"{len(times):,} values in"
         raise DataError(
             f"factor {name} has {seen} {counted(len(column), 'image')}: expected several, each of "
-            f"several images; leave it out with --without {name}"
+            f"{LEAST} images or more on average; round it, or leave it out with --without {name}"
         )
