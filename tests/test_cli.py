@@ -514,7 +514,7 @@ def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
 
 def test_score(trained, capsys):
     code, out, err = run(f"score {trained}", capsys)
-    first, *shown, threshold, rate, path, picture = out.splitlines()
+    first, *shown, threshold, rate, picture, path = out.splitlines()
     assert (code, err) == (0, "") and path == str(trained / "scores.csv") and len(shown) == 5
     assert first == "most unusual of 360 images, -ELBO in nats, the default score:"
     assert Path(picture).read_bytes().startswith(PNG)

@@ -131,7 +131,11 @@ def test_noise_widens_the_density_of_a_pixel():
 def test_chains_are_drawn_again_by_their_weights():
     weights = jnp.asarray([[0.5, 0.0, 0.25, 0.25], [0.0, 1.0, 0.0, 0.0]])
     found = np.asarray(restoration._again(jax.random.key(0), weights))
-    np.testing.assert_array_equal(found, [[0, 0, 2, 3], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(np.sort(found), [[0, 0, 2, 3], [1, 1, 1, 1]])
+    # The first of an image is a draw like any other, also of a chain that is not the first.
+    many = jnp.tile(jnp.array([0.1, 0.0, 0.9, 0.0]), (4000, 1))
+    first = np.asarray(restoration._again(jax.random.key(1), many))[:, 0]
+    assert abs((first == 2).mean() - 0.9) < 0.02 and set(first.tolist()) == {0, 2}
 
 
 def test_medians():
@@ -186,6 +190,14 @@ def test_restored_images_keep_what_is_seen(trained):
     assert found.completions[shown].max() <= 1 and np.isfinite(found.log_p).all()
     again = run.restore(x, hidden=hidden, **SHORT)
     np.testing.assert_array_equal(again.completions, found.completions)
+    # What is said to be hidden has no effect, nor has a second call another program.
+    marked = np.where(np.broadcast_to(hidden, x.shape[:3])[..., None], np.nan, x)
+    again = run.restore(marked[..., 0], hidden=hidden, **SHORT)
+    np.testing.assert_array_equal(again.completions, found.completions)
+    assert len(run._restorers) == 1
+    for wrong, words in ((np.uint8(x), "uint8"), (marked, "no numbers")):
+        with pytest.raises(UsageError, match=words):
+            run.restore(wrong, **SHORT)
     with pytest.raises(UsageError, match=r"hidden pixels of shape \(3, 3\)"):
         run.restore(x, hidden=np.ones((3, 3)))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import platform
 import re
 import shutil
 import subprocess
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -106,3 +108,16 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # run from a source tree, not installed
             found[name] = "not installed"
     return found
+
+
+def count_cores() -> None:
+    """Let joblib count the cores, for scikit-learn.
+
+    Where it cannot, as in a chroot, it prints a traceback the first time, and takes the logical
+    ones.
+    """
+    import joblib
+
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        joblib.cpu_count(only_physical_cores=True)

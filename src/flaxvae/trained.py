@@ -234,7 +234,9 @@ class Trained:
         if self.fitted is None:
             raise UsageError(self._none_fitted)
         split, log_prior = self.split(x, y), self.recipe.model.prior_log_prob
-        z, own = self.posterior_draws(split, seed=seed), None
+        # Other noise than of the codes that it was fitted to, which rows of a number would share.
+        key, own = jax.random.fold_in(jax.random.key(seed), 2**32 - 1), None
+        z = self._draw(split, self.variables, key, None)
         if self.recipe.has_bound and log_prior is not None:
             own = np.asarray(jax.jit(log_prior)(self.variables, z, split.classes))
         return fitted_prior.improvement(self.fitted, z, own)
@@ -473,7 +475,14 @@ class Trained:
         Raises:
             UsageError: other shapes, discrete latents, or no prior.
         """
-        x = np.asarray(x, np.float32)
+        x = np.asarray(x)
+        if x.dtype.kind != "f":
+            raise UsageError(
+                f"images of {x.dtype}: expected floats in [0, 1]; divide by their peak"
+            )
+        x = x.astype(np.float32)
+        if (*x.shape[1:], 1) == self.spec.shape:
+            x = x[..., None]
         self._check_shape(x.shape, "images")
         latents = self._latents(prior)
         if completions > chains:
@@ -484,15 +493,18 @@ class Trained:
                 f"hidden pixels of shape {np.shape(hidden)}: expected {space} or {space[1:]}"
             )
         seen = np.broadcast_to(True if hidden is None else np.equal(hidden, 0), space)
+        x = np.where(seen[..., None], x, np.float32(0))
+        if not np.isfinite(x).all():
+            raise UsageError("images with seen pixels that are no numbers: expected them hidden")
         numbers, key = self.labels(y, count), jax.random.key(seed)
         how: dict[str, Any] = {"binary": self.spec.binary, "temperatures": temperatures}
 
-        @jax.jit
         def some(variables, key, y, mask, labels):
             what = restoration.Seen(y, mask, noise)
             model = latents(variables)
             return restoration.completed(model, key, what, labels, chains=chains, **how)
 
+        some = self._restorers.setdefault((prior, noise, temperatures, chains), jax.jit(some))
         parts = []
         for start in range(0, count, RESTORED):
             rows = np.arange(start, start + RESTORED) % count
@@ -518,6 +530,11 @@ class Trained:
             found.effective,
             float(found.acceptance.mean()),
         )
+
+    @functools.cached_property
+    def _restorers(self) -> dict[tuple[Any, ...], Callable[..., restoration.Completed]]:
+        """Compiled programs of ``restore``, by what they are compiled for."""
+        return {}
 
     def _latents(self, prior: str | None) -> Callable[[Variables], restoration.Latents]:
         """The model of ``restore``, for some variables."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxvae import machine
 from flaxvae.distributions import LOG_2PI
 from flaxvae.errors import UsageError, counted
 
@@ -85,6 +86,8 @@ def _fitted(z: np.ndarray, components: int, seed: int) -> tuple[np.ndarray, np.n
         return np.ones(1), np.zeros((1, z.shape[1])), covariance[None]
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
+
+    machine.count_cores()
 
     model = GaussianMixture(components, max_iter=MOST, reg_covar=FLOOR, random_state=seed)
     with warnings.catch_warnings():

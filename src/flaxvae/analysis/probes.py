@@ -17,6 +17,7 @@ import dataclasses
 
 import numpy as np
 
+from flaxvae import machine
 from flaxvae.analysis.disentanglement.inputs import linear_classifier
 from flaxvae.errors import UsageError, counted
 
@@ -44,6 +45,8 @@ def probe(train: Array, labels: Array, test: Array, truth: Array, seed: int = 0)
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
     from sklearn.neighbors import KNeighborsClassifier
+
+    machine.count_cores()
 
     classes = len(np.unique(labels))
     if classes < 2 or len(train) < NEIGHBOURS or len(test) < classes:

@@ -128,7 +128,7 @@ def _terms(model: Model, variables: Variables, key: Array, batch: Batch, feature
 
 def _ascend(bound: Callable[[Any, Array], Array], start: Any, key: Array, steps: int) -> Any:
     """Maximise E bound(parameters, key), [DRAWS, B], of which each image has its own parameters."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(RATE, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(RATE, max(steps, 1)))
 
     def loss(parameters, key):
         return -bound(parameters, key).mean(0).sum()

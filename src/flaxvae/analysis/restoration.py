@@ -177,13 +177,16 @@ def completed(
 
 
 def _again(key: Array, weights: Array) -> Array:
-    """Chains [B, C] drawn in proportion to weights [B, C], in order: systematic resampling.
+    """Chains [B, C] drawn in proportion to weights [B, C], shuffled: systematic resampling.
 
-    Of a chain with weight w there are w C copies, rounded up or down (Kitagawa 1996).
+    Of a chain with weight w there are w C copies, rounded up or down (Kitagawa 1996). Those of each
+    image are in random order, so that the first is as good a draw as any.
     """
     count, chains = weights.shape
-    start = jax.random.uniform(key, (count, 1))
+    start_key, order_key = jax.random.split(key)
+    start = jax.random.uniform(start_key, (count, 1))
     places = (jnp.arange(chains)[None] + start) / chains
     edges = jnp.cumsum(weights, -1)
     found = jax.vmap(lambda edge, place: jnp.searchsorted(edge, place, side="right"))(edges, places)
-    return jnp.minimum(found, chains - 1)
+    found = jnp.minimum(found, chains - 1)
+    return jax.random.permutation(order_key, found, axis=1, independent=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from flaxvae.declared import NotNegative, Positive, Seed, typed
@@ -85,6 +86,10 @@ def restore(
     options |= {"chains": chains, "seed": seed, "prior": prior}
     named = options | {"mask": mask and mask.rpartition("/")[2]}
     path = shared.target(loaded, "figures/restored.png", out, restore, **named)
+    data = path.with_suffix(".npz") if out else loaded.path / f"{path.stem}.npz"
+    for given in (images, mask):
+        if given is not None and Path(given).expanduser().resolve() == data.resolve():
+            raise UsageError(f"--out {out}: it would replace {given}; expected another name")
     with Terminal() as terminal:
         split, _ = shared.images(loaded, images, place, terminal)
         split = taken(split, np.arange(shared.upto("n", n, 8, len(split.x))))
@@ -106,7 +111,6 @@ def restore(
             **how,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.with_suffix(".npz") if out else loaded.path / f"{path.stem}.npz"
         arrays: dict[str, Any] = {
             "completions": found.completions,
             "mean": found.mean,
@@ -117,7 +121,8 @@ def restore(
         arrays |= {} if split.files is None else {"files": np.array(split.files)}
         with writing.whole(data) as file:
             np.savez(file, **arrays)
-        plots.image_grid(path, **restored.figure(loaded, found, of)._asdict())
-        said = restored.facts(found, of)
+        plain = restored.without_model(of)
+        plots.image_grid(path, **restored.figure(loaded, found, of, plain)._asdict())
+        said = restored.facts(found, of, plain)
         said |= {"figure": relative(path), "completions": relative(data)}
         terminal.summary(said, [])

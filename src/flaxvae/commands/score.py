@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flaxvae.declared import Count, Positive, Within, typed
+from flaxvae.declared import Positive, Within, typed
 from flaxvae.errors import DataError, UsageError
 from flaxvae.flags import LATEST, NO_RECIPES, ImagesArgument, Recipes, RunArgument
 from flaxvae.settings import AnomalyScore, Place
@@ -33,7 +33,7 @@ def score(
     false_positive_rate: Rate | None = None,
     normal: tuple[str, ...] = (),
     k: Positive = 100,
-    fit_steps: Count = 100,
+    fit_steps: Positive = 100,
     levels: Positive = 1,
     recipes: Recipes = NO_RECIPES,
     out: str | None = None,

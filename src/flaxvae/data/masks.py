@@ -26,7 +26,11 @@ def hidden(mask: str, count: int, height: int, width: int) -> np.ndarray:
         DataError: a mask of another shape, or one that hides nothing or everything.
     """
     if mask in NAMES:
-        return np.broadcast_to(_named(mask, height, width), (count, height, width))
+        named = _named(mask, height, width)
+        if mask != "none" and (named.all() or not named.any()):
+            what = "everything" if named.all() else "nothing"
+            raise DataError(f"--mask {mask} of {height}x{width} images hides {what}")
+        return np.broadcast_to(named, (count, height, width))
     path = Path(mask).expanduser()
     if not path.is_file():
         raise UsageError(

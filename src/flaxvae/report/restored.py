@@ -13,6 +13,7 @@ from flaxvae.runs.run import Run
 from flaxvae.trained import Restored
 
 Array = np.ndarray
+SHOWN = 16  # images at most, in the figure
 
 
 class Damaged(NamedTuple):
@@ -50,13 +51,13 @@ def without_model(of: Damaged) -> tuple[Array, str]:
     return tried[best], f"median filter, {best} x {best}"
 
 
-def facts(found: Restored, of: Damaged) -> dict[str, str]:
-    """The numbers of a restoration as text."""
+def facts(found: Restored, of: Damaged, plain: tuple[Array, str]) -> dict[str, str]:
+    """The numbers of a restoration as text; ``plain``: of ``without_model``."""
     count, chains = len(of.seen), found.effective.mean()
     said = {"images": f"{count}, {of.words}"}
     if of.original is not None:
         where = of.hidden if of.hidden.any() and not of.noise else None
-        plain, called = without_model(of)
+        medians, called = plain
         repeated = np.repeat(of.original[:, None], found.completions.shape[1], 1)
         ratios = {
             "one completion": median.psnr(
@@ -65,7 +66,7 @@ def facts(found: Restored, of: Damaged) -> dict[str, str]:
                 None if where is None else np.repeat(where[:, None], repeated.shape[1], 1),
             ),
             "their mean": median.psnr(found.mean, of.original, where),
-            called: median.psnr(plain, of.original, where),
+            called: median.psnr(medians, of.original, where),
         }
         pixels = "of hidden pixels" if where is not None else "of all pixels"
         said[f"PSNR {pixels}"] = ", ".join(f"{name} {db:.2f} dB" for name, db in ratios.items())
@@ -75,16 +76,17 @@ def facts(found: Restored, of: Damaged) -> dict[str, str]:
     return said
 
 
-def figure(run: Run, found: Restored, of: Damaged) -> Grid:
-    """Originals, what is seen of them, completions, their mean, and what medians make of it."""
-    plain, called = without_model(of)
+def figure(run: Run, found: Restored, of: Damaged, plain: tuple[Array, str]) -> Grid:
+    """The first images: originals, what is seen of them, completions, their mean, and medians."""
+    medians, called = plain
     seen = np.where(of.hidden[..., None], 0.5, np.clip(of.seen, 0, 1))
     completions = list(np.swapaxes(found.completions, 0, 1))
-    rows = [seen, *completions, found.mean, plain]
+    rows = [seen, *completions, found.mean, medians]
     labels = ["seen" + ", hidden pixels grey" * bool(of.hidden.any())]
     labels += [f"completion {i}" for i in range(1, len(completions) + 1)]
     labels += ["mean of completions", called]
     if of.original is not None:
         rows, labels = [of.original, *rows], ["original", *labels]
+    rows = [row[:SHOWN] for row in rows]
     title = f"Restored images: draws from p(z | seen), {of.words}\n{heading(run)}"
     return Grid(rows, labels, title)

@@ -168,9 +168,9 @@ def prior_called(run: Run, chosen: Any = None) -> str:
     """What a prior that ``Run.sample`` draws from is called."""
     if run.fitted is None or chosen == "own":
         return "the prior" if run.recipe.has_bound else "random codes z ~ N(0, I)"
-    kind = {"gaussian": "Gaussian", "mixture": "mixture of {} Gaussians", "flow": "flow"}
-    count = "" if run.fitted.kind == "flow" else len(run.fitted.params["mean"])
-    return f"the {kind[run.fitted.kind].format(count)} fitted to the codes"
+    kind = {"gaussian": "Gaussian", "mixture": "mixture of {}", "flow": "flow"}
+    size = 0 if run.fitted.kind == "flow" else len(run.fitted.params["mean"])
+    return f"the {kind[run.fitted.kind].format(counted(size, 'Gaussian'))} fitted to the codes"
 
 
 def before_and_after(run: Run, n: int = 64) -> SideBySide:

@@ -93,6 +93,7 @@ class Reference:
     settings: Settings
     record: dict[str, Any] | None = None  # what is, or will be, in the file
     kept: Mapping[str, Any] | None = None  # what is in it
+    usual: float = RATE  # of false positives, unless one is chosen
 
     @classmethod
     def open(cls, run: Run, normal: tuple[str, ...], settings: Settings) -> Reference:
@@ -103,6 +104,7 @@ class Reference:
         found, path = cls(run, normal, settings), run.path / FILE
         if path.exists():
             record = read(path)
+            found.usual = record["false_positive_rate"]
             if record["normal"] == list(normal) and record["variables_sha256"] == found.sha256:
                 found.record, found.kept = copy.deepcopy(dict(record)), record
         return found
@@ -129,8 +131,8 @@ class Reference:
 
         Raises DataError if there are no normal ones.
         """
-        train = self._normal(pipeline.binarized(self._some(data.train), data.binarization, 4))
-        held = None if data.validation is None else self._normal(self._some(data.validation))
+        train = pipeline.binarized(self._some(self._normal(data.train)), data.binarization, 4)
+        held = None if data.validation is None else self._some(self._normal(data.validation))
         if not len(train.x):
             raise DataError(f"{data.origin}: no training image of {', '.join(self.normal)}")
         parts = {"training": measure(train, names)}
@@ -140,7 +142,7 @@ class Reference:
             "step": self.run.step,
             "variables_sha256": self.sha256,
             "normal": list(self.normal),
-            "false_positive_rate": RATE,
+            "false_positive_rate": self.usual,
             "training_images": len(train.x),
             "held_out_images": 0 if held is None else len(held.x),
             "scores": {},
@@ -151,6 +153,12 @@ class Reference:
         self.record = record
         done = {part: found.completed(names, self.statistics) for part, found in parts.items()}
         for name in names:
+            for part, found in done.items():
+                if bad := int((~np.isfinite(found[name])).sum()):
+                    raise DataError(
+                        f"{name} of {bad} of {len(found[name])} {part.replace('_', '-')} images is "
+                        "not finite: expected a model whose training did not diverge"
+                    )
             kept = {part: _sorted(found[name]) for part, found in done.items()}
             record["scores"][name] = {"settings": self._settings(name), "held_out": []} | kept
 
@@ -172,7 +180,7 @@ class Reference:
 
     @property
     def rate(self) -> float:
-        return RATE if self.record is None else self.record["false_positive_rate"]
+        return self.usual if self.record is None else self.record["false_positive_rate"]
 
     @property
     def held_out(self) -> int:

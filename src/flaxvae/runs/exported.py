@@ -42,8 +42,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> list[str]:
                     np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
         return []
     codes, rest = arrays[CODES], {k: a for k, a in arrays.items() if k != CODES}
-    kept = {k: a for k, a in rest.items() if a.shape == codes.shape[:1]}
     units = {f"z{unit}": column for unit, column in enumerate(codes.T, 1)}
+    kept = {k: a for k, a in rest.items() if a.shape == codes.shape[:1] and k not in units}
     if path.suffix == ".tsv":
         _text(path, [], units, "\t")
         _text(path.with_name(f"{path.stem}-metadata.tsv"), [*kept], kept, "\t")

@@ -120,6 +120,11 @@ class Measured(NamedTuple):
     ) -> dict[Name, np.ndarray]:
         """All scores in ``names``, [N] float32 each; ``known``: of the training images."""
         found = dict(self.scores)
+        if known is None and any(name in OF_STATISTICS for name in names):
+            raise UsageError(
+                f"{' and '.join(OF_STATISTICS)} compare statistics with those of training images: "
+                "expected these, as analysis.anomaly.tails.reference gives them"
+            )
         if self.statistics is not None and known is not None:
             found["mahalanobis"] = tails.mahalanobis(self.statistics, known)
             found["copod"] = tails.copod(self.statistics, known)

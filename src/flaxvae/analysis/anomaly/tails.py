@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxvae.errors import DataError, counted
+
 Array = np.ndarray
 
 
@@ -26,8 +28,14 @@ class Reference(NamedTuple):
 
 
 def reference(vectors: Array) -> Reference:
-    """Of vectors [N, D], at least two."""
+    """Of vectors [N, D]. Raises DataError unless two or more are finite."""
     vectors = np.asarray(vectors, np.float64)
+    vectors = vectors[np.isfinite(vectors).all(1)]
+    if len(vectors) < 2:
+        raise DataError(
+            f"statistics of {counted(len(vectors), 'normal training image')}: expected two or more "
+            "for mahalanobis and copod"
+        )
     mean = vectors.mean(0)
     return Reference(
         mean,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flaxvae import machine
 from flaxvae.errors import UsageError, counted
 
 Array = np.ndarray
@@ -81,6 +82,8 @@ def linear_classifier(x: Array, y: Array, c: float = 1.0) -> Any:
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+
+    machine.count_cores()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

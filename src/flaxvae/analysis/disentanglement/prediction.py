@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from flaxvae import machine
 from flaxvae.analysis.disentanglement.inputs import (
     Array,
     halves,
@@ -79,6 +80,8 @@ def dci(codes: Array, factors: Array, *, seed: Seed = 0, trees: Positive = 20) -
     The forest sees every unit at each split, so that a unit that says nothing has importance 0.
     """
     from sklearn.ensemble import RandomForestClassifier
+
+    machine.count_cores()
 
     z, v, values = pairs(codes, factors)
     learn, rest = halves(len(z), seed)
