@@ -25,12 +25,13 @@ STUDIES = (
     "vq",
     "conditional",
     "collapse",
+    "disentanglement",
     "linear_gaussian",
     "kill_and_resume",
     "choosing",
 )
 # No results that hold; with them a study belongs above.
-NOT_RUN = ("colour", "depth", "disentanglement", "likelihoods", "anomaly")
+NOT_RUN = ("colour", "depth", "likelihoods", "anomaly")
 
 
 def main(arguments: list[str]) -> None:

@@ -11,6 +11,9 @@ else, gives a MIG of 0.6 and a FactorVAE score of about 0.6. The codes are the m
 10,000 test images. Size, epochs and weights were chosen with another seed, and with 5,000 of the
 test images. On 16 x 16 pixels, which were tried first, a plain VAE scored as high as two others
 (MIG 0.47 beside 0.45 and 0.48): there a weight of 1 is a strong one already.
+
+MIG rises with the weight, and reconstruction pays for it. The FactorVAE score was expected to rise
+as well and does not: it is about that of the VAE for most, and lower for FactorVAE.
 """
 
 from __future__ import annotations
@@ -52,13 +55,16 @@ BESIDE = [
     Beside("VAE: FactorVAE score", 0.3, 0.9, "above chance, 0.2; orientation is not learned"),
     *(
         Beside(
-            f"{model}: {score}",
-            f"VAE: {score}",
+            f"{model}: MIG",
+            "VAE: MIG",
             0.8,
             "above the VAE; 0.8 is four factors known exactly, and orientation not at all",
         )
         for model in list(MODELS)[1:]
-        for score in SCORES
+    ),
+    *(
+        Beside(f"{model}: FactorVAE score", 0.3, 0.9, "as of the VAE; above its was expected")
+        for model in list(MODELS)[1:]
     ),
 ]
 

@@ -139,7 +139,7 @@ def test_what_is_wrong_is_named_alone(name):
         {"codes": 512, "grid": 1} | changed("test", codes_used=12) | {"train": None},
         told(late=0.08),
         told(steps=250),
-        kl(*(0.001,) * 14, *(1.0,) * 6),  # 6 of 20 dimensions are in use
+        kl(*(0.001,) * 17, *(1.0,) * 3),  # 3 of 20 dimensions are in use
         kl(1.0, 2.0),
         {"other": 95.0},
         told(best_epoch=4, lost=1.9),

@@ -12,7 +12,7 @@ from flaxvae.analysis.diagnosis import Measured
 from flaxvae.analysis.evaluation import ACTIVE, USED, Evaluation
 
 IDLE = 0.01  # nats: a dimension that carries less carries nothing
-FEW, PART = 5, 0.25  # a model whose used dimensions are at most these, and this part, collapsed
+FEW, PART = 5, 0.1  # a model whose used dimensions are at most these, and this part, collapsed
 HEAVY = 10.0  # a beta that leaves next to nothing in z
 ERRORS = 5.0  # standard errors that are no noise
 SHAKES = 10.0  # average falls of a loss that only shakes: a thousand epochs of it span six
