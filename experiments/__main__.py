@@ -26,12 +26,13 @@ STUDIES = (
     "conditional",
     "collapse",
     "disentanglement",
+    "likelihoods",
     "linear_gaussian",
     "kill_and_resume",
     "choosing",
 )
 # No results that hold; with them a study belongs above.
-NOT_RUN = ("colour", "depth", "likelihoods", "anomaly")
+NOT_RUN = ("colour", "depth", "anomaly")
 
 
 def main(arguments: list[str]) -> None:
