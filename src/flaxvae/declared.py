@@ -97,6 +97,7 @@ Simulated = Annotated[int, Within(lambda n: 0 <= n <= 10**4, "0 to 10000")]
 Steps = Annotated[int, Within(lambda n: n >= 2, "2 or more, both ends"), _COUNTABLE]
 AboveZero = Annotated[float, Within(lambda x: x > 0, "a number above 0")]
 Part = Annotated[float, Within(lambda x: 0 <= x < 1, "at least 0 and below 1")]
+Rate = Annotated[float, Within(lambda x: 0 < x < 1, "a number between 0 and 1")]
 
 
 # One number, or one for each level of a hierarchy of latents:

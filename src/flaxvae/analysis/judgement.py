@@ -245,7 +245,7 @@ def _overfit(m: Measured) -> Found | None:
 
 
 def _stop_early(m: Measured) -> tuple[str, ...]:
-    """Nothing where patience was set, or nobody knows what is held out."""
+    """--patience, with validation images if there are none; nothing where it was set."""
     if m.patience is not None:
         return ()
     held = "" if m.story is None or m.story.best_epoch is not None else "--validation 0.1 "

@@ -60,8 +60,9 @@ def beta(
         raise UsageError(f"weight {weight:g}: expected a number above 0")
     for name, x in {"weight": weight, "sigma": sigma, "factor": factor, "span": span}.items():
         if x is not None and not SMALLEST <= x <= 1 / SMALLEST:
+            called = name if name == "weight" else f"--{name}"
             raise UsageError(
-                f"{name} {x:g}: expected a number from {SMALLEST:g} to {1 / SMALLEST:g}"
+                f"{called} {x:g}: expected a number from {SMALLEST:g} to {1 / SMALLEST:g}"
             )
     if loss == "bce" and sigma is not None:
         raise UsageError(f"--sigma {sigma:g} with --loss bce: expected none, a Bernoulli has none")

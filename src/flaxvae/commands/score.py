@@ -6,9 +6,9 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from flaxvae.declared import Positive, Within, typed
+from flaxvae.declared import Positive, Rate, typed
 from flaxvae.errors import DataError, UsageError
 from flaxvae.flags import LATEST, NO_RECIPES, ImagesArgument, Recipes, RunArgument
 from flaxvae.settings import AnomalyScore, Place
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from flaxvae.runs.run import Run
 
 SHOWN = 5  # of the most unusual images
-Rate = Annotated[float, Within(lambda x: 0 < x < 1, "a number between 0 and 1")]
 
 
 @typed

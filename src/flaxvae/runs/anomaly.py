@@ -11,7 +11,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from flaxvae.analysis.anomaly.scores import Measured, Settings
 from flaxvae.data import pipeline
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Data, Split
-from flaxvae.declared import Count, Positive, Within
+from flaxvae.declared import Count, Positive, Rate
 from flaxvae.errors import DataError
 from flaxvae.runs import records
 from flaxvae.runs.contents import digest
@@ -37,8 +37,6 @@ RATE = 0.05  # of false positives, unless one is chosen
 ADVICE = "remove it, and it is written again"
 # The numbers that a score depends on:
 DEPENDS = {"importance": ("k",), "regret": ("fit_steps",), "llr": ("levels",)}
-
-Rate = Annotated[float, Within(lambda x: 0 < x < 1, "a number between 0 and 1")]
 
 
 class _Score(TypedDict):
