@@ -45,6 +45,8 @@ def test_classes_are_a_linear_function_of_the_active_features(trained, digits):
     weight, bias = (np.asarray(trained.params[name]) for name in ("weight", "bias"))
     logits = x / (1 + np.exp(-x)) @ weight + bias
     np.testing.assert_array_equal(np.argmax(logits, -1), trained.classify(digits[0][:50]))
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(trained.probabilities(digits[0][:50]), expected, atol=1e-4)
 
 
 def test_a_seed_decides_the_classifier(digits):

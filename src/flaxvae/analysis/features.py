@@ -47,6 +47,10 @@ class Classifier(NamedTuple):
         """[N] the most probable class of each image."""
         return self._of(images, 1).argmax(-1)
 
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """[N, classes] the softmax of the logits."""
+        return np.asarray(jax.nn.softmax(self._of(images, 1), axis=-1))
+
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
         """The fraction of images that it classifies as ``labels`` [N]."""
         return float((self.classify(images) == labels).mean())
