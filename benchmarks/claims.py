@@ -86,6 +86,23 @@ def _drawn(name: str) -> Callable[[Rows], Spread]:
     return lambda rows: _row(rows, what="drawn", name=name)["found"][f"{OURS} {name}"]["ratio"]
 
 
+def _photographs(what: str) -> Callable[[Rows], Spread | None]:
+    """Our rate divided by that of the fastest in PyTorch."""
+
+    def found(rows: Rows) -> Spread | None:
+        others = _row(rows, what=what)["found"].items()
+        ratios = [row["ratio"] for name, row in others if name != OURS]
+        return min(ratios, key=lambda ratio: ratio["middle"], default=None)
+
+    return found
+
+
+def _grows(what: str, value: int) -> Callable[[Rows], Spread]:
+    """Time a pixel of this batch or size, divided by that of the first in the row."""
+    name = f"{OURS}, {what} {value}"
+    return lambda rows: _row(rows, what=what, who=OURS)["found"][name]["ratio"]
+
+
 CONV, MLP, IWAE = "conv net", "mlp 784-512-20", "mlp 784-200-200-50"
 CLAIMS = (
     Claim(f"{CONV}: PyTorch, DataLoader", "training", _faster("conv", "torch DataLoader"), 2.0),
@@ -95,6 +112,27 @@ CLAIMS = (
     Claim(f"{MLP}: PyTorch, tensors", "training", _faster("mlp512", "torch tensors"), 2.4),
     Claim(f"{MLP}: PyTorch, tuned", "training", _faster("mlp512", "torch tuned"), 1.8),
     Claim(f"{IWAE}: PyTorch, tensors", "training", _faster("iwae", "torch tensors"), 1.4),
+    *(
+        Claim(f"{what}: fastest PyTorch", "photographs", _photographs(what), 1.3)
+        for what in ("resnet 32-64, 32x32x3", "resnet 32-64, 64x64x3")
+    ),
+    *(
+        Claim(
+            f"resnet, batch {n}: time an image, of 128",
+            "photographs",
+            _grows("batch", n),
+            1.1,
+            at_most=True,
+        )
+        for n in (512, 2048)
+    ),
+    Claim(
+        "resnet, 112x112: time a pixel, of 28x28",
+        "photographs",
+        _grows("size", 112),
+        1.25,
+        at_most=True,
+    ),
     Claim("k = 5,000: 50 images/s at 180 GFLOP/s of peak", "likelihood", _likelihood, 1.0),
     Claim("k = 5,000: temporary memory", "likelihood", _memory, 50, " MiB", True),
     Claim("sprites: drawn, of those trained on", "sprites", _drawn("sprites"), 10),

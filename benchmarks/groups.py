@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from benchmarks import layers
 from benchmarks import start as starts
-from benchmarks.case import IMAGES, Case
+from benchmarks.case import FEW, IMAGES, Case
 from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE, NETS, decoding_flops, training_flops
 from benchmarks.workers import (
     QUICK,
@@ -35,6 +36,9 @@ GEMM_OPERATIONS = 2 * GEMM_SIZE**3
 FLAX = ("flax loop", "flax example")
 TORCH = ("torch DataLoader", "torch tensors", "torch tuned")
 TORCH_GPU = ("torch compiled", "torch compiled bf16")
+TORCH_PHOTOGRAPHS = ("torch tensors", "torch tuned", "torch channels_last")
+SHORT = Turns(7, 0.5)
+LONG = Turns(5, 1.0)  # of cases that differ in size: the largest takes seconds a step
 BLOCKS = Turns(4, 11.0)  # a turn begins with nothing read, and takes some blocks of images
 PAIRS, TURN = 60, 0.3  # what costs a percent or two is seen in many turns of so many seconds
 
@@ -49,6 +53,15 @@ class How(NamedTuple):
     def has_torch(self) -> bool:
         asked = [self.python, "-c", "import torch"]
         return subprocess.run(asked, capture_output=True).returncode == 0
+
+    def compiles(self) -> bool:
+        """Whether torch.compile works there: on a CPU it needs a C++ compiler."""
+        tried = "import torch; torch.compile(torch.sin)(torch.ones(2))"
+        found = subprocess.run([self.python, "-c", tried], capture_output=True, text=True)
+        if found.returncode:
+            reason = (found.stderr.strip().splitlines() or ["?"])[-1]
+            print(f"without torch.compile, which failed: {reason}", flush=True)
+        return found.returncode == 0
 
     def time(self, cases: dict[str, Case], unit: dict[str, int], turns: Turns = USUAL) -> Found:
         unit = unit | {GEMM: GEMM_OPERATIONS}
@@ -101,6 +114,53 @@ def growth(how: How) -> list[Row]:
         found = how.time(names, dict.fromkeys(names, case.batch))
         _compared(f"conv, {what} {value}: images/s", found)
         rows.append({"what": what, "value": value, "found": found})
+    return rows
+
+
+def photographs(how: How) -> list[Row]:
+    """Residual networks and deep_vae; then batches and sizes of one resnet, each in one run."""
+    torch: tuple[str, ...] = ()
+    if how.has_torch():
+        torch = (*TORCH_PHOTOGRAPHS, *(("torch compiled",) if how.compiles() else ()))
+    rows = []
+    for net, size, channels in (
+        ("resnet", 32, 3),
+        ("resnet", 64, 3),
+        ("deep", 32, 3),
+        ("deep", 28, 1),
+    ):
+        case = Case(net, size=size, channels=channels, images=FEW)
+        cases = dict.fromkeys((OURS, *torch), case)
+        label = f"{case.shape.label}, {size}x{size}x{channels}"
+        found = how.time(cases, dict.fromkeys(cases, case.batch), SHORT)
+        _compared(f"{label}, batch {case.batch}: images/s", found)
+        rows.append({"what": label, "batch": case.batch, "found": found})
+    first = rows[0]["found"]
+    best = sorted(torch, key=lambda name: -first[name]["rate"]["middle"])[:1]
+    shapes = {
+        "batch": [Case("resnet", n, 32, 3, images=FEW) for n in (128, 32, 512, 2048)],
+        "size": [Case("resnet", 128, n, 3, images=FEW) for n in (28, 112)],
+    }
+    for what, several in shapes.items():
+        for name in (OURS, *best):
+            cases = {f"{name}, {what} {getattr(case, what)}": case for case in several}
+            unit = {key: case.batch * case.size**2 for key, case in cases.items()}
+            found = how.time(cases, unit, LONG)
+            _compared(f"{several[0].shape.label} by {what}: pixels/s", found)
+            sides = [case.size for case in several]
+            rows.append({"what": what, "who": name, "sides": sides, "found": found})
+    return rows
+
+
+def convolutions(how: How) -> list[Row]:
+    """Part of the GEMM peak of each layer, by shape."""
+    rows: list[Row] = []
+    moment, rounds = (0.0, 1) if how.quick else (layers.MOMENT, layers.ROUNDS)
+    print(layers.head(), flush=True)
+    for shape in layers.SHAPES[-2:] if how.quick else layers.SHAPES:
+        found = layers.measure(shape, moment=moment, rounds=rounds)
+        print(layers.told(shape, found), flush=True)
+        rows.append({"shape": str(shape), "found": found})
     return rows
 
 
@@ -216,6 +276,8 @@ def data(how: How) -> list[Row]:
 GROUPS: dict[str, Callable[[How], list[Row]]] = {
     "training": training,
     "growth": growth,
+    "photographs": photographs,
+    "convolutions": convolutions,
     "evaluation": evaluation,
     "likelihood": likelihood,
     "sprites": sprites,

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import claims
 from benchmarks.groups import GEMM, GROUPS, OURS, STREAMED
+from benchmarks.layers import LAYERS
 from benchmarks.start import HELP
 from benchmarks.workers import Spread
 from flaxvae.report import plots
@@ -62,6 +63,39 @@ def _growth(rows: Rows) -> list[str]:
         told = [f"{_told(f['rate'])} | {f['peak_mib']:,.0f} MiB" if f else "|" for f in each]
         lines.append(f"| {row['what']} {row['value']} | {' | '.join(told)} |")
     return lines
+
+
+def _photographs(rows: Rows) -> list[str]:
+    lines = list[str]()
+    for row in rows:
+        if "batch" in row:
+            lines += [f"**{row['what']}**, batch {row['batch']}", ""]
+            scales = [1.0] * len(row["found"])
+        else:
+            lines += [f"**resnet by {row['what']}**, {row['who']}", ""]
+            scales = [1 / side**2 for side in row["sides"]]  # rates are pixels/s
+        lines += [
+            f"| | images/s | {next(iter(row['found']))} is | peak memory |",
+            "|---|---|---|---|",
+        ]
+        for (name, found), scale in zip(row["found"].items(), scales, strict=True):
+            lines.append(
+                f"| {name} | {_told(found['rate'], scale=scale)} | {_times(found)} "
+                f"| {found['peak_mib']:,.0f} MiB |"
+            )
+        lines.append("")
+    return lines[:-1]
+
+
+def _convolutions(rows: Rows) -> list[str]:
+    lines = ["| side x channels x batch | " + " | ".join(LAYERS) + " |", "|---|---|---|---|"]
+    for row in rows:
+        each = [
+            f"{100 * f['forward']:.0f} %, {100 * f['gradient']:.0f} %"
+            for f in row["found"].values()
+        ]
+        lines.append(f"| {row['shape']} | {' | '.join(each)} |")
+    return [*lines, "", "Parts of the GEMM peak: forward, and gradient of input and kernel."]
 
 
 def _evaluation(rows: Rows) -> list[str]:
@@ -147,6 +181,8 @@ def _data(rows: Rows) -> list[str]:
 TABLES = {
     "training": _training,
     "growth": _growth,
+    "photographs": _photographs,
+    "convolutions": _convolutions,
     "evaluation": _evaluation,
     "likelihood": _likelihood,
     "sprites": _sprites,

@@ -10,14 +10,17 @@ import sys
 import time
 
 from benchmarks.case import Case
+from benchmarks.nets import DEEP
 
 MODULES = {"torch": "pytorch", "flax": "plain_flax", "guard": "guard", "epochs": "epochs"}
 MODULES |= {"pictures": "pictures"}
 
 
-def find(name: str):
+def find(name: str, case: Case):
     """The function of that contender; only the framework it needs is imported."""
     module = MODULES.get(name.split()[0], "ours")
+    if module == "pytorch" and case.net in DEEP:
+        module = "photographs"
     return importlib.import_module(f"benchmarks.contenders.{module}").CONTENDERS[name]
 
 
@@ -26,7 +29,7 @@ def main(name: str, case: Case) -> None:
     os.dup2(2, 1)  # whatever else is printed goes to stderr
     if case.devices > 1:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(case.devices))
-    run = find(name)(case)
+    run = find(name, case)(case)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         start = time.perf_counter()

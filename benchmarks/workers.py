@@ -26,6 +26,7 @@ TUNED = {
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_TOP_PAD_": str(2**28),
 }
+TUNED_ONES = ("torch tuned", "torch channels_last", "torch compiled")
 
 
 class Turns(NamedTuple):
@@ -40,12 +41,13 @@ QUICK = Turns(3, 0.05)  # shows that all runs, no more
 
 
 class Worker:
-    """A contender, waiting in its process."""
+    """A contender, waiting in its process; of "NAME, …" the name is NAME."""
 
     def __init__(self, name: str, case: Case, python: str | None = None):
-        environment = os.environ | (TUNED if name == "torch tuned" else {})
+        contender = name.partition(",")[0]
+        environment = os.environ | (TUNED if contender in TUNED_ONES else {})
         self.name, self.peak_mib = name, float("nan")
-        command = [python or sys.executable, "-m", "benchmarks.worker", name]
+        command = [python or sys.executable, "-m", "benchmarks.worker", contender]
         self._process = subprocess.Popen(
             [*command, json.dumps(dataclasses.asdict(case))],
             stdin=subprocess.PIPE,
@@ -88,7 +90,7 @@ def interleaved(
     """Rates of the contenders: units a second, in every round.
 
     Args:
-        cases: {contender: what it does}.
+        cases: {contender: what it does}; one contender does several as "NAME, …".
         unit: images (or operations) of one step, by contender.
         python: other interpreters than this one, by contender.
         turns: how long to measure.
