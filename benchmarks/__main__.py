@@ -3,7 +3,6 @@
     training     images/s against PyTorch and plain flax, part of the GEMM peak, memory
     growth       training by batch size, size of image, devices
     photographs  resnet and deep_vae against PyTorch, by batch and size of image, memory
-    convolutions part of the GEMM peak of each layer, by shape
     evaluation   images/s of the ELBO
     likelihood   images/s and memory of log p(x) by 5,000 importance samples
     sprites      images/s that are drawn, against those that a network takes
@@ -12,7 +11,7 @@
     overhead     what the guard against NaN, the metrics and checkpoints add to a training
     data         pictures/s into the cache, and seconds to the first step of a second start
 
-About 45 minutes in all on two cores, with nothing else running. Each group writes
+About 40 minutes in all on two cores, with nothing else running. Each group writes
 results/<group>.json; docs/benchmarks.md and its plot are made from all that are there, so groups
 can be run one by one. PyTorch is timed where it is installed (`pip install torch==2.13.0`), here or
 under --torch-python. Absolute numbers are those of one machine; ratios are of neighbours in one

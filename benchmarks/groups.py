@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks import layers
 from benchmarks import start as starts
-from benchmarks.case import FEW, IMAGES, Case
+from benchmarks.case import IMAGES, Case
 from benchmarks.nets import GEMM_SIZE, IMAGES_AT_ONCE, NETS, decoding_flops, training_flops
 from benchmarks.workers import (
     QUICK,
@@ -37,6 +36,7 @@ FLAX = ("flax loop", "flax example")
 TORCH = ("torch DataLoader", "torch tensors", "torch tuned")
 TORCH_GPU = ("torch compiled", "torch compiled bf16")
 TORCH_PHOTOGRAPHS = ("torch tensors", "torch tuned", "torch channels_last")
+PHOTOGRAPHS = 4096  # so many, for 60,000 of the larger ones would not fit
 SHORT = Turns(7, 0.5)
 LONG = Turns(5, 1.0)  # of cases that differ in size: the largest takes seconds a step
 BLOCKS = Turns(4, 11.0)  # a turn begins with nothing read, and takes some blocks of images
@@ -129,7 +129,7 @@ def photographs(how: How) -> list[Row]:
         ("deep", 32, 3),
         ("deep", 28, 1),
     ):
-        case = Case(net, size=size, channels=channels, images=FEW)
+        case = Case(net, size=size, channels=channels, images=PHOTOGRAPHS)
         cases = dict.fromkeys((OURS, *torch), case)
         label = f"{case.shape.label}, {size}x{size}x{channels}"
         found = how.time(cases, dict.fromkeys(cases, case.batch), SHORT)
@@ -138,8 +138,8 @@ def photographs(how: How) -> list[Row]:
     first = rows[0]["found"]
     best = sorted(torch, key=lambda name: -first[name]["rate"]["middle"])[:1]
     shapes = {
-        "batch": [Case("resnet", n, 32, 3, images=FEW) for n in (128, 32, 512, 2048)],
-        "size": [Case("resnet", 128, n, 3, images=FEW) for n in (28, 112)],
+        "batch": [Case("resnet", n, 32, 3, images=PHOTOGRAPHS) for n in (128, 32, 512, 2048)],
+        "size": [Case("resnet", 128, n, 3, images=PHOTOGRAPHS) for n in (28, 112)],
     }
     for what, several in shapes.items():
         for name in (OURS, *best):
@@ -149,18 +149,6 @@ def photographs(how: How) -> list[Row]:
             _compared(f"{several[0].shape.label} by {what}: pixels/s", found)
             sides = [case.size for case in several]
             rows.append({"what": what, "who": name, "sides": sides, "found": found})
-    return rows
-
-
-def convolutions(how: How) -> list[Row]:
-    """Part of the GEMM peak of each layer, by shape."""
-    rows: list[Row] = []
-    moment, rounds = (0.0, 1) if how.quick else (layers.MOMENT, layers.ROUNDS)
-    print(layers.head(), flush=True)
-    for shape in layers.SHAPES[-2:] if how.quick else layers.SHAPES:
-        found = layers.measure(shape, moment=moment, rounds=rounds)
-        print(layers.told(shape, found), flush=True)
-        rows.append({"shape": str(shape), "found": found})
     return rows
 
 
@@ -277,7 +265,6 @@ GROUPS: dict[str, Callable[[How], list[Row]]] = {
     "training": training,
     "growth": growth,
     "photographs": photographs,
-    "convolutions": convolutions,
     "evaluation": evaluation,
     "likelihood": likelihood,
     "sprites": sprites,

@@ -8,7 +8,6 @@ from typing import Any
 
 from benchmarks import claims
 from benchmarks.groups import GEMM, GROUPS, OURS, STREAMED
-from benchmarks.layers import LAYERS
 from benchmarks.start import HELP
 from benchmarks.workers import Spread
 from flaxvae.report import plots
@@ -85,17 +84,6 @@ def _photographs(rows: Rows) -> list[str]:
             )
         lines.append("")
     return lines[:-1]
-
-
-def _convolutions(rows: Rows) -> list[str]:
-    lines = ["| side x channels x batch | " + " | ".join(LAYERS) + " |", "|---|---|---|---|"]
-    for row in rows:
-        each = [
-            f"{100 * f['forward']:.0f} %, {100 * f['gradient']:.0f} %"
-            for f in row["found"].values()
-        ]
-        lines.append(f"| {row['shape']} | {' | '.join(each)} |")
-    return [*lines, "", "Parts of the GEMM peak: forward, and gradient of input and kernel."]
 
 
 def _evaluation(rows: Rows) -> list[str]:
@@ -182,7 +170,6 @@ TABLES = {
     "training": _training,
     "growth": _growth,
     "photographs": _photographs,
-    "convolutions": _convolutions,
     "evaluation": _evaluation,
     "likelihood": _likelihood,
     "sprites": _sprites,

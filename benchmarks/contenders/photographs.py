@@ -1,4 +1,4 @@
-"""The networks of photographs in PyTorch: ``vae --net resnet`` and ``deep_vae``, layer by layer.
+"""The networks of photographs in PyTorch: ``vae --net resnet`` and ``deep_vae``.
 
 Parameters have flaxvae's names, so that the two can exchange weights; tests/test_benchmarks.py
 compares losses and gradients.
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.case import Case
+from benchmarks.contenders.pytorch import DEVICE
 
 SIGMA_RANGE = 2 * math.log(0.01), 0.0  # of a learned sigma's log-variance
 LOG_VAR_RANGE = 5.0  # of deep_vae's log-variances, on both sides of 0
@@ -196,3 +197,37 @@ class Deep(nn.Module):
 
 
 MODELS = {"resnet": Resnet, "deep": Deep}
+
+
+def _training(channels_last: bool = False, compiled: bool = False):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def make(case: Case):
+        model = MODELS[case.net](case).to(DEVICE, memory_format=layout)
+        adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        loss_of = torch.compile(model) if compiled else model
+        images = torch.from_numpy(case.data().reshape(case.images, case.size, case.size, -1))
+        images = images.permute(0, 3, 1, 2).contiguous(memory_format=layout).to(DEVICE)
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                rows = torch.randint(0, case.images, (case.batch,), device=DEVICE)
+                x = images[rows].to(torch.float32, memory_format=layout).div(255)
+                adam.zero_grad()
+                loss_of(x).backward()
+                adam.step()
+            if DEVICE == "cuda":
+                torch.cuda.synchronize()
+
+        run(3)
+        return run
+
+    return make
+
+
+CONTENDERS = {
+    "torch tensors": _training(),
+    "torch tuned": _training(),
+    "torch channels_last": _training(channels_last=True),
+    "torch compiled": _training(compiled=True),
+}
