@@ -21,6 +21,7 @@ STUDIES = (
     "ladder",
     "deep",
     "deep_frey",
+    "colour",
     "gumbel",
     "vq",
     "conditional",
@@ -32,7 +33,7 @@ STUDIES = (
     "choosing",
 )
 # No results that hold; with them a study belongs above.
-NOT_RUN = ("colour", "depth", "anomaly")
+NOT_RUN = ("depth", "anomaly")
 
 
 def main(arguments: list[str]) -> None:
