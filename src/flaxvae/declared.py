@@ -172,6 +172,16 @@ def seen(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def short(value: Any) -> str:
+    """A setting's value as text, short but exact: 0.001, 512x256."""
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    if isinstance(value, tuple | list):
+        words = any(isinstance(one, str) for one in value)
+        return (" " if words else "x").join(map(short, value))
+    return str(value)
+
+
 def hints(declared: Any) -> dict[str, Any]:
     """The types of a record's fields, or of a function's parameters, with their notes."""
     return _hints(declared)

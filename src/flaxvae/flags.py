@@ -28,7 +28,11 @@ NO_RECIPES = lookup.NO_RECIPES
 # ---- what parameters of commands are annotated with
 
 RunArgument = tyro.conf.Positional[str]
+RunsArgument = tyro.conf.Positional[tuple[str, ...]]
+# Of a command that only looks at files:
+FoldersArgument = tyro.conf.Positional[Annotated[tuple[str, ...], "nothing is compiled"]]
 NumberArgument = tyro.conf.Positional[float]  # of a command that only calculates
+_WORDS = (RunArgument, RunsArgument, FoldersArgument, NumberArgument)  # they have no flag
 ImagesArgument = Annotated[str | None, "a flag, or the word after the run"]
 ModelName = Annotated[
     str,
@@ -78,8 +82,9 @@ def call(command: Callable[..., Any], argv: list[str], name: str) -> Any:
             raise UsageError(f"{declared.flag(setting)} with several values: expected one")
         values = varied.setdefault(setting, [choices[setting]])
         values.append(_read(form, line, name)[1][setting])
-    calculates = NumberArgument in get_type_hints(command, include_extras=True).values()
-    if arguments.pop("process").cache and not calculates:
+    kinds = [*get_type_hints(command, include_extras=True).values()]
+    compiles = NumberArgument not in kinds and FoldersArgument not in kinds
+    if arguments.pop("process").cache and compiles:
         from flaxvae import compilation
 
         compilation.enable()
@@ -212,7 +217,7 @@ def taken(kinds: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in kinds.items():
         record = dataclasses.is_dataclass(kind)
-        if name == "return" or kind in (RunArgument, NumberArgument):
+        if name == "return" or kind in _WORDS:
             continue
         own = declared.hints(kind).items() if record else [(name, kind)]
         for setting, of in own:

@@ -25,6 +25,7 @@ from flaxvae.commands.neighbours import neighbours
 from flaxvae.commands.probe import probe
 from flaxvae.commands.reconstruct import reconstruct
 from flaxvae.commands.restore import restore
+from flaxvae.commands.runs import runs
 from flaxvae.commands.sample import sample
 from flaxvae.commands.score import score
 from flaxvae.commands.sweep import sweep
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "disentangle": disentangle,
     "figures": figures,
     "beta": beta,
+    "runs": runs,
     "verify": verify,
     "cache": cache,
     "doctor": doctor,

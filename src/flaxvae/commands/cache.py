@@ -13,6 +13,7 @@ def cache(*, clear: tuple[str, ...] | None = None) -> list[str]:
 
     from flaxvae.data import cache as kept
     from flaxvae.errors import counted
+    from flaxvae.report import tables
 
     home = kept.folder()
     if home is None:
@@ -30,12 +31,5 @@ def cache(*, clear: tuple[str, ...] | None = None) -> list[str]:
         rows.append((entry.name, f"{count:,}", shape, mb, used, source))
     if len(rows) == 1:
         return [f"no decoded pictures in {home}"]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = (1, 3)
-    return [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    heading, *rest = rows
+    return tables.columns(heading, rest, left=(0, 2, 4, 5))

@@ -10,7 +10,7 @@ from typing import Any
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import counted
 from flaxvae.plan import Plan
-from flaxvae.report import words
+from flaxvae.report import tables, words
 from flaxvae.training.members import Group
 
 Row = Mapping[
@@ -96,27 +96,14 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]
 
 def lines(table: Sequence[Row], width: int = 80) -> list[str]:
     """A table for a terminal; if it is too wide, each row's settings stand above its numbers."""
-    headings, cells, labels = _cells(table)
-    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-
-    def numbers(row: Sequence[str]) -> str:
-        return "  ".join(text.rjust(size) for text, size in zip(row, widths, strict=True))
-
-    first = max(map(len, labels))
-    if first + 2 + len(numbers(headings)) <= width:
-        rows = zip(["", *labels], [headings, *cells], strict=True)
-        return [f"{name:<{first}}  {numbers(row)}" for name, row in rows]
-    pairs = [(name, numbers(row)) for name, row in zip(labels, cells, strict=True)]
-    return [numbers(headings), *(line for pair in pairs for line in pair)]
+    return tables.labelled(*_cells(table), width)
 
 
 def markdown(title: str, facts: Mapping[str, str], table: Sequence[Row]) -> str:
     """The contents of sweep.md."""
     headings, cells, labels = _cells(table)
-    rows = [["setting", *headings], ["---"] + ["---:"] * len(headings)]
-    rows += [[name, *row] for name, row in zip(labels, cells, strict=True)]
     listed = "\n".join(f"- {name}: {text}" for name, text in facts.items())
-    drawn = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    drawn = tables.markdown(headings, cells, labels, "setting")
     return "\n\n".join([f"# {title}", f"{listed}", f"{drawn}", f"{NOTE}.", *remarks(table)]) + "\n"
 
 

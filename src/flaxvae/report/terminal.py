@@ -45,6 +45,11 @@ class Terminal:
         self._columns: list[str] = []
         self._unprinted: Mapping[str, Any] | None = None
 
+    @property
+    def width(self) -> int:
+        """Characters in a line."""
+        return self._width
+
     def __enter__(self) -> Terminal:
         return self
 

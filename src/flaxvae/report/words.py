@@ -25,6 +25,7 @@ from flaxvae.runs.run import Run
 from flaxvae.settings import Body, Bound, TrainSettings
 from flaxvae.trained import Trained
 
+value = declared.short
 CROSS_ENTROPY = "grey pixels under a Bernoulli give cross-entropies, not log-densities"
 
 
@@ -142,16 +143,6 @@ def heading(run: Run) -> str:
     seed = f"seed {run.plan.training.seed}"
     at = "" if run.finished else f", not finished, step {run.step}"
     return f"{run.plan.model} on {run.spec.name}; {chosen}; {epochs}, {seed}{at}"
-
-
-def value(setting: Any) -> str:
-    """A setting's value, short but exact."""
-    if isinstance(setting, float) and float(f"{setting:g}") == setting:
-        return f"{setting:g}"
-    if isinstance(setting, tuple | list):
-        words = any(isinstance(one, str) for one in setting)
-        return (" " if words else "x").join(map(value, setting))
-    return str(setting)
 
 
 def training_line(training: TrainSettings, varied: Collection[str] = ()) -> str:

@@ -98,6 +98,15 @@ def hold(folder: Path) -> Iterator[Held]:
         held.release()
 
 
+def holder(folder: Path) -> str | None:
+    """Who holds a folder, in words; None if nobody does. Nothing is changed."""
+    try:
+        text = _read(folder / NAME)
+    except OSError:
+        return "an unknown process"
+    return _holder(text) if text else None
+
+
 def _identity(pid: int) -> dict[str, Any]:
     return {"pid": pid, "host": platform.node(), "began": _began(pid)}
 

@@ -1,0 +1,97 @@
+"""Some of many runs: ``beta>=4``, ``model=*vae``, in the order of a setting or a number.
+
+Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flaxvae import declared
+from flaxvae.errors import UsageError, did_you_mean
+from flaxvae.runs import listing
+from flaxvae.runs.listing import Entry
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_FORM = re.compile(r"\s*([A-Za-z][\w-]*)\s*(<=|>=|!=|==?|<|>)\s*(.*?)\s*", re.S)
+FALLING = ("elbo", "created", "train_elbo", "validation_elbo")  # the best, or the newest, first
+
+
+def where(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]:
+    """Those that fulfil all conditions, such as ``beta>=4``; of text, ``*`` stands for any.
+
+    What is not known of a run fulfils no condition but ``!=``.
+
+    Raises UsageError for a name that is known of none, or no condition.
+    """
+    found = list(entries)
+    for condition in conditions:
+        form = _FORM.fullmatch(condition)
+        if form is None:
+            raise UsageError(
+                f"--where {declared.seen(condition)}: expected a name, one of = != < <= > >=, and "
+                "a value, in quotes, such as 'beta>=4'"
+            )
+        name, sign, value = check("where", form[1], entries), form[2].replace("==", "="), form[3]
+        found = [each for each in found if _holds(listing.facts(each).get(name), sign, value)]
+    return found
+
+
+def check(option: str, name: str, entries: Sequence[Entry]) -> str:
+    """A name of something that is known of some run. Raises UsageError for any other."""
+    plain, known = name.replace("-", "_"), listing.names(entries)
+    if known and plain not in known:
+        raise UsageError(
+            f"{declared.flag(option)} {name}: expected a setting, a number of summary.json, or "
+            f"run, state, model, data, epochs, created{did_you_mean(plain, known)}"
+        )
+    return plain
+
+
+def _holds(seen: Any, sign: str, value: str) -> bool:
+    if seen is None:
+        return sign == "!=" and value.casefold() != "none"
+    number = _number(value)
+    if isinstance(seen, int | float) and not isinstance(seen, bool) and number is not None:
+        return bool(_COMPARE[sign](seen, number))
+    text, value = declared.short(seen).casefold(), value.casefold()
+    if sign in ("=", "!="):
+        return fnmatch.fnmatchcase(text, value) == (sign == "=")
+    return bool(_COMPARE[sign](text, value))
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def order(entries: Sequence[Entry], name: str, reverse: bool = False) -> list[Entry]:
+    """In order of what ``name`` is for each, the smallest first; of ``FALLING`` ones, the largest.
+
+    What is not known comes last.
+    """
+    name = name.replace("-", "_")
+    values = {each.path: listing.facts(each).get(name) for each in entries}
+    known = [each for each in entries if values[each.path] is not None]
+    # Numbers before text; a list, as widths, in the order of its numbers.
+    known.sort(key=lambda each: _key(values[each.path]), reverse=(name in FALLING) is not reverse)
+    return [*known, *(each for each in entries if values[each.path] is None)]
+
+
+def _key(value: Any) -> tuple[int, Any]:
+    if isinstance(value, list):
+        return 2, [_key(x) for x in value]
+    return (0, value) if isinstance(value, int | float) else (1, str(value))
