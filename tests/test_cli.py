@@ -34,6 +34,7 @@ FLAGS = {
     "encode": "images out",
     "score": "images scores false-positive-rate normal k fit-steps levels out",
     "probe": "images seed",
+    "quality": "half network k seed",
     "disentangle": "images without unordered udr bins seed",
     "figures": "",
     "verify": "",

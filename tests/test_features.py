@@ -58,6 +58,28 @@ def test_a_seed_decides_the_classifier(digits):
     assert not np.array_equal(one["weight"], other["weight"])
 
 
+def test_a_classifier_is_its_weights(trained, digits):
+    like = features.shapes((8, 8, 1), 10, 16)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), like) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), trained.params
+    )
+    images = digits[0][:100]
+    again = features.restored((8, 8, 1), trained.params, 16).see(images)
+    np.testing.assert_array_equal(again.features, trained.features(images))
+    np.testing.assert_allclose(again.probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_a_random_network_is_a_function_of_its_seed(digits):
+    images = digits[0][:100]
+    networks = (features.random_network((8, 8, 1), seed=seed) for seed in (0, 0, 1))
+    one, same, other = (network.see(images) for network in networks)
+    np.testing.assert_array_equal(one.features, same.features)
+    assert one.features.shape == (100, 64) and one.probabilities is None
+    assert np.abs(one.features - other.features).max() > 0.01
+    # It tells images apart in every feature.
+    assert one.features.std(0).min() > 1e-3
+
+
 def test_mirroring_leaves_labels_with_their_images(digits):
     """Of symmetric images mirroring changes nothing, so that the classifier is the same."""
     images, labels = digits[0][:256], digits[1][:256]

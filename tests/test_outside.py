@@ -93,6 +93,7 @@ def test_help_shows_a_recipes_own_flags(capsys):
 LONG = {  # what makes these short
     "diagnose": "--images 20",
     "likelihood": "--images 2 --k 2 --temperatures 2 --chains 2 --fit-steps 2 --simulated 2",
+    "quality": "--network random --half 20",
     "restore": "--n 1 --temperatures 2 --chains 2 --completions 1",
 }
 

@@ -127,6 +127,7 @@ _LINES = [
     ("anomaly anomalies outliers ood novelty detect", "score", ""),
     ("fpr", "false_positive_rate", ""),
     ("embed latents", "encode", ""),
+    ("fid kid frechet precision recall coverage", "quality", ""),
     ("disentanglement mig dci factors", "disentangle", ""),
     ("plot draw", "figures", ""),
     ("check", "verify", ""),

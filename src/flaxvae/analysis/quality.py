@@ -17,7 +17,7 @@ from flaxvae.errors import UsageError
 
 Array = np.ndarray
 
-_AT_ONCE = 2**22  # differences of coordinates computed at once: bounds memory
+_AT_ONCE = 2**22  # distances computed at once: bounds memory
 
 
 class Gaussian(NamedTuple):
@@ -131,11 +131,13 @@ def _radii(x: Array, k: int) -> Array:
 
 def _distances(a: Array, b: Array):
     """Squared distances from rows of a [N, F] to all of b [M, F], some rows at a time."""
-    step = max(1, _AT_ONCE // max(b.size, 1))
+    from scipy.spatial import distance
+
+    step = max(1, _AT_ONCE // max(len(b), 1))
     for start in range(0, len(a), step):
         rows = slice(start, start + step)
         # Of differences, for |a|^2 + |b|^2 - 2 ab would lose the digits that ties need.
-        yield rows, np.square(a[rows, None] - b[None]).sum(-1)
+        yield rows, distance.cdist(a[rows], b, "sqeuclidean")
 
 
 def _checked(features: Array, least: int) -> Array:

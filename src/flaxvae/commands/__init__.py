@@ -23,6 +23,7 @@ from flaxvae.commands.interpolate import interpolate
 from flaxvae.commands.likelihood import likelihood
 from flaxvae.commands.neighbours import neighbours
 from flaxvae.commands.probe import probe
+from flaxvae.commands.quality import quality
 from flaxvae.commands.reconstruct import reconstruct
 from flaxvae.commands.restore import restore
 from flaxvae.commands.runs import runs
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "encode": encode,
     "score": score,
     "probe": probe,
+    "quality": quality,
     "disentangle": disentangle,
     "figures": figures,
     "beta": beta,

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, command
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import diagnosed, fitted, places, reading, records
+from flaxvae.runs import diagnosed, fitted, places, quality, reading, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import digest
 from flaxvae.runs.folder import RunFolder
@@ -114,6 +114,40 @@ class Run(Trained):
             DataError: the data are not found, or have changed.
         """
         return diagnosed.diagnose(self, self.data(place), images, seed, watch)
+
+    @typed
+    def sample_quality(
+        self,
+        *,
+        half: Positive | None = None,
+        network: quality.Network | None = None,
+        k: Positive = 5,
+        cuts: Positive = quality.sample_quality.CUTS,
+        seed: Seed = 0,
+        place: Place = Place(),
+        stages: Callable[[str], reading.Watch] | None = None,
+    ) -> quality.SampleQuality:
+        """How close samples are to test images: ``analysis.sample_quality`` has the numbers.
+
+        Of the model's own prior, and of the fitted one if there is one. The classifier is trained
+        the first time, and kept with other caches. Nothing is written to the run.
+
+        Args:
+            half: test images in a half, and samples; by default 2,500, or half of the images.
+            network: whose features are compared, "classifier" or "random"; by default the latter
+                where there are no labels.
+            k: the neighbour that a ball around an image reaches to.
+            cuts: how often test images are cut into halves, and samples drawn.
+            seed: decides the halves and the samples.
+            place: where the run's data are, if they have moved.
+            stages: makes, of what is done, what is told of progress.
+
+        Raises:
+            UsageError: not of images, no prior to draw from, too few images, or no labels.
+            DataError: the data are not found, or have changed.
+        """
+        options: dict[str, Any] = {"half": half, "network": network, "k": k, "cuts": cuts}
+        return quality.assess(self, self.data(place), **options, seed=seed, stages=stages)
 
     def read(self, images: str | os.PathLike[str]) -> Split:
         """The images of a folder, a zip, a tar or a file, prepared as the run's own were.

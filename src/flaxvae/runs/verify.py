@@ -51,7 +51,7 @@ LEFTOVERS = {
 READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
     *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "disentanglement*.json"),
-    *("probe*.json", "latents*.npz", "restored*.npz", "scores*.csv"),
+    *("probe*.json", "quality*.json", "latents*.npz", "restored*.npz", "scores*.csv"),
     *(fitted.NAME, anomaly.FILE),
     *("figures", "figures/*.png", "tb/events*"),
 )
@@ -354,6 +354,7 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
         "diagnosis*.json": _evaluation,
         "disentanglement*.json": _disentanglement,
         "probe*.json": _evaluation,
+        "quality*.json": _evaluation,
         "latents*.npz": _arrays,
         "restored*.npz": _arrays,
         "scores*.csv": _scores,
