@@ -37,6 +37,7 @@ FLAGS = {
     "quality": "half network k seed",
     "disentangle": "images without unordered udr bins seed",
     "figures": "",
+    "export": "to out",
     "verify": "",
 }
 

@@ -38,6 +38,7 @@ FLOORS = [
     "analysis",
     "trained",
     "runs",
+    "export",
 ]
 FLOORS += [
     "report",

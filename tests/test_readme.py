@@ -39,6 +39,7 @@ WORDS = {
     r"runs/digits-vae-s0-\d+-\d+": "runs/latest",
     r"\bRUN\b": "runs/latest",
     r"\bNAME\b": "vae",
+    r"\bFORMAT\b": "npz",
     r"\bHOST:(PORT|1234)\b": "127.0.0.1:1234",
     r"--num-processes N --process-id I": "--num-processes 2 --process-id 1",
 }

@@ -56,6 +56,7 @@ AnomalyScore = Literal[
     "mahalanobis",
     "copod",
 ]
+Export = Literal["npz", "safetensors", "card"]
 FreeBitsPer = Literal["dimension", "level", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
 Resize = Literal["crop", "fit", "stretch"]

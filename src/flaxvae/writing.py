@@ -55,6 +55,24 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder that replaces ``path``, or what is there, at the end of the block.
+
+    On an error, ``path`` is unchanged and nothing else is left.
+    """
+    partial, aside = temporary(path), temporary(path)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            path.rename(aside)
+        partial.rename(path)
+    finally:
+        for left in (partial, aside):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
 def scratch(path: Path) -> Iterator[IO[bytes]]:
     """A new file beside ``path`` that is removed at the end of the block."""
     with _unfinished(path) as partial, _made(partial) as file:

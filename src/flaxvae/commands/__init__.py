@@ -17,6 +17,7 @@ from flaxvae.commands.disentangle import disentangle
 from flaxvae.commands.doctor import doctor
 from flaxvae.commands.encode import encode
 from flaxvae.commands.evaluate import evaluate
+from flaxvae.commands.export import export
 from flaxvae.commands.figures import figures
 from flaxvae.commands.fit_prior import fit_prior
 from flaxvae.commands.interpolate import interpolate
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "quality": quality,
     "disentangle": disentangle,
     "figures": figures,
+    "export": export,
     "beta": beta,
     "runs": runs,
     "verify": verify,

@@ -24,7 +24,7 @@ from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import anomaly, events, fitted, records
+from flaxvae.runs import anomaly, events, export_folder, fitted, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import Parts, final, to_parts
 from flaxvae.runs.folder import RunFolder
@@ -52,7 +52,7 @@ READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
     *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "disentanglement*.json"),
     *("probe*.json", "quality*.json", "latents*.npz", "restored*.npz", "scores*.csv"),
-    *(fitted.NAME, anomaly.FILE),
+    *(fitted.NAME, anomaly.FILE, export_folder.FOLDER),
     *("figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
@@ -79,6 +79,7 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
                 yield found._replace(what=f"prior/{found.what}")
         if (folder.path / fitted.NAME).exists():
             yield _fitted(folder.path / fitted.NAME, model)
+        yield from _exports(folder, model)
     yield from _others(folder)
     for pattern, what in LEFTOVERS.items():
         for path in sorted(folder.path.rglob(pattern)):
@@ -125,6 +126,19 @@ def _fitted(path: Path, model: Mapping[str, str]) -> Finding:
     if fitted.fits(about, model):
         return Finding(True, path.name, said)
     return Finding(None, path.name, f"{said}; fitted to other parameters, so not used")
+
+
+def _exports(folder: RunFolder, model: Mapping[str, str]) -> Iterator[Finding]:
+    """What was exported of the model with these ``digests``."""
+    for path in sorted(folder.path.glob(f"{export_folder.FOLDER}/*/")):
+        what = path.relative_to(folder.path).as_posix()
+        try:
+            about, said = export_folder.check(path)
+        except FAULTS as error:
+            yield Finding(False, what, _words(error))
+            continue
+        fits = about["variables_sha256"] == model.get("variables_sha256")
+        yield Finding(True if fits else None, what, said + "; of other parameters" * (not fits))
 
 
 def _training(

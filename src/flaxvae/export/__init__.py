@@ -1,0 +1,1 @@
+"""What leaves the house: a run's model in forms that other programs take."""

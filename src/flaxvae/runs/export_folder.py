@@ -1,0 +1,138 @@
+"""A folder that ``flaxvae export`` wrote: a model for another program, and export.json about it.
+
+export.json has the sha256 of every file beside it, and what a program must know to feed the model:
+shapes, the value that means white, binarization, class names, and the thresholds of ``flaxvae
+score``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from flaxvae import writing
+from flaxvae.declared import Count, Positive
+from flaxvae.errors import DataError, UsageError
+from flaxvae.machine import versions
+from flaxvae.runs import anomaly, records
+from flaxvae.runs.folder import write_json
+from flaxvae.runs.records import Sha256
+from flaxvae.runs.restored import digests
+from flaxvae.runs.run import Run
+
+FOLDER = "export"  # in a run, with a folder for each format
+FILE = "export.json"
+ADVICE = "export it again"
+
+
+class Threshold(TypedDict):
+    """Above which an image is flagged, and how many of normal ones are."""
+
+    threshold: float
+    false_positive_rate: float
+
+
+class Record(TypedDict):
+    """The file."""
+
+    to: str
+    model: str
+    arguments: dict[str, Any]
+    data: str
+    kind: str
+    shape: list[Positive]
+    latent_dim: Positive
+    step: Count
+    parameters_sha256: Sha256
+    variables_sha256: Sha256
+    peak: float | None
+    binarization: str
+    preprocessing: dict[str, Any] | None
+    labels: list[int | str]  # of the classes that a conditional model takes
+    thresholds: dict[str, Threshold]  # by the name of the score
+    files: NotRequired[dict[str, Sha256]]
+    versions: dict[str, str]
+
+
+def describe(run: Run, to: str) -> Record:
+    """What export.json says of a run's model, but for the files."""
+    record = run.folder.record()
+    return Record(
+        to=to,
+        model=run.plan.model,
+        arguments=dict(run.plan.arguments),
+        data=run.spec.name,
+        kind=run.spec.kind,
+        shape=list(run.spec.shape),
+        latent_dim=run.latent_size,
+        step=run.step,
+        **digests(run.variables),  # type: ignore[typeddict-item]
+        peak=run.peak,
+        binarization=run.binarization,
+        preprocessing=record.get("preprocessing"),
+        labels=list(run.spec.names) if run.recipe.classes is not None else [],
+        thresholds=thresholds(run),
+        versions=versions(),
+    )
+
+
+def thresholds(run: Run) -> dict[str, Threshold]:
+    """The thresholds of ``flaxvae score`` for these variables, by the name of the score.
+
+    Raises DataError if anomaly.json is damaged.
+    """
+    path = run.path / anomaly.FILE
+    if not path.exists():
+        return {}
+    found = anomaly.read(path)
+    if found["variables_sha256"] != digests(run.variables)["variables_sha256"]:
+        return {}
+    rate = found["false_positive_rate"]
+    return {
+        name: Threshold(threshold=score["threshold"], false_positive_rate=rate)
+        for name, score in found["scores"].items()
+        if score["threshold"] is not None
+    }
+
+
+def check_target(path: Path) -> None:
+    """Raises UsageError unless ``path`` is new, empty, or an earlier export, to be replaced."""
+    if not path.exists() or (path / FILE).exists():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise UsageError(
+            f"--out {path} exists and is no earlier export: expected a new folder; choose another "
+            "name"
+        )
+
+
+@contextmanager
+def written(path: Path, about: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder to write files into, which replaces ``path`` with an export.json about them."""
+    with writing.whole_folder(path) as folder:
+        yield folder
+        files = {each.name: _sha256(each) for each in sorted(folder.iterdir())}
+        write_json(folder / FILE, {**about, "files": files})
+
+
+def check(path: Path) -> tuple[Record, str]:
+    """The record in an export's folder, and what there is. Raises DataError if a file is not whole.
+
+    Files that were added are of no concern.
+    """
+    found: Record = records.read(path / FILE, Record, ADVICE)
+    files = found.get("files", {})
+    for name, sha256 in files.items():
+        if "/" in name or not (path / name).is_file():
+            raise DataError(f"no {name}: expected what flaxvae wrote; {ADVICE}")
+        if _sha256(path / name) != sha256:
+            raise DataError(f"{name} was changed: expected what flaxvae wrote; {ADVICE}")
+    return found, f"{', '.join(files)}: sha256 as recorded"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

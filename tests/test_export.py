@@ -1,0 +1,135 @@
+"""Ways out: what another program reads is the model."""
+
+import json
+import shutil
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+
+import flaxvae
+from flaxvae import cli
+from flaxvae.errors import DataError
+from flaxvae.export import card, formats, safetensors, weights
+from flaxvae.runs import export_folder
+from flaxvae.runs.folder import RunFolder, write_json
+from flaxvae.runs.verify import verify
+from flaxvae.settings import Export
+
+FORMATS = get_args(Export)
+
+
+@pytest.fixture(scope="module")
+def run(trained, tmp_path_factory):
+    """A run of one's own."""
+    path = tmp_path_factory.mktemp("exports") / "run"
+    return flaxvae.load(shutil.copytree(trained, path))
+
+
+def test_every_format_is_in_the_table():
+    assert tuple(formats.FORMATS) == FORMATS
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "weights.safetensors"])
+def test_weights_come_back(run, capsys, name):
+    to = name.partition(".")[2]
+    cli.main(["export", str(run.path), "--to", to])
+    files = {line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()}
+    folder = run.path / "export" / to
+    assert files == {name, "README.md"}
+    assert {path.name for path in folder.iterdir()} == {*files, "export.json"}
+    found = weights.read(folder / name)
+    assert jax.tree.structure(found) == jax.tree.structure(jax.device_get(run.variables))
+    jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(run.variables))
+    readme = (folder / "README.md").read_text()
+    assert "| `params.encoder.body.Dense_0.kernel` | 64 x 32 | float32 |" in readme
+    raw = (folder / name).read_bytes()
+    (folder / name).write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(DataError, match=f"{name} was changed"):
+        export_folder.check(folder)
+    cli.main(["export", str(run.path), "--to", to])
+    assert export_folder.check(folder)[0]["latent_dim"] == 2
+
+
+def test_verify_reads_exports(run):
+    for to in ("npz", "card"):
+        formats.write(run, to, run.path / "export" / to)
+    (run.path / "export" / "card" / "README.md").write_text("other")
+    about = json.loads((run.path / "export" / "npz" / "export.json").read_text())
+    other = shutil.copytree(run.path / "export" / "npz", run.path / "export" / "other")
+    write_json(other / "export.json", about | {"variables_sha256": "0" * 64})
+    found = {each.what: each for each in verify(RunFolder.open(run.path))}
+    assert found["export/npz"].ok and found["export/card"].ok is False
+    assert found["export/other"].ok is None and "of other parameters" in found["export/other"].said
+    assert "others" not in found
+
+
+def test_the_safetensors_package_agrees(tmp_path):
+    package = pytest.importorskip("safetensors.numpy")
+    arrays = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "a.c": np.array(3, np.int64),
+        "none": np.zeros((0, 2), np.float16),
+    }
+    safetensors.write(tmp_path / "ours", arrays, {"what": "näme"})
+    package.save_file({k: np.array(v, order="C") for k, v in arrays.items()}, tmp_path / "theirs")
+    for found in (package.load_file(tmp_path / "ours"), safetensors.read(tmp_path / "theirs")[0]):
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array, strict=True)
+    assert safetensors.read(tmp_path / "ours")[1] == {"what": "näme"}
+    widened = safetensors.widened(np.array([0x3F80, 0xC000], np.uint16))
+    np.testing.assert_array_equal(widened, [1.0, -2.0])
+
+
+@pytest.mark.parametrize("cut", [3, 20, 90, -1])
+def test_damaged_safetensors_are_refused(tmp_path, cut):
+    path = tmp_path / "x.safetensors"
+    safetensors.write(path, {"x": np.ones(9, np.float32)}, {})
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"x\.safetensors is damaged"):
+        safetensors.read(path)
+
+
+def test_an_export_replaces_nothing_else(run, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", str(run.path), "--out", str(tmp_path / "mine")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "no earlier export" in said and said.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "a.txt"]
+
+
+def test_a_failed_export_leaves_the_old_one(run, tmp_path, monkeypatch):
+    def fail(run, folder):
+        (folder / "half").write_text("half")
+        raise OSError("full")
+
+    formats.write(run, "card", tmp_path / "out")
+    before = (tmp_path / "out" / "README.md").read_text()
+    monkeypatch.setitem(formats.FORMATS, "card", formats.Format(fail))
+    with pytest.raises(OSError, match="full"):
+        formats.write(run, "card", tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_card_has_the_numbers_of_the_run(run):
+    text = card.card(run)
+    _, front, body = text.split("---\n", 2)
+    fields = dict(line.split(": ", 1) for line in front.splitlines())
+    (index,) = json.loads(fields["model-index"])
+    (results,) = index["results"]
+    metrics = {each["type"]: each["value"] for each in results["metrics"]}
+    assert metrics["negative_elbo"] == -run.summary.elbo and metrics["mse"] == run.summary.mse
+    assert r"| -log p(x\|z), nats |" in body
+    assert f"| -ELBO, nats | {-run.summary.elbo:.6g} |" in body
+    words = card.again(run.plan).split()
+    assert {"--epochs", "--devices", "--widths", "--latent-dim", "--net"} <= {*words}
+
+
+def test_text_of_others_is_no_markup():
+    assert card.escape("<b>a</b> [x](y)\n# z") == r"\<b\>a\</b\> \[x\](y) \# z"
+    assert card._code("a`b``c`") == "``` a`b``c` ```"
