@@ -11,6 +11,8 @@ import pytest
 import flaxvae
 from conftest import TINY
 from flaxvae import cli, commands
+from flaxvae.analysis import latent_space
+from flaxvae.data.dataset import taken
 from flaxvae.errors import UsageError
 from flaxvae.report import disentanglement, figures, levels, plots, shown
 from flaxvae.runs.run import Run
@@ -76,6 +78,44 @@ def test_what_is_computed_is_what_is_drawn(name, subjects):
         if kind is np.ndarray and field != "z":
             values = getattr(record, field)
             assert np.isfinite(values).all() and len(values) > 1
+
+
+def test_a_manifold_of_chosen_dimensions(subjects, tmp_path):
+    first = shown.manifold(subjects["vae"], 3)
+    dims = int(first.ylabel[1:]), int(first.xlabel[1:])
+    of = figures.Subject(subjects["vae"].run, dims=dims)
+    turned = shown.manifold(of, 3)
+    assert (turned.xlabel, turned.ylabel) == (first.ylabel, first.xlabel)
+    table = first.images.reshape(3, 3, *first.images.shape[1:])
+    np.testing.assert_allclose(
+        turned.images, table.swapaxes(0, 1).reshape(first.images.shape), atol=1e-6
+    )
+    written = figures.write(of, tmp_path, ["manifold"])  # not in the place of the training's
+    assert [path.name for path in written] == [f"manifold-dims-{dims[0]}x{dims[1]}.png"]
+
+    found = latent_space.manifold(lambda z: z, 3, np.arange(8.0), (6, 2))
+    assert found.units == (6, 2) and not np.delete(found.images, (2, 6), 1).any()
+    np.testing.assert_array_equal(found.images[:, 6], np.tile(found.z, 3))
+    np.testing.assert_array_equal(found.images[:, 2], np.repeat(found.z, 3))
+
+
+def test_a_geodesic_is_not_longer_and_its_title_says_so(subjects):
+    of = subjects["vae"]
+    ends = shown.pairs(of.test, 2)
+    found = shown.interpolations(of.run, ends, steps=4, path="geodesic")
+    start, end = (taken(ends, np.arange(first, 4, 2)) for first in (0, 1))
+    way = of.run.geodesics(start, end, steps=4)
+    codes = of.run.encode(ends).reshape(2, 2, -1)
+    np.testing.assert_allclose(way.z[:, [0, -1]], codes, atol=1e-5)
+    # Long chords are shorter beside their arcs than short ones.
+    assert (way.length <= way.straight * 1.001).all() and (way.length < way.straight).any()
+    np.testing.assert_allclose(found.images[1], of.run.decode(way.z[1]), atol=1e-5)
+    saved = 100 * (1 - way.length.sum() / way.straight.sum())
+    assert f"{saved:.0f} % shorter than what straight lines decode to" in found.title
+    again = of.run.interpolate(start, end, steps=4, path="geodesic")
+    np.testing.assert_allclose(again, found.images, atol=1e-5)
+    with pytest.raises(UsageError, match="discrete latents: expected continuous ones"):
+        subjects["vq_vae"].run.geodesics(start, end)
 
 
 def test_computing_needs_no_matplotlib():

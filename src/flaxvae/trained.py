@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxvae import declared
-from flaxvae.analysis import evaluation, fitted_prior, latent_space, restoration
+from flaxvae.analysis import evaluation, fitted_prior, geodesic, latent_space, restoration
 from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
@@ -46,6 +46,7 @@ from flaxvae.settings import AnomalyScore, Binarization
 Array = jax.Array
 DRAWN = 64  # rows that are drawn down a hierarchy at a time, each time with all its maps
 SIZES = 8  # small batches are padded to powers of this: 1, 8, 64 and 512 images
+Path = Literal["linear", "spherical", "geodesic"]  # between codes
 RESTORED = 4  # images that are restored at a time, each with all its chains
 
 
@@ -395,10 +396,10 @@ class Trained:
         y: Any = None,
         *,
         steps: Steps = 10,
-        path: Literal["linear", "spherical"] = "linear",
+        path: Path = "linear",
     ) -> np.ndarray:
-        """Decoded lines between the codes of two arrays of images, [N, *shape] each: straight, or
-        on a sphere (``analysis.latent_space.spherical``).
+        """Decoded lines between the codes of two arrays of images, [N, *shape] each: straight, on
+        a sphere (``analysis.latent_space.spherical``), or as ``geodesics`` gives them.
 
         Returns:
             [N, steps, *shape], both ends included. A conditional model encodes and decodes each row
@@ -406,14 +407,43 @@ class Trained:
         """
         if y is None and isinstance(start, Split):
             y = start.y
-        ends = self.encode(start, y), self.encode(end, y)
-        if len(ends[0]) != len(ends[1]):
-            raise UsageError(f"{len(ends[0])} images and {len(ends[1])}: expected the same number")
-        between = latent_space.spherical if path == "spherical" else latent_space.interpolate
-        codes = between(*ends, steps)
-        label = None if y is None else np.repeat(np.broadcast_to(y, len(codes)), steps)
+        if path == "geodesic":
+            codes = self.geodesics(start, end, y, steps=steps).z
+        else:
+            between = latent_space.spherical if path == "spherical" else latent_space.interpolate
+            codes = between(*self._ends(start, end, y), steps)
+        return self.decode_walks(codes, y)
+
+    def decode_walks(self, codes: np.ndarray, y: Any = None) -> np.ndarray:
+        """``decode`` of walks [N, steps, D], each with one label: [N, steps, *shape]."""
+        label = None if y is None else np.repeat(np.broadcast_to(y, len(codes)), codes.shape[1])
         decoded = self.decode(codes.reshape(-1, codes.shape[-1]), label)
         return decoded.reshape(*codes.shape[:2], *decoded.shape[1:])
+
+    @typed
+    def geodesics(
+        self, start: Any, end: Any, y: Any = None, *, steps: Steps = 10
+    ) -> geodesic.Geodesics:
+        """Shortest paths between the codes of two arrays of images: ``analysis.geodesic``.
+
+        ``y`` is as in ``interpolate``. Raises UsageError for discrete latents, and for other
+        numbers of images.
+        """
+        if self.recipe.codes is not None:
+            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
+        if y is None and isinstance(start, Split):
+            y = start.y
+        first, last = self._ends(start, end, y)
+        labels = self.labels(y, len(first))
+        found = self._geodesics(self.variables, first, last, labels, steps)
+        return jax.tree.map(np.asarray, found)
+
+    def _ends(self, start: Any, end: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The codes of two arrays of images."""
+        first, last = self.encode(start, y), self.encode(end, y)
+        if len(first) != len(last):
+            raise UsageError(f"{len(first)} images and {len(last)}: expected the same number")
+        return first, last
 
     @typed
     def traverse(
@@ -720,6 +750,18 @@ class Trained:
         redraw = self.recipe.model.redraw
         assert redraw is not None
         return jax.jit(redraw)
+
+    @functools.cached_property
+    def _geodesics(self):
+        decode = self.recipe.model.decode
+
+        def found(variables, start, end, labels, steps):
+            def curve(z, y):
+                return geodesic.points(decode(variables, z, y))
+
+            return geodesic.geodesics(curve, start, end, labels, steps=steps)
+
+        return jax.jit(found, static_argnums=4)
 
     @functools.cached_property
     def _decode(self):

@@ -92,20 +92,25 @@ class Manifold(NamedTuple):
     units: tuple[int, int]  # which two latent dimensions; the others are 0
 
 
-def manifold(decode: Decode, n: int, usage: np.ndarray) -> Manifold:
+def manifold(
+    decode: Decode, n: int, usage: np.ndarray, units: tuple[int, int] | None = None
+) -> Manifold:
     """A grid through the prior's inverse CDF, decoded (Kingma & Welling 2013, figure 4).
 
     z = Phi^-1(u) for u evenly spaced inside (0, 1), so that every tile stands for the same mass of
-    the prior, in the plane of the two units with the largest ``usage`` [D] (their KL).
+    the prior, in the plane of two ``units``: by default those with the largest ``usage`` [D] (their
+    KL). The other units are 0, the mean of N(0, I).
     """
-    units = np.sort(np.argsort(usage)[-2:])
+    if units is None:
+        first, second = np.sort(np.argsort(usage)[-2:]).tolist()
+        units = first, second
     quantile = statistics.NormalDist().inv_cdf
     z = np.array([quantile((i + 0.5) / n) for i in range(n)], np.float32)
     codes = np.zeros((n, n, len(usage)), np.float32)
     codes[..., units[0]] = z[None, :]
-    codes[..., units[-1]] = z[:, None]
+    codes[..., units[1]] = z[:, None]
     images = decode(codes.reshape(n * n, -1))
-    return Manifold(images, z, (int(units[0]), int(units[-1])))
+    return Manifold(images, z, units)
 
 
 class Plane(NamedTuple):

@@ -15,7 +15,7 @@ def interpolate(
     *,
     rows: Positive | None = None,
     steps: Steps = 10,
-    path: Literal["linear", "spherical"] = "linear",
+    path: Literal["linear", "spherical", "geodesic"] = "linear",
     animate: Literal["gif", "webp"] | None = None,
     recipes: Recipes = NO_RECIPES,
     out: str | None = None,
@@ -27,7 +27,8 @@ def interpolate(
         run: Run folder.
         rows: Number of pairs; by default 8, or all if there are fewer.
         steps: Images per row, including both ends.
-        path: A straight line, or one that turns, spherical, at the length of the codes.
+        path: A straight line; one that turns at the length of the codes, spherical; or the one on
+            which the decoded images change least, geodesic.
         animate: Write a moving picture, to the other ends and back, instead of a PNG.
         out: File to write; by default figures/interpolations.png in the run, or with options a
             file named after them.

@@ -19,6 +19,13 @@ def find(folder: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+def frames() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The numbers of the frames of the video that are training, validation and test images."""
+    order = np.random.RandomState(0).permutation(TRAIN + VALIDATION + TEST)
+    train, held, test = np.split(order, [TRAIN, TRAIN + VALIDATION])
+    return train, held, test
+
+
 def read(folder: Path) -> tuple[dict[str, tuple[np.ndarray, None]], str]:
     """Training, validation and test images, in a seeded random order; and their origin.
 
@@ -36,7 +43,6 @@ def read(folder: Path) -> tuple[dict[str, tuple[np.ndarray, None]], str]:
     count = TRAIN + VALIDATION + TEST
     if x.shape != (count, 28, 20) or x.dtype != np.uint8:
         raise DataError(f"{path}: {x.dtype} of shape {x.shape}; expected uint8 ({count}, 28, 20)")
-    order = np.random.RandomState(0).permutation(count)
-    train, held, test = np.split(order, [TRAIN, TRAIN + VALIDATION])
+    train, held, test = frames()
     parts = {"training": x[train], "validation": x[held], "test": x[test]}
     return {what: (part, None) for what, part in parts.items()}, str(path)

@@ -143,5 +143,11 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         watch(len(written), len(names))
-        written.append(draw(name, folder / f"{name}.png", FIGURES[name].compute(of)))
+        written.append(draw(name, folder / _file(name, of), FIGURES[name].compute(of)))
     return written
+
+
+def _file(name: str, of: Subject) -> str:
+    """A figure's file: one of chosen dimensions leaves the training's where it is."""
+    chosen = name == "manifold" and of.dims is not None
+    return f"{name}-dims-{'x'.join(map(str, of.dims or ()))}.png" if chosen else f"{name}.png"

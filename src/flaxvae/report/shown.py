@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from flaxvae.devices import batches
 from flaxvae.errors import counted
 from flaxvae.report.words import heading, per_value
 from flaxvae.runs.run import Run
+from flaxvae.trained import Path
 
 Array = np.ndarray
 
@@ -37,9 +38,10 @@ class Subject:
         evaluation: Evaluation | None = None,
         *,
         draw_pixels: bool = False,  # in the place of means of p(x|z)
+        dims: tuple[int, int] | None = None,  # of the manifold, from 1; None: by their KL
     ) -> None:
         self.run, self._test, self._evaluation = run, test, evaluation
-        self.draw_pixels = draw_pixels
+        self.draw_pixels, self.dims = draw_pixels, dims
 
     @property
     def test(self) -> Split:
@@ -181,15 +183,20 @@ def before_and_after(run: Run, n: int = 64) -> SideBySide:
     return SideBySide(images[0], images[1], names, title)
 
 
-def interpolations(
-    run: Run, ends: Split, steps: int = 10, path: Literal["linear", "spherical"] = "linear"
-) -> Interpolations:
+def interpolations(run: Run, ends: Split, steps: int = 10, path: Path = "linear") -> Interpolations:
     """Lines between the codes of pairs of images, decoded."""
     how = "Spherical interpolation" if path == "spherical" else "Interpolation"
-    title = f"{how} between the codes of two test images\n{heading(run)}"
     shown, places = pixels(ends, slice(None)), np.arange(len(ends.x))
     start, end = (taken(ends, places[first::2]) for first in (0, 1))
-    found = run.interpolate(start, end, steps=steps, path=path)
+    if path == "geodesic":
+        way = run.geodesics(start, end, steps=steps)
+        straight = float(way.straight.sum())
+        saved = 100 * (1 - float(way.length.sum()) / straight) if straight else 0.0
+        how = f"Geodesics of the decoder, {saved:.0f} % shorter than what straight lines decode to,"
+        found = run.decode_walks(way.z, start.y)
+    else:
+        found = run.interpolate(start, end, steps=steps, path=path)
+    title = f"{how} between the codes of two test images\n{heading(run)}"
     labels = []
     if ends.y is not None and ends.y.dtype.kind == "U":
         labels = [f"{one} to {other}" for one, other in ends.y.reshape(-1, 2).tolist()]
@@ -255,9 +262,10 @@ def traversals(
 
 
 def manifold(of: Subject, n: int = 20) -> Manifold:
-    """The plane of the two units with the largest KL, through the prior's inverse CDF."""
+    """The plane of two units, by default those with the largest KL, by the prior's inverse CDF."""
     run = of.run
-    found = latent_space.manifold(run.decode, n, used(run, of.evaluation))
+    units = None if of.dims is None else (of.dims[0] - 1, of.dims[1] - 1)
+    found = latent_space.manifold(run.decode, n, used(run, of.evaluation), units)
     first, second = (f"z{unit + 1}" for unit in found.units)
     rest = "" if run.latent_size == 2 else ", all other units 0"
     title = (
