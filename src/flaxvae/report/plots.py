@@ -26,6 +26,7 @@ from flaxvae.report.page import (
     page,
     sheet,
 )
+from flaxvae.report.scales import bulk, digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +91,7 @@ def reconstructions(
         bottoms = y[1::2] + y[0]  # the first centre is half a tile down
         for i, error in enumerate([] if errors is None else errors):
             where = (x[i % columns], bottoms[i // columns])
-            ax.annotate(_digits(error), where, (0, -2), ha="center", **CAPTION)
+            ax.annotate(digits(error), where, (0, -2), ha="center", **CAPTION)
         for bottom in [] if errors is None else bottoms:
             ax.annotate("squared error", (0, bottom), (-3.5, -2), ha="right", **CAPTION)
     return path
@@ -245,7 +246,7 @@ def _panel(ax: Axes, name: str, epochs: Array, lines: Mapping[str, Array]) -> No
 
     values = np.concatenate(list(lines.values()))
     values = values[np.isfinite(values)]
-    low, high = _scale(values)
+    low, high = bulk(values)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     low, high = low - room, high + room
     ends = []
@@ -255,9 +256,7 @@ def _panel(ax: Axes, name: str, epochs: Array, lines: Mapping[str, Array]) -> No
         marker = "o-" if known.sum() <= 30 and colour != GREY else "-"
         ax.plot(epochs[known], y[known], marker, c=colour, lw=1.4, ms=3)
         if known.any():
-            ends.append(
-                (y[known][-1], epochs[known][-1], f"{part} {_digits(y[known][-1])}", colour)
-            )
+            ends.append((y[known][-1], epochs[known][-1], f"{part} {digits(y[known][-1])}", colour))
     ends.sort(key=lambda end: end[0])
     # In units of the axes' height: each label at its line; labels that would touch move apart.
     ideal = np.clip([(end[0] - low) / (high - low) for end in ends], 0, 1)
@@ -280,27 +279,12 @@ def _panel(ax: Axes, name: str, epochs: Array, lines: Mapping[str, Array]) -> No
     note, hidden = "", values[(values < low) | (values > high)]
     if hidden.size:
         furthest = hidden[np.abs(hidden - (low + high) / 2).argmax()]
-        note = f"\n{hidden.size} of {values.size} points off scale, as far as {_digits(furthest)}"
+        note = f"\n{hidden.size} of {values.size} points off scale, as far as {digits(furthest)}"
     room = 0.03 * np.ptp(epochs) or 0.5
     ax.set(title=name, xlabel="epoch" + note)
     ax.set(ylim=(low, high), xlim=(epochs.min() - room, epochs.max() + room))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     ax.grid(True, axis="y")
-
-
-def _scale(values: Array) -> tuple[float, float]:
-    """The range to draw: all values, unless a few outliers on one side would take over half."""
-    # Tukey's outer fences, but at least the middle nine tenths.
-    q5, q25, q75, q95 = np.percentile(values, [5, 25, 75, 95])
-    fences = min(4 * q25 - 3 * q75, q5), max(4 * q75 - 3 * q25, q95)
-    inside = values[(values >= fences[0]) & (values <= fences[1])]
-    low, high = inside.min(), inside.max()
-    bulk = high - low
-    if low - values.min() <= bulk:
-        low = values.min()
-    if values.max() - high <= bulk:
-        high = values.max()
-    return float(low), float(high)
 
 
 def bars(
@@ -343,10 +327,6 @@ def _margins(images: Array) -> bool:
     edges = [images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]]
     border = np.concatenate([edge.ravel() for edge in edges])
     return bool(np.ptp(np.nanpercentile(border, [5, 95])) < 0.1)
-
-
-def _digits(value: float) -> str:
-    return (f"{value:.1f}" if abs(value) >= 10 else f"{value:#.3g}").replace("-", "−")
 
 
 def _rows_of(images: Array, columns: int) -> list[Array]:

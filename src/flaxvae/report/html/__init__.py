@@ -1,0 +1,1 @@
+"""Pages of HTML that need nothing else: a run's report, and comparisons of runs."""
