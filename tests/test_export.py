@@ -1,7 +1,9 @@
 """Ways out: what another program reads is the model."""
 
+import dataclasses
 import json
 import shutil
+import sys
 from typing import get_args
 
 import jax
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 
 import flaxvae
-from flaxvae import cli
-from flaxvae.errors import DataError
-from flaxvae.export import card, formats, safetensors, weights
+from flaxvae import cli, plan
+from flaxvae.data import pipeline
+from flaxvae.errors import DataError, UsageError
+from flaxvae.export import card, formats, jax_export, programs, safetensors, weights
 from flaxvae.runs import export_folder
 from flaxvae.runs.folder import RunFolder, write_json
 from flaxvae.runs.verify import verify
@@ -25,6 +28,23 @@ def run(trained, tmp_path_factory):
     """A run of one's own."""
     path = tmp_path_factory.mktemp("exports") / "run"
     return flaxvae.load(shutil.copytree(trained, path))
+
+
+def other(run, spec=None, model="vae", **arguments):
+    """A run of another model, with any numbers as its variables."""
+    made = plan.make_plan(model, **arguments)
+    spec = spec or run.spec
+    recipe = made.recipe(spec)
+    example = (jax.ShapeDtypeStruct((2, *spec.shape), np.float32), jax.ShapeDtypeStruct((2,), "i4"))
+    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), *example)
+    draw = np.random.default_rng(0)
+
+    def filled(leaf):
+        scale = 0.7 / np.sqrt(max(1, leaf.size // max(leaf.shape[-1:] or (1,))))
+        return np.float32(draw.normal(size=leaf.shape) * scale)
+
+    variables = jax.tree.map(filled, shapes)
+    return dataclasses.replace(run, recipe=recipe, variables=variables, plan=made)
 
 
 def test_every_format_is_in_the_table():
@@ -133,3 +153,48 @@ def test_the_card_has_the_numbers_of_the_run(run):
 def test_text_of_others_is_no_markup():
     assert card.escape("<b>a</b> [x](y)\n# z") == r"\<b\>a\</b\> \[x\](y) \# z"
     assert card._code("a`b``c`") == "``` a`b``c` ```"
+
+
+# ---- jax
+
+
+def called(folder, name, *arrays):
+    raw = bytearray((folder / f"{name}.jax").read_bytes())
+    found = jax.export.deserialize(raw)
+    assert found.platforms == ("cpu", "cuda", "tpu")
+    return np.asarray(found.call(*arrays))
+
+
+def test_programs_are_the_model(run, tmp_path):
+    pytest.importorskip("flatbuffers")
+    text = jax_export.write(run, tmp_path)
+    assert "x [b, 8, 8, 1] float32, seeds [b] uint32" in text
+    x = run.data().test.images(slice(3))
+    seeds = pipeline.fingerprints(run.split(x))
+    for rows in (slice(3), slice(1)):  # any number
+        z = called(tmp_path, "encode", x[rows])
+        np.testing.assert_allclose(z, run.encode(x[rows]), rtol=0, atol=1e-5)
+        mean = called(tmp_path, "decode", z)
+        np.testing.assert_allclose(mean, run.decode(z), rtol=0, atol=1e-5)
+    score = called(tmp_path, "score", x, seeds)
+    np.testing.assert_allclose(score, run.score(x), rtol=1e-5)
+    drawn = called(tmp_path, "sample", np.uint32([5, 9, 5]))
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    assert drawn.shape == (3, 8, 8, 1) and np.abs(drawn[0] - drawn[1]).max() > 1e-4
+
+
+def test_programs_have_the_lowering_of_their_target(run):
+    """On this machine, a CPU, convolutions are matrix products."""
+    convolutional = other(run, net="conv", latent_dim=2)
+    encode = programs.programs(convolutional)["encode"]
+    text = jax_export.exported(encode).mlir_module()
+    assert "stablehlo.convolution(" in text
+    own = jax.jit(lambda x: convolutional.recipe.model.encode(convolutional.variables, x))
+    assert "stablehlo.convolution(" not in own.lower(np.zeros((1, 8, 8, 1), "f4")).as_text()
+
+
+def test_without_flatbuffers_one_line_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(UsageError, match=r"pip install 'flaxvae\[export\]'"):
+        formats.write(run, "jax", tmp_path / "out")
+    assert not [*tmp_path.iterdir()]

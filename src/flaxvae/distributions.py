@@ -75,7 +75,7 @@ def _in_groups(values: jax.Array) -> jax.Array:
 
     A product of 64 numbers in (1, 2] does not overflow, and takes one logarithm instead of 64.
     """
-    return values.reshape(len(values), math.gcd(values.shape[1], 64), -1)
+    return values.reshape(values.shape[0], math.gcd(values.shape[1], 64), -1)
 
 
 def _times(a: jax.Array, b: jax.Array) -> jax.Array:

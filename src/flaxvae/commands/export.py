@@ -19,7 +19,8 @@ def export(
 
     Args:
         run: Run folder.
-        to: npz or safetensors: the weights, with names; card: the model card alone.
+        to: npz or safetensors: the weights, with names; jax: encoder, decoder, sampler and scorer
+            as programs for CPU, CUDA and TPU; card: the model card alone.
         out: Folder to write; by default export/FORMAT in the run.
     """
     from pathlib import Path

@@ -134,7 +134,7 @@ def own_terms(
             log_px = model.decode(variables, z, batch.y).log_prob(batch.x)
             return {"reconstruction": total["reconstruction"] - log_px, "kl": total["kl"] + kl}
 
-        nothing = jnp.zeros(len(batch.x))
+        nothing = jnp.zeros(batch.x.shape[0])
         sums = jax.lax.fori_loop(0, samples, add, {"reconstruction": nothing, "kl": nothing})
         return jax.tree.map(lambda total: total / samples, sums)
 

@@ -223,7 +223,7 @@ def model(
     def row(maps: Sequence[Array]) -> Array:
         """Maps, top first, as z [B, D]."""
         flat = [lowering.leave(one) for one in reversed(maps)]
-        return jnp.concatenate([one.reshape(len(one), -1) for one in flat], -1)
+        return jnp.concatenate([one.reshape(one.shape[0], -1) for one in flat], -1)
 
     def unrow(z: Array) -> list[Array]:
         """The inverse."""
@@ -261,8 +261,8 @@ def model(
     def init(key, x, y=None):
         encoder_key, decoder_key, draw_key = jax.random.split(key, 3)
         features, encoder = pyramid.init_with_output(encoder_key, x)
-        choose = posterior(noises(draw_key, len(x)))
-        decoder = descent.init(decoder_key, len(x), features, choose)
+        choose = posterior(noises(draw_key, x.shape[0]))
+        decoder = descent.init(decoder_key, x.shape[0], features, choose)
         own = likelihood.init()
         params = {"encoder": encoder["params"], "decoder": decoder["params"]}
         return {"params": params | ({"likelihood": own} if own else {})}
@@ -292,16 +292,16 @@ def model(
 
     def decode(variables, z, y=None):
         given = unrow(z)
-        return distribution(variables, down(variables, len(z), None, lambda i, *_: given[i])[0])
+        return distribution(variables, down(variables, z.shape[0], None, lambda i, *_: given[i])[0])
 
     def redraw(variables, key, z, below, temperature=1.0):
-        noise, given = noises(key, len(z)), unrow(z)
+        noise, given = noises(key, z.shape[0]), unrow(z)
         scale = jnp.broadcast_to(jnp.asarray(temperature, z.dtype), (len(shapes),))[::-1]
 
         def choose(i, p, _):
             return jnp.where(i < len(shapes) - below, given[i], p.at(scale[i] * noise[i]))
 
-        return row([one.z for one in down(variables, len(z), None, choose)[1]])
+        return row([one.z for one in down(variables, z.shape[0], None, choose)[1]])
 
     def prior_sample(variables, key, n, y=None, temperature=1.0):
         nothing = jnp.zeros((n, sum(map(math.prod, shapes))))
@@ -309,7 +309,7 @@ def model(
 
     def prior_log_prob(variables, z, y=None):
         given = unrow(z)
-        drawn = down(variables, len(z), None, lambda i, *_: given[i])[1]
+        drawn = down(variables, z.shape[0], None, lambda i, *_: given[i])[1]
         return sum(log_prob(one.z, one.p) for one in drawn)
 
     return Model(init, encode, reparameterize, decode, prior_sample, prior_log_prob, redraw)

@@ -31,7 +31,7 @@ def indices(z: Array, categories: int) -> Array:
 
 def one_hot(indices: Array, categories: int) -> Array:
     """The inverse: categories as hard z, [B, N] -> [B, N * categories] float32."""
-    return jax.nn.one_hot(indices, categories).reshape(len(indices), -1)
+    return jax.nn.one_hot(indices, categories).reshape(indices.shape[0], -1)
 
 
 def categorical(
