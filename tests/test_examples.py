@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,16 @@ def test_own_arrays_are_encoded_file_by_file(tmp_path, no_figures):
         np.testing.assert_allclose(found["z"][3:4], run.encode(images[3:4]), atol=1e-5)
         np.testing.assert_allclose(found["score"][3:4], run.score(images[3:4]), rtol=1e-4)
     assert module.main(tmp_path, str(tmp_path / "run")) == written
+
+
+@pytest.mark.slow
+def test_own_search_chooses_a_likelihood_and_finds_tumours(capsys):
+    aurocs = load("own_search").main(epochs=60)
+    assert min(aurocs.values()) > 0.8
+    out = capsys.readouterr().out
+    elbos = dict(re.findall(r"(gaussian\w*): -ELBO (-?[\d.]+)", out))
+    best = min(elbos, key=lambda name: float(elbos[name]))
+    assert len(elbos) == 3 and f"{best}: codes" in out and "vae3" in out
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ FLOORS = [
     "training",
     "analysis",
     "trained",
+    "in_memory",
     "runs",
     "export",
 ]
@@ -44,6 +45,7 @@ FLOORS += [
     "report",
     "grid",
     "api",
+    "sklearn",
     "code_prior",
     "latent_prior",
     "doctor",

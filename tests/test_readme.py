@@ -32,6 +32,11 @@ SMALLER = {
         "beta=4)": 'beta=4, epochs=0, net="mlp", widths=(8,))',
         "epochs=20)": 'epochs=1, net="mlp", widths=(8,))',
     },
+    "docs/ways_out.md": {
+        "as_frame=True).data": "as_frame=True).data[:200]",
+        "epochs=200": "epochs=0, widths=(8,), devices=1",
+        '["gaussian", "gaussian_shared"]}, cv=3': '["gaussian_shared"]}, cv=2',
+    },
 }
 OWN_TESTS = {"docs/processes.md": "test_processes.py"}
 # What stands for something of the reader's.

@@ -47,6 +47,11 @@ Array = jax.Array
 DRAWN = 64  # rows that are drawn down a hierarchy at a time, each time with all its maps
 SIZES = 8  # small batches are padded to powers of this: 1, 8, 64 and 512 images
 Path = Literal["linear", "spherical", "geodesic"]  # between codes
+# What depends on the recipe alone, and takes the variables.
+_COMPILED = (
+    *("_draw", "_encode", "_reconstruct", "_reconstruct_drawn", "_terms", "_binarize"),
+    *("_prior_sample", "_decode"),
+)
 RESTORED = 4  # images that are restored at a time, each with all its chains
 
 
@@ -695,6 +700,14 @@ class Trained:
         label = None if self.recipe.classes is None else jnp.zeros(1, jnp.int32)
         batch = Batch(jnp.zeros((1, *self.spec.shape)), label)
         return jax.eval_shape(self.code, self.variables, None, batch).shape[1]
+
+    def compiled_like(self, other: Trained) -> Self:
+        """This model, with what is compiled for another: of the same recipe, mesh and binarization.
+
+        What either compiles from now on serves both.
+        """
+        self.__dict__.update({name: getattr(other, name) for name in _COMPILED})
+        return self
 
     # Compiled once for each of a few sizes.
 

@@ -200,6 +200,11 @@ def prepare(
         dataset = sources.load(settings.dataset, settings.data_dir, settings, watch)
     else:
         dataset = sources.from_arrays(arrays)
+    return divided(dataset, settings)
+
+
+def divided(dataset: Dataset, settings: DataSettings) -> Data:
+    """``prepare`` for a dataset that is there already."""
     if settings.normal and not of_pictures(settings.dataset):  # of those, by the source
         dataset = normal.only(dataset, settings.normal)
     how, notes, table = settings.binarization, list(dataset.notes), dataset.kind == "table"

@@ -8,6 +8,7 @@ on any number of devices, does not change the result.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -331,6 +332,35 @@ def program(
     return Program(steps_per_epoch, total_steps, schedule, init, order, noise, step)
 
 
+def segment(
+    functions: Program,
+    longest: int,
+    sharding: TrainState,
+    stream: Keys,
+    state: TrainState,
+    rows: Images,
+    steps: Array,
+    tolerance: Array,
+) -> TrainState:
+    """The state after up to ``steps`` steps, at most ``longest``, or fewer if there is a fault."""
+    # Before the loop: when a step derives its keys, a CPU draws the noise only after the
+    # encoder, and the second core waits.
+    noise = functions.noise(stream, state.step, longest)
+
+    def going(carry):
+        i, state = carry
+        return (i < steps) & (state.guard.fault == 0)
+
+    def body(carry):
+        i, state = carry
+        now = jax.tree.map(lambda keys: keys[i], noise)
+        x, y = rows.batch(state.step - state.offset)
+        state = functions.step(state, now, x, y, tolerance)
+        return i + 1, jax.lax.with_sharding_constraint(state, sharding)
+
+    return jax.lax.while_loop(going, body, (0, state))[1]
+
+
 def images_and_labels(recipe: Recipe, data: Data) -> tuple[Any, Any]:
     """All training images x, as stored, and for a conditional recipe their labels y."""
     return data.train.x, data.train.classes if recipe.classes is not None else None
@@ -373,25 +403,8 @@ def trainer(
 
     sharding = sharding_of(jax.eval_shape(init), mesh)
 
-    def segment(state, rows, steps, tolerance):
-        # Before the loop: when a step derives its keys, a CPU draws the noise only after the
-        # encoder, and the second core waits.
-        noise = functions.noise(stream, state.step, feed.longest)
-
-        def going(carry):
-            i, state = carry
-            return (i < steps) & (state.guard.fault == 0)
-
-        def body(carry):
-            i, state = carry
-            now = jax.tree.map(lambda keys: keys[i], noise)
-            x, y = rows.batch(state.step - state.offset)
-            state = functions.step(state, now, x, y, tolerance)
-            return i + 1, constrain(state, sharding)
-
-        return jax.lax.while_loop(going, body, (0, state))[1]
-
-    compiled = jax.jit(segment, donate_argnums=0, out_shardings=sharding)
+    compute = functools.partial(segment, functions, feed.longest, sharding, stream)
+    compiled = jax.jit(compute, donate_argnums=0, out_shardings=sharding)
     tolerance = guards.tolerance(settings.on_nan)
     return Trainer(
         steps_per_epoch=per_epoch,
