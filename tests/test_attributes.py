@@ -11,6 +11,7 @@ from flaxvae.analysis import attributes, latent_space
 from flaxvae.data.dataset import taken
 from flaxvae.errors import UsageError
 from flaxvae.report import arithmetic
+from flaxvae.runs import classified, judges
 from flaxvae.runs.attributes import has
 
 RNG = np.random.default_rng(0)
@@ -49,22 +50,101 @@ def test_strengths_are_rows():
 def test_labels_and_factors_are_attributes(trained):
     run = flaxvae.load(trained)
     split = taken(run.data().train, np.arange(50))
-    having, lacking = has(run, split, "3")
+    spec = run.spec
+    having, lacking = has(spec, split, "3")
     np.testing.assert_array_equal(having, split.y == 3)
     np.testing.assert_array_equal(lacking, split.y != 3)
     with pytest.raises(UsageError, match="neither labels nor factors; expected two folders"):
-        has(run, split._replace(y=None), "3")
-    spec = run.spec._replace(factors=(("shape", 3), ("size", 5)))
-    object.__setattr__(run, "recipe", run.recipe._replace(data=spec))
+        has(spec, split._replace(y=None), "3")
+    spec = spec._replace(factors=(("shape", 3), ("size", 5)))
     factors = np.stack([np.arange(50) % 3, np.arange(50) % 5], 1)
     split = split._replace(factors=factors, y=None)
-    having, lacking = has(run, split, "size")
+    having, lacking = has(spec, split, "size")
     np.testing.assert_array_equal(having, factors[:, 1] > 2)
     np.testing.assert_array_equal(lacking, factors[:, 1] < 2)
-    np.testing.assert_array_equal(has(run, split, "shape=1")[0], factors[:, 0] == 1)
+    np.testing.assert_array_equal(has(spec, split, "shape=1")[0], factors[:, 0] == 1)
     for name, said in (("shape=3", "shape=0 to shape=2"), ("sise", "did you mean 'size'")):
         with pytest.raises(UsageError, match=said):
-            has(run, split, name)
+            has(spec, split, name)
+
+
+class Known:
+    """In the place of a classifier: the mean of an image, in steps of ``size``, is its value."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def classify(self, images):
+        return (images.mean((1, 2, 3)) / self.size).astype(int)
+
+    def accuracy(self, images, values):
+        return float((self.classify(images) == values).mean())
+
+
+def test_a_judge_reads_labels_and_factors(trained, monkeypatch):
+    data, asked = flaxvae.load(trained).data(), []
+
+    def classifier(data, watch):
+        asked.append(data.train.classes)
+        return Known(0.5 if data.train.classes.max() == 2 else 0.1)
+
+    monkeypatch.setattr(classified, "classifier", classifier)
+    spec = data.spec._replace(factors=(("shape", 3), ("size", 5)))
+
+    def with_factors(split):
+        numbers = np.arange(len(split.x))
+        return split._replace(factors=np.stack([numbers % 3, numbers % 5], 1))
+
+    parts = {"train": with_factors(data.train), "test": with_factors(data.test)}
+    data = data._replace(spec=spec, **parts)
+    judge = judges.judge(data, "3", ["shape=1", "shape"])
+    assert len(asked) == 2 and judge.value_of == "class" and {*judge.accuracy} == {"class", "shape"}
+    np.testing.assert_array_equal(asked[0], data.train.classes)
+    np.testing.assert_array_equal(asked[1], data.train.factors[:, 0])
+    found = judge.read(np.array([0.05, 0.35, 0.65])[:, None, None, None] * np.ones((3, 8, 8, 1)))
+    expected = {
+        "class": [0, 3, 6],
+        "3": [False, True, False],
+        "shape=1": [False, False, True],
+        "shape": [False, False, False],
+    }
+    assert {name: values.tolist() for name, values in found.items()} == expected
+    assert judges.judge(data, "size", []).value_of == ""
+    np.testing.assert_array_equal(asked[-1], data.train.classes)  # that the labels stay, too
+    few = taken(data.train, np.arange(10))
+    with pytest.raises(UsageError, match="20 images in both sets: expected at least 128"):
+        judges.of_sets(data, few, few, "smiles", [])
+
+
+def test_rates_are_those_of_images_decoded_before_and_after(trained):
+    run = flaxvae.load(trained)
+    test = run.data().test
+    middle = np.median(run.reconstruct(test).mean((1, 2, 3)))
+
+    def read(images):
+        return {"dark": images.mean((1, 2, 3)) < middle, "class": Known(0.05).classify(images)}
+
+    direction = arithmetic.named(run, run.data().train, "1")
+    judge = judges.Judge(read, "", {"class": 0.955})
+    lines = arithmetic.judged(run, test, judge, "dark", direction, (-1.0, 0.0, 2.0))
+    assert "right on test images: class 95.5 %" in lines[0] and "360 decoded images" in lines[0]
+    assert lines[2].split() == ["strength", "images", "wanted", "class"] and len(lines) == 5
+    codes = run.encode(test)
+    before = read(np.clip(run.decode(codes), 0, 1))
+    for line, strength in zip(lines[3:], (-1.0, 2.0), strict=True):
+        after = read(np.clip(run.decode(codes + np.float32(strength * direction)), 0, 1))
+        rows = before["dark"] == (strength < 0)
+        wanted = (after["dark"][rows] == (strength > 0)).mean()
+        unwanted = (after["class"] != before["class"])[rows].mean()
+        cells = line.replace(" %", "").replace("−", "-").split()
+        expected = [
+            f"{strength:+g}",
+            str(rows.sum()),
+            f"{100 * wanted:.1f}",
+            f"{100 * unwanted:.1f}",
+        ]
+        assert cells == expected
+    assert max(map(len, lines[2:])) <= 80
 
 
 def test_an_attribute_at_full_strength_is_the_mean_of_its_images(trained):
@@ -90,10 +170,16 @@ def test_a_sum_of_codes(trained):
     np.testing.assert_allclose(shown.rows[1][3], shown.rows[1][2], atol=1e-5)  # a - a + c
 
 
-def test_from_the_command_line(trained, tmp_path, capsys):
+def test_from_the_command_line(trained, tmp_path, capsys, monkeypatch):
     path = shutil.copytree(trained, tmp_path / "run")
-    cli.main(["arithmetic", str(path), "--attribute", "7", "--against", "1", "--n", "3"])
-    assert capsys.readouterr().out.endswith("arithmetic-attribute-7-against-1-n-3.png\n")
+    monkeypatch.setattr(classified, "classifier", lambda data, watch: Known(0.05))
+    line = ["arithmetic", str(path), "--attribute", "7", "--against", "1", "--n", "3", "--judge"]
+    cli.main(line)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == "" and lines[2].split()[2:] == ["wanted", "another", "class", "1"]
+    assert [line.split()[0] for line in lines[3:6]] == ["−1", "+1", "+2"]
+    assert lines[6].endswith("arithmetic-attribute-7-against-1-n-3.png") and len(lines) == 7
     test = flaxvae.load(path).data().test
     for name, rows in (("with", test.y == 1), ("without", test.y == 0)):
         np.savez(tmp_path / f"{name}.npz", x=test.images(np.flatnonzero(rows)))

@@ -28,6 +28,15 @@ def test_rates_are_of_the_images_that_could_change():
     assert none.images == 0 and np.isnan([none.wanted, none.unwanted_mean]).all()
 
 
+def test_to_become_a_third_value_is_unwanted():
+    digits = np.array([1, 2, 3, 7, 7]), np.array([7, 2, 9, 7, 4])
+    before, after = ({"7": found == 7, "digit": found} for found in digits)
+    found = changes.changed(before, after, "7", value_of="digit")
+    assert found == (3, pytest.approx(1 / 3), {"digit": pytest.approx(1 / 3)})
+    lost = changes.changed(before, after, "7", gained=False, value_of="digit")
+    assert lost == (2, 0.5, {})
+
+
 @pytest.mark.parametrize("name", ["other", "smile"])
 def test_readings_of_other_images_are_refused(name):
     before, after = {"smile": np.zeros(3, bool)}, {"smile": np.zeros(3 + (name == "smile"), bool)}

@@ -209,6 +209,7 @@ def refused(capsys, tmp_path, trained, autoencoder):
         ("arithmetic {run} --attribute 12", ["12: expected a label or a factor, 0, 1"]),
         ("arithmetic {run} --attribute 1 --analogy 1 2 3", ["several things to add"]),
         ("arithmetic {run} --analogy 1 2", ["--analogy 1 2", "three numbers"]),
+        ("arithmetic {run} --analogy 1 2 3 --judge", ["--judge True has no effect"]),
         ("arithmetic {run} --having some/", ["--having some/", "two sets of images"]),
         ("arithmetic {run} --attribute 1 --against 1", ["nothing is left of the attribute"]),
         ("restore {run} --mask lower-hlf", ["lower-hlf", "did you mean 'lower-half'"]),

@@ -37,13 +37,17 @@ class Changed(NamedTuple):
         return float(np.mean(list(self.unwanted.values()))) if self.unwanted else float("nan")
 
 
-def changed(before: Readings, after: Readings, name: str, *, gained: bool = True) -> Changed:
+def changed(
+    before: Readings, after: Readings, name: str, *, gained: bool = True, value_of: str = ""
+) -> Changed:
     """What changes between readings of the same images.
 
     Args:
         before, after: of every attribute, in the same images; those of ``name`` are bool [N].
         name: the attribute that was added.
         gained: False: it was taken away.
+        value_of: the reading of which the attribute is one value, as 7 is of the digit. To get
+            another value instead is unwanted; of an attribute that is taken away it is not counted.
 
     Raises:
         UsageError: readings of other attributes, or of other numbers of images.
@@ -55,16 +59,18 @@ def changed(before: Readings, after: Readings, name: str, *, gained: bool = True
             f"same images, and {name} among them"
         )
     candidates = np.asarray(before[name], bool) != gained
-    images = int(candidates.sum())
-    if not images:
-        return Changed(0, float("nan"), {key: float("nan") for key in before if key != name})
-    wanted = (np.asarray(after[name], bool) == gained)[candidates].mean()
-    unwanted = {
-        key: float((np.asarray(after[key]) != values)[candidates].mean())
+    got = np.asarray(after[name], bool) == gained
+    differ = {
+        key: (np.asarray(after[key]) != values) & ~(got & (key == value_of))
         for key, values in before.items()
-        if key != name
+        if key != name and (gained or key != value_of)
     }
-    return Changed(images, float(wanted), unwanted)
+
+    def rate(which: Array) -> float:
+        return float(which[candidates].mean()) if candidates.any() else float("nan")
+
+    unwanted = {key: rate(which) for key, which in differ.items()}
+    return Changed(int(candidates.sum()), rate(got), unwanted)
 
 
 def random_direction(like: Array, seed: int) -> Array:
