@@ -370,22 +370,8 @@ def _listed(member: members.Member, grid: Grid, epoch: int | None) -> dict[str, 
 
 def _table(grid: Grid, listed: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     """Mean and standard deviation over seeds of each setting's evaluations."""
-    table = []
-    for settings in grid.settings():
-        called = report.label(settings)
-        alike = [member for member in listed if report.label(member["settings"]) == called]
-        finite = [member for member in alike if member["diverged"] is None]
-        summaries = [path / member["name"] / "summary.json" for member in finite]
-        tests = [json.loads(summary.read_text())["test"] for summary in summaries]
-        row: dict[str, Any] = {
-            "settings": settings,
-            "seeds": len(finite),
-            "diverged": [member["seed"] for member in alike if member["diverged"] is not None],
-        }
-        for name in report.MEASURES:
-            values = [test[name] for test in tests if name in test]
-            if values:
-                std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-                row[name] = {"mean": float(np.mean(values)), "std": std}
-        table.append(row)
-    return table
+    finite = [member["name"] for member in listed if member["diverged"] is None]
+    tests = {
+        name: json.loads((path / name / "summary.json").read_text())["test"] for name in finite
+    }
+    return report.table(grid.settings(), listed, tests)

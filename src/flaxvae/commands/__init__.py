@@ -12,6 +12,7 @@ from typing import Any
 from flaxvae.commands.arithmetic import arithmetic
 from flaxvae.commands.beta import beta
 from flaxvae.commands.cache import cache
+from flaxvae.commands.compare import compare
 from flaxvae.commands.diagnose import diagnose
 from flaxvae.commands.disentangle import disentangle
 from flaxvae.commands.doctor import doctor
@@ -57,6 +58,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "figures": figures,
     "export": export,
     "beta": beta,
+    "compare": compare,
     "runs": runs,
     "verify": verify,
     "cache": cache,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flaxvae.data.pipeline import Data
 from flaxvae.errors import counted
 from flaxvae.plan import Plan
@@ -78,7 +80,7 @@ def _cell(row: Row, name: str) -> str:
     return f"{mean:,.{places}f}" + ("" if std is None else f" ± {std:,.{places}f}")
 
 
-def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
+def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
     """A table's headings, its cells, and the names of its rows."""
     measures = [name for name in MEASURES if any(name in row for row in table)]
     if "active_blocks" in measures:  # these say more of a hierarchy than its units do
@@ -94,16 +96,47 @@ def _cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]
     return headings, [[_cell(row, name) for name in measures] for row in table], labels
 
 
+def table(
+    settings: Sequence[Mapping[str, Any]],
+    members: Sequence[Mapping[str, Any]],
+    tests: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of each setting's evaluations.
+
+    Args:
+        settings: those of the rows.
+        members: as sweep.json lists them.
+        tests: the numbers on test images of members by name; of those that diverged, none.
+    """
+    rows = []
+    for chosen in settings:
+        called = label(chosen)
+        alike = [member for member in members if label(member["settings"]) == called]
+        finite = [tests[member["name"]] for member in alike if member["name"] in tests]
+        row: dict[str, Any] = {
+            "settings": chosen,
+            "seeds": len(finite),
+            "diverged": [member["seed"] for member in alike if member["diverged"] is not None],
+        }
+        for name in MEASURES:
+            values = [test[name] for test in finite if name in test]
+            if values:
+                std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                row[name] = {"mean": float(np.mean(values)), "std": std}
+        rows.append(row)
+    return rows
+
+
 def lines(table: Sequence[Row], width: int = 80) -> list[str]:
     """A table for a terminal; if it is too wide, each row's settings stand above its numbers."""
-    return tables.labelled(*_cells(table), width)
+    return tables.labelled(*cells(table), width)
 
 
 def markdown(title: str, facts: Mapping[str, str], table: Sequence[Row]) -> str:
     """The contents of sweep.md."""
-    headings, cells, labels = _cells(table)
+    headings, rows, labels = cells(table)
     listed = "\n".join(f"- {name}: {text}" for name, text in facts.items())
-    drawn = tables.markdown(headings, cells, labels, "setting")
+    drawn = tables.markdown(headings, rows, labels, "setting")
     return "\n\n".join([f"# {title}", f"{listed}", f"{drawn}", f"{NOTE}.", *remarks(table)]) + "\n"
 
 

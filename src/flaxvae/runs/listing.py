@@ -6,6 +6,7 @@ what it is, and none stops the others from being listed. Nothing here imports JA
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -207,6 +208,7 @@ def facts(entry: Entry) -> dict[str, Any]:
     record, test = entry.record, entry.test
     parts = [record.get(x, {}) for x in ("settings", "data", "training", "arguments")]
     settings = {name: value for part in parts for name, value in part.items()}
+    settings.pop("kl", None)  # its estimator; here kl is the number
     numbers = {k: v for k, v in (*entry.last.items(), *test.items()) if _is_number(v)}
     named = {
         "run": entry.path.name,
@@ -218,7 +220,7 @@ def facts(entry: Entry) -> dict[str, Any]:
         "created": record.get("created"),
         "parameters": record.get("parameters"),
     }
-    return {k: v for k, v in (settings | numbers | named).items() if v is not None}
+    return {k: v for k, v in (numbers | settings | named).items() if v is not None}
 
 
 def dataset(record: Mapping[str, Any]) -> str | None:
@@ -228,7 +230,8 @@ def dataset(record: Mapping[str, Any]) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and math.isfinite(value)
 
 
 def names(entries: Iterable[Entry]) -> list[str]:

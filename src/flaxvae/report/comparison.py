@@ -1,0 +1,197 @@
+"""Runs beside one another as text: in what they differ, and their numbers with errors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flaxvae.analysis import paired
+from flaxvae.analysis.evaluation import UNITS
+from flaxvae.analysis.paired import Difference
+from flaxvae.declared import short
+from flaxvae.errors import counted
+from flaxvae.report import sweeps, tables
+from flaxvae.report.compared import Measured
+from flaxvae.runs import listing
+from flaxvae.runs.listing import Entry
+
+NOTE = "±: standard error over test images"
+BY_SEED = (
+    "the difference: mean over the seeds that both settings have, each less that of the first "
+    "setting with the same seed; ± its standard error"
+)
+
+
+class Compared(NamedTuple):
+    """One of the runs."""
+
+    name: str  # in tables: 1, 2, …
+    path: str
+    settings: Mapping[str, Any]  # those in which the runs differ; without those it has not
+    test: Mapping[str, Any]  # summary.json's numbers on test images
+    remarks: Sequence[str] = ()  # it is not finished, it is of other data, …
+    same_data: bool = True  # as the first run
+    measured: Measured | None = None
+
+
+def described(each: Compared) -> str:
+    """A run in a line: where it is, its settings, what to know of it."""
+    chosen = [f"{name.replace('_', '-')} {short(x)}" for name, x in each.settings.items()]
+    return "; ".join([each.path, *([", ".join(chosen)] if chosen else []), *each.remarks])
+
+
+def differences(runs: Sequence[Compared], what: str) -> list[Difference | None]:
+    """Of -ELBO (``bound``) or ``mse`` on the same images, each run's from the first's.
+
+    None where they are not on the same images, or are not of the same kind.
+    """
+    first, found = runs[0].measured, list[Difference | None]()
+    for each in runs:
+        theirs = each.measured
+        if each is runs[0] or first is None or theirs is None or not each.same_data:
+            found.append(None)
+            continue
+        a, b = getattr(first, what), getattr(theirs, what)
+        alike = what != "bound" or first.kind == theirs.kind
+        found.append(paired.difference(a, b) if alike and a is not None and b is not None else None)
+    return found
+
+
+def numbers(runs: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
+    """The headings and the cells of the table of numbers, a row for each run."""
+    names = [name for name in sweeps.MEASURES if any(name in each.test for each in runs)]
+    if "active_blocks" in names:  # these say more of a hierarchy than its units do
+        names.remove("active_units")
+    headings = [sweeps.MEASURES[name][0] for name in names]
+    cells = [[_cell(name, each.test) for name in names] for each in runs]
+    for what, heading in (("bound", "-ELBO"), ("mse", "MSE")):
+        found = differences(runs, what)
+        if not any(found) or (what == "mse" and all(differences(runs, "bound")[1:])):
+            continue
+        headings += [f"{heading} - {runs[0].name}'s", "lower"]
+        for row, one in zip(cells, found, strict=True):
+            row += [_signed(one, 2 if what == "bound" else 5), share(one)]
+    return headings, cells
+
+
+def _cell(name: str, test: Mapping[str, Any]) -> str:
+    if name not in test:
+        return ""
+    _, sign, places = sweeps.MEASURES[name]
+    if isinstance(test[name], int):
+        return str(test[name])
+    error = test.get("elbo_standard_error") if name == "elbo" else None
+    return f"{sign * test[name]:,.{places}f}" + ("" if error is None else f" ± {error:.{places}f}")
+
+
+def _signed(found: Difference | None, places: int) -> str:
+    if found is None:
+        return ""
+    error = "" if found.standard_error is None else f" ± {found.standard_error:.{places}f}"
+    return f"{found.mean:+,.{places}f}{error}"
+
+
+def share(found: Difference | None) -> str:
+    """For how many of the images it is lower."""
+    return "" if found is None else f"{100 * found.lower:.0f} %"
+
+
+def lines(runs: Sequence[Compared], width: int = 80) -> list[str]:
+    """The table of numbers for a terminal: a column for each run, if so many fit, else a row."""
+    headings, cells = numbers(runs)
+    names = [each.name for each in runs]
+    across = tables.columns(["", *names], [list(row) for row in zip(headings, *cells, strict=True)])
+    fits = max(map(len, across)) <= width
+    return across if fits else tables.labelled(headings, cells, names, width)
+
+
+def notes(runs: Sequence[Compared]) -> list[str]:
+    """What the numbers are."""
+    found = [one for what in ("bound", "mse") for one in differences(runs, what) if one]
+    said = [f"{UNITS}; {NOTE}"]
+    if found:
+        said.append(
+            f"the difference: mean over the same {counted(found[0].images, 'test image')}, with "
+            f"its own standard error; lower: on how many it is below that of {runs[0].name}"
+        )
+    odd = [each.name for each in runs if _other_kind(runs[0], each)]
+    if odd:
+        said.append(
+            f"no difference of -ELBO between {runs[0].name} and {', '.join(odd)}: they bound "
+            "different quantities"
+        )
+    return said
+
+
+def _other_kind(first: Compared, each: Compared) -> bool:
+    ours, theirs = first.measured, each.measured
+    return ours is not None and theirs is not None and ours.kind != theirs.kind
+
+
+# ---- a sweep
+
+
+class Setting(NamedTuple):
+    """The members of a sweep that differ only in the seed."""
+
+    settings: Mapping[str, Any]
+    tests: Mapping[int, Mapping[str, Any]]  # by seed, of those that are finished
+    members: Sequence[str]  # their folders, by seed
+
+    @property
+    def label(self) -> str:
+        return sweeps.label(self.settings) or "all"
+
+
+def settings(sweep: Entry, members: Mapping[str, Entry]) -> list[Setting]:
+    """The settings of a sweep, in the order of its grid; ``members`` by name."""
+    record = sweep.record
+    found = []
+    for values in itertools.product(*record["varied"].values()):
+        chosen = dict(zip(record["varied"], values, strict=True))
+        called = sweeps.label(chosen)
+        alike = [each for each in record["members"] if sweeps.label(each["settings"]) == called]
+        alike = sorted(
+            (each for each in alike if each["name"] in members), key=lambda each: each["seed"]
+        )
+        tests = {each["seed"]: members[each["name"]].test for each in alike}
+        found.append(Setting(chosen, tests, [each["name"] for each in alike]))
+    return found
+
+
+def by_seed(found: Sequence[Setting], name: str = "elbo") -> list[Difference | None]:
+    """Each setting's -ELBO less the first one's, paired by the seed that both were trained with."""
+    first, differences = found[0].tests, list[Difference | None]()
+    sign = sweeps.MEASURES[name][1]
+    for each in found:
+        seeds = [
+            seed
+            for seed in first
+            if seed in each.tests and name in first[seed] and name in each.tests[seed]
+        ]
+        a, b = ([sign * tests[seed][name] for seed in seeds] for tests in (first, each.tests))
+        differences.append(None if each is found[0] else paired.difference(a, b))
+    return differences
+
+
+def sweep_numbers(
+    sweep: Entry, members: Mapping[str, Entry]
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """The headings, the cells and the labels of a sweep's table, with differences."""
+    found = settings(sweep, members)
+    tests = {name: each.test for name, each in members.items() if each.test}
+    rows = sweeps.table([each.settings for each in found], sweep.record["members"], tests)
+    headings, cells, labels = sweeps.cells(rows)
+    differ = by_seed(found)
+    if any(differ):
+        headings.append("-ELBO - first's")
+        for row, one in zip(cells, differ, strict=True):
+            row.append(_signed(one, 2))
+    return headings, cells, labels
+
+
+def members(sweep: Entry) -> dict[str, Entry]:
+    """The members of a sweep that are finished, by name."""
+    found = (listing.entry(sweep.path / each["name"]) for each in sweep.record["members"])
+    return {each.path.name: each for each in found if each and each.state == "finished"}

@@ -1,0 +1,210 @@
+"""Runs beside one another: differences on the same images, settings that differ, what is said."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import flaxvae
+from flaxvae import cli
+from flaxvae.analysis import paired
+from flaxvae.report import comparison, sweeps
+from flaxvae.report.compared import Measured, measure
+from flaxvae.report.comparison import Compared
+from flaxvae.runs import differing
+from flaxvae.runs.listing import entry
+from test_listing import make, write
+
+# ---- differences
+
+
+def test_a_difference_is_that_of_a_paired_t_test():
+    rng = np.random.default_rng(0)
+    a = rng.normal(100, 30, 500)
+    b = a + rng.normal(0.5, 2, 500)
+    found, expected = paired.difference(a, b), stats.ttest_rel(b, a)
+    assert found.mean / found.standard_error == pytest.approx(expected.statistic)
+    assert found.mean == pytest.approx(b.mean() - a.mean()) and found.images == 500
+    assert found.lower == pytest.approx((b < a).mean())
+    alone = np.hypot(a.std(), b.std()) / np.sqrt(500)
+    assert found.standard_error < alone / 10  # what images share has cancelled
+
+
+def test_differences_of_nothing():
+    same = paired.difference([1.0, 2.0], [1.0, 2.0])
+    assert same == (2, 0.0, 0.0, 0.5)
+    some = paired.difference([1.0, np.nan, 3.0], [2.0, 2.0, np.inf])
+    assert some == (1, 1.0, None, 0.0)
+    assert paired.difference([np.nan], [1.0]) is None
+    with pytest.raises(ValueError, match="expected"):
+        paired.difference([1.0, 2.0], [1.0])
+
+
+def compared(name, bound=None, kind=(True, "probability", False), same=True, **test):
+    mse = np.arange(3.0) if bound is None else np.asarray(bound) / 100
+    measured = Measured(kind, None if bound is None else np.asarray(bound), mse)
+    return Compared(name, f"runs/{name}", {}, test, (), same, measured)
+
+
+def test_the_table_has_errors_and_differences():
+    runs = [
+        compared("1", [3.0, 4.0, 5.0], elbo=-97.951, elbo_standard_error=0.2536, kl=22.7),
+        compared("2", [2.0, 4.5, 3.0], elbo=-99.0, elbo_standard_error=0.3, kl=5.0),
+    ]
+    wide = comparison.lines(runs, 80)
+    assert wide[0].split() == ["1", "2"]
+    assert wide[1].split() == ["-ELBO", "97.95", "±", "0.25", "99.00", "±", "0.30"]
+    d = np.array([-1.0, 0.5, -2.0])
+    error = d.std(ddof=1) / np.sqrt(3)
+    row = next(line for line in wide if "1's" in line)
+    assert row.split()[-3:] == [f"{d.mean():+.2f}", "±", f"{error:.2f}"]
+    assert wide[-1].split() == ["lower", "67", "%"]
+    narrow = comparison.lines(runs, 30)
+    assert narrow[1] == "1" and "97.95 ± 0.25" in narrow[2]
+
+
+def test_what_cannot_be_compared_is_not():
+    first = compared("1", [3.0, 4.0, 5.0], elbo=-97.0)
+    labelled = compared("2", [1.0, 1.0, 1.0], (True, "probability", True), elbo=-90.0)
+    plain = compared("3", None, (False, "probability", False))
+    elsewhere = compared("4", [1.0, 1.0, 1.0], same=False, elbo=-3.0)
+    runs = [first, labelled, plain, elsewhere]
+    assert comparison.differences(runs, "bound") == [None] * 4
+    mse = comparison.differences(runs, "mse")
+    assert mse[0] is None and mse[1].mean == pytest.approx(-0.03) and mse[3] is None
+    said = " ".join(comparison.notes(runs))
+    assert "no difference of -ELBO between 1 and 2, 3" in said
+    assert not any("-ELBO - 1's" in line for line in comparison.lines(runs))
+
+
+# ---- settings
+
+
+def test_settings_that_differ(tmp_path):
+    one = entry(make(tmp_path / "one", latent_dim=2, free_bits=0.0))
+    two = entry(make(tmp_path / "two", model="vq_vae", codes=64, latent_dim=8))
+    settings = [differing.settings(each) for each in (one, two)]
+    assert differing.differing(settings) == ["model", "latent_dim", "codes"]
+    assert differing.differing(settings[:1]) == []
+    record = json.loads((tmp_path / "one" / "run.json").read_text())
+    record["data"]["data_dir"], record["training"]["devices"] = "/elsewhere", 8
+    write(tmp_path / "three" / "run.json", {k: v for k, v in record.items() if k != "seal"})
+    three = entry(tmp_path / "three")
+    assert differing.differing([settings[0], differing.settings(three)]) == []
+    assert differing.data(one) == differing.data(three)
+
+
+# ---- sweeps
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """A sweep of two weights and three seeds, of which one member has diverged."""
+    path, members = tmp_path / "swept", []
+    for beta in (1.0, 4.0):
+        for seed in (2, 0, 1):
+            name, lost = f"beta={beta:g},seed={seed}", (beta, seed) == (4.0, 0)
+            members.append(
+                {
+                    "name": name,
+                    "settings": {"beta": beta},
+                    "seed": seed,
+                    "diverged": 1 if lost else None,
+                }
+            )
+            if not lost:
+                make(path / name, -100.0 - 10 * seed - beta - 0.1 * seed * beta, beta=beta)
+    record = {"format": 1, "model": "vae", "settings": {}, "varied": {"beta": [1.0, 4.0]}}
+    write(path / "sweep.json", record | {"members": members, "data_sha256": ""})
+    return entry(path)
+
+
+def test_differences_between_settings_are_of_the_same_seeds(swept):
+    members = comparison.members(swept)
+    assert swept.state == "stopped" and len(members) == 5
+    found = comparison.settings(swept, members)
+    assert [each.label for each in found] == ["beta 1", "beta 4"]
+    assert [*found[1].tests] == [1, 2] and found[0].members[0] == "beta=1,seed=0"
+    first, second = comparison.by_seed(found)
+    d = np.array([3 + 0.1 * seed * 3 for seed in (1, 2)])
+    assert first is None and second.images == 2
+    assert second.mean == pytest.approx(d.mean())
+    assert second.standard_error == pytest.approx(d.std(ddof=1) / np.sqrt(2))
+    headings, cells, labels = comparison.sweep_numbers(swept, members)
+    assert labels == ["beta 1", "beta 4 (2 of 3 seeds)"] and headings[-1] == "-ELBO - first's"
+    assert cells[1][-1] == f"{d.mean():+.2f} ± {second.standard_error:.2f}"
+    spread = np.std([101.0, 111.1, 121.2], ddof=1)
+    assert cells[0][0] == f"{np.mean([101.0, 111.1, 121.2]):.2f} ± {spread:.2f}"
+    assert sweeps.NOTE.startswith("mean ± standard deviation")
+
+
+# ---- the command
+
+
+def run(words, capsys):
+    code = 0
+    try:
+        cli.main(["compare", *map(str, words), "--no-cache"])
+    except SystemExit as stop:
+        code = stop.code
+    seen = capsys.readouterr()
+    return code, " ".join(seen.out.split()), seen.err
+
+
+@pytest.fixture(scope="module")
+def copy(trained, tmp_path_factory):
+    """Another folder of the same run."""
+    return shutil.copytree(trained, tmp_path_factory.mktemp("copies") / "copy")
+
+
+def test_a_run_equals_its_copy(trained, copy, capsys):
+    code, out, _ = run([trained, copy, "--no-page", "--images", 50], capsys)
+    assert code == 0 and "+0.00 ± 0.00 lower 50 %" in out
+    assert "the same 50 test images" in out and "data digits, pixels in [0, 1] 1 " in out
+
+
+def test_the_numbers_are_those_of_the_run(trained):
+    loaded = flaxvae.load(trained)
+    test = loaded.data().test
+    found = measure(loaded, test)
+    np.testing.assert_array_equal(found.bound, loaded.score(test, samples=1))
+    assert found.mse.mean() == pytest.approx(loaded.summary.mse, rel=1e-5)
+    error = 5 * loaded.summary.elbo_standard_error  # of other draws of z
+    assert found.bound.mean() == pytest.approx(-loaded.summary.elbo, abs=error)
+
+
+def test_what_is_missing_is_said(trained, copy, tmp_path, capsys):
+    half = shutil.copytree(copy, tmp_path / "half")
+    (half / "summary.json").unlink()
+    other = shutil.copytree(copy, tmp_path / "other")
+    record = json.loads((other / "run.json").read_text())
+    write(other / "run.json", record | {"data_sha256": "0" * 64, "seal": ""})
+    empty = shutil.copytree(copy, tmp_path / "empty")
+    shutil.rmtree(empty / "checkpoints")
+    code, out, _ = run([trained, half, other, empty, "--no-page", "--images", 50], capsys)
+    assert code == 0
+    assert "half; stopped, epoch 2 of 2" in out and "+0.00 ± 0.00" in out
+    assert "of other data than 1" in out and "cannot be compared; of 1: digits" in out
+    assert "empty; not loaded: " in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "expected"),
+    [
+        ([], "no run: expected two runs or more, or a sweep", 2),
+        (["{run}"], "expected two runs or more, or a sweep", 2),
+        (["{run}", "{run}"], "expected two runs or more, or a sweep", 2),
+        (["{run}", "nowhere"], "nowhere is nothing: expected folders that flaxvae wrote", 2),
+        (["{run}", "."], ". is neither a run nor a sweep", 2),
+        (["{run}", "{copy}", "--out", "page.pdf"], "expected a name that ends in .html", 2),
+        (["{run}", "{copy}", "--out", "no/where.html"], "no cannot be written", 3),
+        (["{run}", "{copy}", "--no-page", "--out", "a.html"], "--out a.html has no effect", 2),
+    ],
+)
+def test_misuse_is_one_line(words, said, expected, trained, copy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(run=trained, copy=copy) for word in words]
+    code, _, err = run(words, capsys)
+    assert code == expected and said in err and err.count("\n") == 1
