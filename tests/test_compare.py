@@ -1,6 +1,8 @@
 """Runs beside one another: differences on the same images, settings that differ, what is said."""
 
+import html.parser
 import json
+import re
 import shutil
 
 import numpy as np
@@ -188,6 +190,55 @@ def test_what_is_missing_is_said(trained, copy, tmp_path, capsys):
     assert "half; stopped, epoch 2 of 2" in out and "+0.00 ± 0.00" in out
     assert "of other data than 1" in out and "cannot be compared; of 1: digits" in out
     assert "empty; not loaded: " in out
+
+
+# ---- the page
+
+
+class Reader(html.parser.HTMLParser):
+    """What stands in a page: open elements, their ids, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.names, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, name, attributes):
+        self.names.append(name)
+        self.ids += [value for key, value in attributes if key == "id"]
+        if name not in ("meta", "img", "br", "hr", "input"):
+            self.open.append(name)
+
+    def handle_endtag(self, name):
+        assert self.open.pop() == name
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_has_everything_and_no_markup_of_strangers(trained, copy, tmp_path, capsys):
+    evil = shutil.copytree(copy, tmp_path / "<img src=x onerror=alert(1)>")
+    target = tmp_path / "page.html"
+    code, out, _ = run([trained, evil, "--images", 50, "--out", target], capsys)
+    assert code == 0 and "page.html" in out
+    raw = target.read_text()
+    found = Reader(raw)
+    assert not found.open and "<img src=x onerror=alert(1)>" in found.text
+    assert found.names.count("img") == 3 + 2 + 3 * 2  # reconstructions, samples, walks
+    assert {"numbers", "rate", "curves", "reconstructions", "samples", "walks"} <= {*found.ids}
+    assert "+0.00\xa0±\xa00.00" in found.text
+    rows = re.findall(r'<img src="(data:[^"]*)" alt="Reconstructions: ([^"]*)"', raw)
+    assert len(rows) == 3 and rows[1][0] == rows[2][0] != rows[0][0]  # the same model
+    assert "http:" not in raw.replace("http://www.w3.org", "") and "src=x" not in found.names
+
+
+def test_a_sweep_s_page(swept, capsys):
+    code, out, _ = run([swept.path, "--images", 0], capsys)
+    assert code == 0 and "no pictures of beta 1:" in out
+    found = Reader((swept.path / "comparison.html").read_text())
+    assert not found.open and {"numbers", "varied", "rate", "curves"} <= {*found.ids}
+    assert found.names.count("circle") >= 5 + 2  # a point for each seed, and the means
+    assert "no pictures of beta 1:" in found.text
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def make(path, elbo=-100.0, done=2, model="vae", created="2026-01-01T00:00:00", 
     rows = [{"epoch": i, "step": i, "validation_elbo": -99.5} for i in range(1, done + 1)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if elbo is not None:
-        test = {"elbo": elbo, "kl": 5.0, "code_variance": [1.0]}
+        test = {"elbo": elbo, "kl": 5.0, "reconstruction": -elbo - 5, "code_variance": [1.0]}
         write(
             path / "summary.json",
             {"epochs": done, "step": done, "test": test, "run": records.seal(record)},

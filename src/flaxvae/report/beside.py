@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from flaxvae.report.compared import Pictures
 from flaxvae.report.comparison import Compared
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs import differing, listing
+from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.listing import Entry
 from flaxvae.runs.run import opened
 from flaxvae.settings import Place
@@ -32,6 +33,7 @@ class Found(NamedTuple):
     entries: list[Entry]  # of the runs
     pictures: list[Pictures | None]  # of the runs
     test: Split | None  # the images of those on the first one's data
+    ends: Split | None  # pairs of them that all walk between
     sweep: Entry | None  # whose members they are
     remarks: list[str]
 
@@ -132,7 +134,7 @@ def _loaded(
     if sweep is not None:
         names = [*sweep.record["varied"]]
     runs, pictures = list[Compared](), list[Pictures | None]()
-    test, remarks = None, list[str]()
+    test, ends, lost, remarks = None, None, "", list[str]()
     for number, (one, known) in enumerate(zip(each, settings, strict=True), 1):
         own = {name: known[name] for name in names if name in known}
         same = differing.data(one) == differing.data(each[0])
@@ -144,23 +146,37 @@ def _loaded(
                 said += [remark for remark in run.remarks if one.state == "finished"]
             except FlaxvaeError as error:
                 said.append(f"not loaded: {error}")
-        if run is not None and same and test is None and images and not remarks:
+                if sweep is not None:
+                    remarks.append(f"no pictures of {sweeps.label(own) or 'all'}: {error}")
+        if run is not None and same and test is None and images and not lost:
             try:
                 test = run.data(place, terminal.watch("decoding pictures")).test
+                ends = shown.pairs(test, compared.WALKS, same_class=_conditional(each, recipes))
             except FlaxvaeError as error:
-                remarks.append(f"without images: {error}")
+                lost = f"without test images: {error}"
+                remarks.append(lost)
         seen = test if same else None
         if run is not None:
-            run = run if seen is None else dataclasses.replace(run, fitted=None)
             if seen is not None and sweep is None:
                 some = shown.first(seen, images)
                 found = compared.measure(run, some, seed, terminal.watch(f"run {number}"))
             if page and number <= PICTURED:
-                shown_ = compared.pictures(run, seen, seed)
+                shown_ = compared.pictures(run, seen, ends if same else None, seed)
         label = str(number) if sweep is None else sweeps.label(own) or "all"
         runs.append(Compared(label, words.relative(one.path), own, one.test, said, same, found))
         pictures.append(shown_)
-    return Found(runs, list(each), pictures, test, sweep, remarks)
+    if page and len(each) > PICTURED:
+        remarks.append(f"the page has pictures of the first {PICTURED}")
+    return Found(runs, list(each), pictures, test, ends, sweep, remarks)
+
+
+def _conditional(each: Sequence[Entry], recipes: Mapping[str, lookup.Variant]) -> bool:
+    """Whether some models take labels, so that they walk between images of one class alone."""
+    for one in each:
+        with contextlib.suppress(FlaxvaeError):
+            if RunFolder(one.path, recipes).recipe().classes is not None:
+                return True
+    return False
 
 
 def _remarks(entry: Entry, same: bool) -> list[str]:

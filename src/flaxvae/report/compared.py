@@ -18,7 +18,7 @@ from flaxvae.report import shown
 from flaxvae.runs.run import Run
 
 Array = np.ndarray
-RECONSTRUCTED, DRAWN, WALKS, STEPS = 10, 16, 3, 9  # images, samples, walks and their steps
+RECONSTRUCTED, DRAWN, WALKS, STEPS = 10, 10, 3, 9  # images, samples, walks and their steps
 
 
 class Measured(NamedTuple):
@@ -49,22 +49,23 @@ def measure(run: Run, test: Split, seed: int = 0, watch: batches.Watch | None = 
     return Measured(kind, bound, error.reshape(len(error), -1).mean(-1))
 
 
-def pictures(run: Run, test: Split | None, seed: int = 0) -> Pictures:
-    """The pictures of a run: of ``test`` images, if they are those that all are compared on."""
+def pictures(run: Run, test: Split | None, ends: Split | None, seed: int = 0) -> Pictures:
+    """The pictures of a run.
+
+    Args:
+        run: of images; of a table there are none.
+        test: the images that all are compared on; None if they are not of the run's data.
+        ends: pairs of such images, one after the other, to walk between.
+        seed: decides the samples.
+    """
     if run.spec.kind == "table":
         return Pictures(None, None, None)
     reconstructed = walks = None
     if test is not None:
         reconstructed = run.reconstruct(shown.first(test, RECONSTRUCTED))
-        ends = pairs(test)
-        if len(ends.x):
-            places = np.arange(len(ends.x))
-            start, end = (taken(ends, places[first::2]) for first in (0, 1))
-            walks = run.interpolate(start, end, steps=STEPS)
+    if ends is not None and len(ends.x):
+        places = np.arange(len(ends.x))
+        start, end = (taken(ends, places[first::2]) for first in (0, 1))
+        walks = run.interpolate(start, end, steps=STEPS)
     drawn = run.sample(DRAWN, seed=seed, prior="own") if run.generates else None
     return Pictures(reconstructed, drawn, walks)
-
-
-def pairs(test: Split) -> Split:
-    """Pairs of test images, [2 W]: of one class each, so that any model can walk between them."""
-    return shown.pairs(test, WALKS, same_class=test.y is not None)

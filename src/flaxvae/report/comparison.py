@@ -67,7 +67,9 @@ def numbers(runs: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
     cells = [[_cell(name, each.test) for name in names] for each in runs]
     for what, heading in (("bound", "-ELBO"), ("mse", "MSE")):
         found = differences(runs, what)
-        if not any(found) or (what == "mse" and all(differences(runs, "bound")[1:])):
+        if what == "mse" and list(map(bool, found)) == list(map(bool, differences(runs, "bound"))):
+            continue  # -ELBOs say more, where they can be compared
+        if not any(found):
             continue
         headings += [f"{heading} - {runs[0].name}'s", "lower"]
         for row, one in zip(cells, found, strict=True):

@@ -44,6 +44,7 @@ class Terminal:
         self._bar: Any = None
         self._columns: list[str] = []
         self._unprinted: Mapping[str, Any] | None = None
+        self._empty = False  # the last line
 
     @property
     def width(self) -> int:
@@ -157,7 +158,8 @@ class Terminal:
     def table(self, lines: Sequence[str]) -> None:
         """Preformatted lines, the first of which is a heading."""
         self.close()
-        self._line()
+        if not self._empty:
+            self._line()
         for number, line in enumerate(lines):
             self._line(line, dim=0 if number else len(line))
 
@@ -216,7 +218,7 @@ class Terminal:
         """Write a line, its first ``dim`` characters dimmed on a terminal."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         text = text.encode(encoding, "replace").decode(encoding)
-        self._spoke = time.monotonic()
+        self._spoke, self._empty = time.monotonic(), not text
         if self._console:
             from rich.text import Text
 
