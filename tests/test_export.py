@@ -1,6 +1,7 @@
 """Ways out: what another program reads is the model."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 import sys
@@ -14,9 +15,10 @@ import flaxvae
 from flaxvae import cli, plan
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
-from flaxvae.export import card, formats, jax_export, programs, safetensors, weights
+from flaxvae.export import card, formats, jax_export, programs, pytorch, safetensors, weights
 from flaxvae.runs import export_folder
 from flaxvae.runs.folder import RunFolder, write_json
+from flaxvae.runs.restored import digests
 from flaxvae.runs.verify import verify
 from flaxvae.settings import Export
 
@@ -197,4 +199,111 @@ def test_without_flatbuffers_one_line_says_what_to_install(run, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(UsageError, match=r"pip install 'flaxvae\[export\]'"):
         formats.write(run, "jax", tmp_path / "out")
+    assert not [*tmp_path.iterdir()]
+
+
+# ---- PyTorch
+
+
+def module(folder, run):
+    """model.py of a run, as a stranger imports it."""
+    pytest.importorskip("torch")
+    pytorch.check(run)
+    pytorch.write(run, folder)
+    spec = importlib.util.spec_from_file_location("model", folder / "model.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def rare(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+COLOUR = flaxvae.DataSpec("c", (7, 6, 3), levels=256)
+
+
+RESNET = {"net": "resnet", "channels": (4, 6), "blocks": 2}
+ODD = {"net": "mlp", "widths": (9, 5), "activation": "gelu"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        (COLOUR, {"net": "conv", "likelihood": "gaussian_shared"}),
+        (COLOUR, {"net": "mlp", "widths": (), "likelihood": "gaussian", "sigma": 0.3}),
+        rare(COLOUR, RESNET | {"likelihood": "discretized_logistic"}),
+        rare(None, {"net": "conv", "likelihood": "continuous_bernoulli"}),
+        rare(COLOUR, ODD | {"likelihood": "gaussian_pixel"}),
+        rare(flaxvae.DataSpec("v", (5,)), ODD | {"likelihood": "gaussian_pixel"}),
+        rare(flaxvae.DataSpec("v", (5,)), ODD | {"likelihood": "bernoulli"}),
+    ],
+)
+def test_pytorch_is_the_model(run, tmp_path, spec, settings):
+    ours = other(run, spec, latent_dim=3, **settings)
+    torch = pytest.importorskip("torch")
+    model = module(tmp_path, ours).load()
+    draw = np.random.default_rng(1)
+    x = np.float32(draw.integers(0, 256, (4, *ours.spec.shape)) / 255)
+    z = np.float32(draw.normal(size=(4, 3)))
+    theirs = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    with jax.disable_jit(), torch.no_grad():  # nothing to compile
+        q = ours.recipe.model.encode(ours.variables, x)
+        p = ours.recipe.model.decode(ours.variables, z)
+        log_px, mean = p.log_prob(x), p.mean
+        for name, found in zip(("mean", "log_var"), model.encode(theirs), strict=True):
+            np.testing.assert_allclose(found.numpy(), q[name], rtol=1e-5, atol=1e-5)
+        found = np.moveaxis(model.decode(torch.from_numpy(z)).numpy(), 1, -1)
+        np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-5)
+        found = model.log_prob(theirs, torch.from_numpy(z)).numpy()
+        np.testing.assert_allclose(found, log_px, rtol=1e-5, atol=1e-4)
+    assert model.sample(2).shape == (2, *theirs.shape[1:])
+
+
+@pytest.fixture(scope="module")
+def scored(run):
+    """The run with a threshold, as ``flaxvae score`` keeps it."""
+    record = {
+        "step": run.step,
+        "variables_sha256": digests(run.variables)["variables_sha256"],
+        "normal": [],
+        "false_positive_rate": 0.05,
+        "training_images": 1,
+        "held_out_images": 1,
+        "scores": {"elbo": {"settings": {}, "training": [1.0], "held_out": [2.0]}},
+    }
+    record["scores"]["elbo"]["threshold"] = 40.5
+    write_json(run.path / "anomaly.json", record)
+    yield run
+    (run.path / "anomaly.json").unlink()
+
+
+def test_the_threshold_goes_along(scored, run, tmp_path):
+    formats.write(scored, "torch", tmp_path / "out")
+    about, _ = export_folder.check(tmp_path / "out")
+    assert about["thresholds"] == {"elbo": {"threshold": 40.5, "false_positive_rate": 0.05}}
+    source = (tmp_path / "out" / "model.py").read_text()
+    assert "\nTHRESHOLD = 40.5\n" in source and "def unusual" in source
+    assert "Above a score elbo of 40.5" in (tmp_path / "out" / "README.md").read_text()
+    compile(source, "model.py", "exec")
+    assert "# <" not in source and "# </" not in source
+    assert "def unusual" not in pytorch.source(run, None)
+    changed = dataclasses.replace(run, variables=jax.tree.map(lambda x: x + 1, run.variables))
+    assert export_folder.thresholds(changed) == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "words"),
+    [
+        ("cvae", {"net": "mlp"}, "conditional"),
+        ("mog_vae", {"net": "mlp"}, "other latents"),
+        ("flow_vae", {"net": "mlp"}, "other latents"),
+        ("ae", {"net": "mlp"}, "other latents"),
+        ("vae", {"net": "mlp", "precision": "bf16"}, "bf16"),
+        ("vae", {"net": "mlp", "likelihood": "logistic_mixture"}, "logistic_mixture"),
+    ],
+)
+def test_what_pytorch_cannot_hold_is_refused(run, tmp_path, model, settings, words):
+    with pytest.raises(UsageError, match=f"torch.*{words}.*: expected Gaussian latents"):
+        formats.write(other(run, model=model, **settings), "torch", tmp_path / "out")
     assert not [*tmp_path.iterdir()]
