@@ -26,6 +26,7 @@ STUDIES = (
     "vq",
     "conditional",
     "collapse",
+    "anomaly",
     "disentanglement",
     "likelihoods",
     "linear_gaussian",
@@ -33,7 +34,7 @@ STUDIES = (
     "choosing",
 )
 # No results that hold; with them a study belongs above.
-NOT_RUN = ("depth", "anomaly")
+NOT_RUN = ("depth",)
 
 
 def main(arguments: list[str]) -> None:
