@@ -31,7 +31,7 @@ settings := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
-        score figures verify doctor test test-faults test-slow test-gpu lint format experiments bench \
+        score figures report verify doctor test test-faults test-slow test-gpu lint format experiments bench \
         oldest constraints clean
 
 help: ## list the targets
@@ -48,7 +48,7 @@ train: $(ready) ## train, evaluate, draw figures (digits need no download, DATAS
 sweep: $(ready) ## train a grid together: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
 	@$(flaxvae) sweep $(settings) $(ARGS)
 
-eval sample reconstruct interpolate traverse fit-prior encode score figures verify: $(ready)
+eval sample reconstruct interpolate traverse fit-prior encode score figures report verify: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)
 
 eval: ## ELBO, KL, MSE and, with ARGS="--k 500", log p(x) of RUN (default runs/latest)
@@ -60,6 +60,7 @@ fit-prior: ## fit a prior to the codes of RUN, to sample from
 encode: ## latents and scores of images, .npz
 score: ## how unusual each image is, .csv: make score RUN=… ARGS="--images my_folder"
 figures: ## draw all figures of RUN again
+report: ## write the page of RUN again, report.html
 verify: ## check every file of RUN
 
 doctor: $(ready) ## versions, devices, data, disk, and a self-test

@@ -112,7 +112,7 @@ def no_figures(monkeypatch):
     """Trainings end without drawing, which takes longer than they do."""
     from flaxvae import api
 
-    monkeypatch.setattr(api.figures, "write", lambda *arguments: [])
+    monkeypatch.setattr(api, "drawn", lambda *arguments: {})
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +122,7 @@ def straight(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("runs") / "straight"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         flaxvae.train(progress=False, epochs=EPOCHS, run=str(path), **TINY)
     return path
 

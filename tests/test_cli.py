@@ -37,6 +37,7 @@ FLAGS = {
     "quality": "half network k seed",
     "disentangle": "images without unordered udr bins seed",
     "figures": "",
+    "report": "",
     "export": "to out",
     "verify": "",
 }
@@ -53,7 +54,7 @@ def autoencoder(tmp_path_factory):
     """The folder of an untrained plain autoencoder that held no images out."""
     path = tmp_path_factory.mktemp("runs") / "ae"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         flaxvae.train(progress=False, model="ae", epochs=0, validation=0, run=str(path), **TINY)
     return path
 

@@ -25,7 +25,7 @@ TRAIN = (
     COUNT
     + """
     from flaxvae import api, cli
-    api.figures.write = lambda *arguments: []
+    api.drawn = lambda *arguments: dict()
     nothing = api.Evaluation(1, "density", 0.0, 0.0)
     api.Run.evaluate = lambda *arguments, **more: nothing
     api.words.numbers = lambda *arguments: {}

@@ -38,7 +38,7 @@ def drawn(tmp_path_factory):
         patch.setattr(sources, "load", load)
         choices = {"model": "ae", "net": "mlp", "widths": (16,), "latent_dim": 3, "epochs": 0}
         with pytest.MonkeyPatch.context() as other:
-            other.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+            other.setattr("flaxvae.api.drawn", lambda *arguments: {})
             fv.train("sprites", **choices, run=str(path), progress=False, devices=1)
         yield path
 

@@ -37,7 +37,7 @@ def subjects(tmp_path_factory):
     """Runs of these models, by name, each after one epoch; no figure of them is drawn."""
     path, found = tmp_path_factory.mktemp("runs"), {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         for model in APPLY:
             choices = {k: v for k, v in TINY.items() if k != "latent_dim"}
             run = flaxvae.train(

@@ -485,7 +485,7 @@ def test_from_a_folder_to_a_trained_model_and_after_a_move(tmp_path, monkeypatch
     from flaxvae import cli
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+    monkeypatch.setattr("flaxvae.api.drawn", lambda *arguments: {})
     written(tmp_path / "pets", numbered(40, "cat/") + numbered(40, "dog/"))
     asked = "--net mlp --widths 16 --latent-dim 2 --epochs 1 --devices 1 --no-cache"
     cli.main(["train", "--dataset", "pets", "--image-size", "8x4", "--run", "run", *asked.split()])

@@ -34,7 +34,7 @@ SCRIPT = (
     "signal.signal(signal.SIGINT, signal.default_int_handler);"  # ignored by jobs in the background
     "from flaxvae.training import loop;"
     "loop.SEGMENT_SECONDS, mesh.SMALL = 0.02, 256;"
-    "api.figures.write = lambda *arguments: []; cli.main(sys.argv[1:])"
+    "api.drawn = lambda *arguments: dict(); cli.main(sys.argv[1:])"
 )
 CHOICES = ["--net", "mlp", "--widths", "32", "--latent-dim", "2", "--checkpoint-every", "0.2s"]
 

@@ -189,7 +189,7 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("levels") / "run"
     choices = "--levels 4x2 1x1 --width 4 --epochs 1 --anneal linear --balance --no-cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *args, **kwargs: [])
+        patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         cli.main(["train", "--model", "deep_vae", "--run", str(path), *choices.split()])
     return path
 

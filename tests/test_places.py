@@ -29,7 +29,7 @@ def project(tmp_path_factory):
     np.savez(path / "data" / "mine.npz", images=images())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         flaxvae.train("data/mine.npz", progress=False, epochs=2, run="run", **SMALL)
     return path
 

@@ -42,7 +42,7 @@ def with_older(tmp_path_factory):
     """A finished run that still has an older checkpoint of its own."""
     path = tmp_path_factory.mktemp("runs") / "older"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         patch.setattr(checkpoints.Checkpoints, "keep_newest", lambda self: None)
         flaxvae.train(
             progress=False, epochs=EPOCHS, run=str(path), checkpoint_every="1epoch", **TINY

@@ -55,7 +55,7 @@ def project(tmp_path_factory, cached):
     options = {"image_size": "8x10", "resize": "fit", "background": "grey", "epochs": 1}
     where = {"run": str(path / "run"), "progress": False}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         flaxvae.train(str(path / "pets"), **where, **options, **SMALL)
     return path
 

@@ -37,7 +37,7 @@ def home(tmp_path_factory):
     labels = {"y_train": years(found.train.y), "y_test": years(found.test.y)}
     np.savez(path / FILE, **arrays, **labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flaxvae.report.figures.write", lambda *arguments: [])
+        patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         patch.chdir(path)
         for model in ("cvae", "vae"):
             flaxvae.train(progress=False, model=model, run=model, **SHORT)

@@ -149,7 +149,7 @@ def test_files_do_not_take_the_place_of_a_closed_stream(tmp_path):
 def test_the_first_line_is_read_and_the_training_ends(tmp_path):
     """In a process of its own: ``train | head -1``."""
     path = tmp_path / "run"
-    quick = "from flaxvae import api, cli; api.figures.write = lambda *arguments: []; cli.main()"
+    quick = "from flaxvae import api, cli; api.drawn = lambda *arguments: dict(); cli.main()"
     words = [sys.executable, "-c", quick, "train", *FLAGS.split(), "--epochs", "2"]
     process = subprocess.Popen(
         [*words, "--run", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

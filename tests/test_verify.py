@@ -67,7 +67,7 @@ def test_a_whole_run(run, capsys):
     named = [what for mark, what in marks if mark == "ok"]
     assert named[:4] == ["run.json", "checkpoint 20", "metrics.jsonl", "summary.json"]
     others = [what for what in named[4:] if what != "figures"]  # other tests' among them
-    kinds = ("tb/events", "evaluation", "latents", "scores", "anomaly")
+    kinds = ("tb/events", "evaluation", "latents", "scores", "anomaly", "report.html")
     assert "figures" in named and all(what.startswith(kinds) for what in others)
     assert max(map(len, out.splitlines())) <= 80 and "\x1b" not in out
     assert wrong(run) == remarks(run) == {}

@@ -31,10 +31,11 @@ from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import typed
 from flaxvae.devices import hosts
 from flaxvae.devices import mesh as meshes
-from flaxvae.errors import UsageError, counted
+from flaxvae.errors import UsageError, command, counted
 from flaxvae.plan import Plan, fitting, make_plan, settle
 from flaxvae.recipe import Recipe
 from flaxvae.report import figures, words
+from flaxvae.report.html import run as html
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs import keeper, lock, places
 from flaxvae.runs.closing import finish, run_facts, run_summary, stages
@@ -148,12 +149,9 @@ def execute(
         stage = stages(folder, watch, heard)
         evaluation = _measure(trained, data.test, stage)
         finish(folder, run_summary(folder, data, trained.variables, history, evaluation))
-        of = figures.Subject(trained, data.test, evaluation)
-        drawing = functools.partial(stage, "drawing figures")
-        written = figures.write(of, folder.figures, (), drawing)
+        shown = drawn(figures.Subject(trained, data.test, evaluation), stage)
         folder.check_complete()
-    facts = words.numbers(trained, evaluation)
-    facts["figures"] = f"{len(written)} in {words.relative(folder.figures)}"
+    facts = words.numbers(trained, evaluation) | shown
     facts["time"] = f"{(time.monotonic() - started) / 60:.1f} minutes"
     known = diagnosis.known(recipe, plan, history, evaluation, data.test)
     if wrong := [found for found in judge(known) if found.serious]:
@@ -166,6 +164,20 @@ def _measure(run: Run, test: Split, stage: Callable[..., None]) -> Evaluation:
     one = f"test {run.spec.example}"
     stage(f"evaluating {counted(len(test.x), one)}")
     return run.evaluate(test, watch=functools.partial(stage, f"evaluating {one}s"))
+
+
+def drawn(of: figures.Subject, stage: Callable[..., None]) -> dict[str, str]:
+    """Draw a run's figures, and write its page; returns where they are, for the summary."""
+    folder = of.run.folder.figures
+    written = figures.write(of, folder, (), functools.partial(stage, "drawing figures"))
+    said = {"figures": f"{len(written)} in {words.relative(folder)}"}
+    stage("writing the page")
+    try:
+        return said | {"page": words.relative(html.write(of))}
+    except Exception as error:  # whatever it is, the run is on disk
+        again = command("flaxvae", "report", words.relative(of.run.path))
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return said | {"page": f"not written ({reason}); write it with `{again}`"}
 
 
 @dataclasses.dataclass

@@ -130,6 +130,7 @@ _LINES = [
     ("fid kid frechet precision recall coverage", "quality", ""),
     ("disentanglement mig dci factors", "disentangle", ""),
     ("plot draw", "figures", ""),
+    ("page html dashboard", "report", ""),
     ("check", "verify", ""),
 ]  # fmt: skip
 

@@ -27,6 +27,7 @@ from flaxvae.commands.neighbours import neighbours
 from flaxvae.commands.probe import probe
 from flaxvae.commands.quality import quality
 from flaxvae.commands.reconstruct import reconstruct
+from flaxvae.commands.report import report
 from flaxvae.commands.restore import restore
 from flaxvae.commands.runs import runs
 from flaxvae.commands.sample import sample
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "quality": quality,
     "disentangle": disentangle,
     "figures": figures,
+    "report": report,
     "export": export,
     "beta": beta,
     "compare": compare,

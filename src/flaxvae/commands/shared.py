@@ -21,6 +21,7 @@ from flaxvae.errors import DataError, Finding, UsageError
 from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import value
 from flaxvae.runs import reading
+from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.run import Run
 from flaxvae.settings import Place
 
@@ -110,7 +111,7 @@ def check_label(run: Run, label: Any) -> None:
         raise UsageError(f"--label {label}: expected none, model {run.plan.model} has no classes")
 
 
-def check_writable(run: Run, folder: Path, advice: str = "") -> None:
+def check_writable(run: Run | RunFolder, folder: Path, advice: str = "") -> None:
     """Raises DataError unless ``folder`` of a run can be written, or created if it is missing."""
     there = folder if folder.exists() else folder.parent
     if not os.access(there, os.W_OK):

@@ -114,6 +114,13 @@ def suited(of: Subject, only: Sequence[str] = ()) -> list[str]:
     return [name for name in FIGURES if (name in only if only else FIGURES[name].applies(of))]
 
 
+def computed(of: Subject, name: str) -> Any:
+    """The record of a figure, computed once for a subject."""
+    if name not in of.found:
+        of.found[name] = FIGURES[name].compute(of)
+    return of.found[name]
+
+
 def draw(name: str, path: Path, found: Any) -> Path:
     """Draw a computed figure into a PNG file; returns its path."""
     return FIGURES[name].draw(path, **found._asdict())

@@ -42,6 +42,7 @@ class Subject:
     ) -> None:
         self.run, self._test, self._evaluation = run, test, evaluation
         self.draw_pixels, self.dims = draw_pixels, dims
+        self.found: dict[str, Any] = {}  # records by figure, once computed
 
     @property
     def test(self) -> Split:

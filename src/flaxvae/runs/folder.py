@@ -7,6 +7,7 @@ runs/<dataset>-<model>-s<seed>-<time>/
     summary.json     the final numbers
     checkpoints/     Orbax
     figures/*.png
+    report.html      the page of the run
     tb/              TensorBoard events, if tensorboardX is installed
 runs/latest          points to the newest
 """

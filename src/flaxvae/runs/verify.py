@@ -24,7 +24,7 @@ from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import anomaly, events, export_folder, fitted, records
+from flaxvae.runs import anomaly, events, export_folder, fitted, pages, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import Parts, final, to_parts
 from flaxvae.runs.folder import RunFolder
@@ -373,6 +373,7 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
         "restored*.npz": _arrays,
         "scores*.csv": _scores,
         anomaly.FILE: _anomaly,
+        pages.NAME: pages.check,
         "tb/events*": _events,
     }
     for kind, read in kinds.items():

@@ -239,7 +239,7 @@ def scatter(
     frame = _Frame(boxes[0], boxes[1], width, height)
     if same_scale:
         frame = _same_scale(frame)
-    spot = size or min(max(round(90 / math.sqrt(len(points)), 1), 2.6), 9)
+    spot = size or min(max(round(150 / math.sqrt(len(points)), 1), 3), 9)
     parts: list[object] = [_axes(frame, xlabel, ylabel)]
     values: list[list[Any]] = []
     chunks: list[list[Html]] = [[] for _ in range(6)]
