@@ -80,7 +80,7 @@ def test_what_depends_on_constants_alone_is_a_constant():
     def function(x):
         noise = jax.random.normal(jax.random.key(1), (3,))
         unused = jnp.sin(x).sum()
-        return {"y": jax.nn.relu(x) @ jnp.flip(2 * weights, 0) + noise}, unused
+        return {"y": jax.nn.relu(x) @ jnp.flip(2 * weights, 0) + noise[None]}, unused
 
     made = graph.trace(lambda x: function(x)[0], np.ones((4, 2), np.float32), names=["x"])
     assert [op.name for op in made.ops] == ["max", "dot_general", "add"]
@@ -95,7 +95,8 @@ def test_what_depends_on_constants_alone_is_a_constant():
 def test_constants_stay_as_small_as_they_are():
     bias = np.arange(3, dtype=np.float32)
     shape = jax.ShapeDtypeStruct((graph.any_number(), 50, 50, 3), np.float32)
-    made = graph.trace(lambda x: (x + 2 * jnp.asarray(bias)) * jnp.full(x.shape, 0.5), shape)
+    own = jnp.asarray(bias)[None, None, None]
+    made = graph.trace(lambda x: (x + 2 * own) * jnp.full(x.shape, 0.5), shape)
     assert [op.name for op in made.ops] == ["add", "mul"]
     assert max(value.size for value in made.constants.values()) == 3
     assert made.shapes[made.ops[-1].output] == ("float32", ("batch", 50, 50, 3))

@@ -59,6 +59,7 @@ HOMES = {
     "orbax": ("runs/checkpoints.py",),
     "flax": ("parts/",),
     "matplotlib": ("report/",),
+    "onnx": ("export/",),
     "tensorflow_datasets": ("data/",),
     "PIL": ("data/pictures.py", "data/tfds.py", "report/animation.py"),
     "tyro": ("flags.py",),

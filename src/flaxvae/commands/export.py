@@ -20,8 +20,8 @@ def export(
     Args:
         run: Run folder.
         to: npz or safetensors: the weights, with names; jax: encoder, decoder, sampler and scorer
-            as programs for CPU, CUDA and TPU; torch: a file of PyTorch with its weights; card: the
-            model card alone.
+            as programs for CPU, CUDA and TPU; torch: a file of PyTorch with its weights; onnx: as
+            jax, for onnxruntime, of images as decoded from disk; card: the model card alone.
         out: Folder to write; by default export/FORMAT in the run.
     """
     from pathlib import Path

@@ -250,6 +250,12 @@ class _Builder:
     def equation(self, equation: Any, given: list[_Value]) -> list[_Value]:
         name, params = equation.primitive.name, equation.params
         rewrite = _REWRITES.get(name)
+        known = [one for one in given if isinstance(one, _Known)]
+        sizes = [n for one in known for n in one.shape]
+        sizes += [n for out in equation.outvars for n in _shape(out.aval)]
+        constant = len(known) == len(given) and all(isinstance(n, int) for n in sizes)
+        if constant and name in _INDEXING:
+            return _evaluated(equation, known)
         if rewrite is not None:
             found = rewrite(self, given, params, [out.aval for out in equation.outvars])
             if found is not None:
@@ -259,10 +265,7 @@ class _Builder:
         aval = equation.outvars[0].aval
         if name in interpreter.ELEMENTWISE:
             return self.elementwise(name, given, _dtype(aval), _shape(aval), params)
-        known = [one for one in given if isinstance(one, _Known)]
-        sizes = [n for one in known for n in one.shape]
-        sizes += [n for out in equation.outvars for n in _shape(out.aval)]
-        if len(known) == len(given) and all(isinstance(n, int) for n in sizes):
+        if constant:
             return _evaluated(equation, known)
         kept = _kept(name, params)
         inputs = [self.number(one) for one in given]
@@ -368,6 +371,7 @@ _KEPT = {
     "slice": ("start_indices", "limit_indices", "strides"),
     "transpose": ("permutation",),
 } | {f"reduce_{kind}": ("axes",) for kind in ("sum", "max", "min", "prod", "and", "or")}
+_INDEXING = ("gather", "scatter", "scan", "reduce")  # of constants, by JAX itself
 _CONTROL = ("scan", "while", "cond", "reduce")
 
 
@@ -396,9 +400,8 @@ def _broadcast(build, given, params, avals):
     """A constant is kept as small as it is."""
     value, axes, shape = given[0], params["broadcast_dimensions"], _shape(avals[0])
     if not isinstance(value, _Known):
-        if len(axes) == sum(n != 1 for n in shape) and build.shape(value) == tuple(
-            shape[axis] for axis in axes
-        ):
+        new = [n for i, n in enumerate(shape) if i not in axes]
+        if {*new} <= {1} and build.shape(value) == tuple(shape[axis] for axis in axes):
             return [build.reshape(value, shape)]
         return None
     if not np.ndim(value.small):

@@ -158,7 +158,7 @@ def ladder(
         z: dict[int, Array] = {}
         levels: dict[int, Drawn] = {}
         for l in range(top, 0, -1):
-            p = prior(variables, l, z, len(proposals[l].mean))
+            p = prior(variables, l, z, proposals[l].mean.shape[0])
             q = proposals[l] if l == top else merge(proposals[l], p)
             z[l] = q.mean if keys is None else q.sample(keys[l - 1])
             levels[l] = Drawn(z[l], q, p)
@@ -190,7 +190,7 @@ def ladder(
         keys, levels = jax.random.split(key, top), unrow(z)
         scale = jnp.broadcast_to(jnp.asarray(temperature, z.dtype), (top,))
         for l in range(top, 0, -1):
-            p = prior(variables, l, levels, len(z))
+            p = prior(variables, l, levels, z.shape[0])
             drawn = p.at(scale[l - 1] * jax.random.normal(keys[l - 1], levels[l].shape))
             levels[l] = jnp.where(l <= below, drawn, levels[l])
         return row([levels[l] for l in range(1, top + 1)])
@@ -200,7 +200,9 @@ def ladder(
 
     def prior_log_prob(variables, z):
         levels = unrow(z)
-        return sum(prior(variables, l, levels, len(z)).log_prob(own) for l, own in levels.items())
+        return sum(
+            prior(variables, l, levels, z.shape[0]).log_prob(own) for l, own in levels.items()
+        )
 
     decoded, heads = slice(0, dims[0]), {"features": features}
     return Latents(heads, init, draw, prior_sample, prior_log_prob, decoded, redraw)

@@ -1,0 +1,150 @@
+"""ONNX files, executed by onnxruntime, against JAX and NumPy."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from conftest import rare
+from flaxvae import zoo
+from flaxvae.errors import UsageError
+from flaxvae.export import graph, onnx, onnx_graph
+from test_zoo import RECIPES, SHAPE, data, run_of
+
+pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+DOCS = Path(__file__).parents[1] / "docs" / "ways_out.md"
+FILES = "encoder", "decoder", "sampler", "scorer"
+OTHERS = ["vae-conv", "vae-resnet", "vae-logistic_mixture", "vae-continuous_bernoulli"]
+OTHERS += ["flow_vae-coupling", "vae-gaussian_pixel", "vae-discretized_logistic"]
+
+
+def examples(function, rows, seed=0):
+    """Inputs of a function: levels of images, class numbers, codes, uniform numbers."""
+    rng = np.random.default_rng(seed)
+    for name, like in function.inputs.items():
+        shape = (rows, *like.shape[1:])
+        if name == "y":
+            yield rng.integers(0, 10, shape).astype(like.dtype)
+        elif name == "z":
+            yield rng.normal(size=shape).astype(like.dtype)
+        else:
+            yield rng.integers(0, 256, shape).astype(like.dtype)
+
+
+def session(run, what, made):
+    return onnxruntime.InferenceSession(onnx.model(run, what, made).SerializeToString())
+
+
+def close(found, expected):
+    expected = np.asarray(expected)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("case", rare([*RECIPES, *OTHERS], *RECIPES, *OTHERS))
+def test_onnxruntime_computes_what_jax_does(case):
+    """Every file of every recipe, for one example and for several; the table says which."""
+    run = run_of(case)
+    row = dict(zip(FILES, rows_of_table().get(case.removesuffix("-mlp"), []), strict=False))
+    for what, function in onnx.functions(run).items():
+        made = onnx.traced(function)
+        ready = session(run, what, made)
+        if what == "sampler":
+            width = made.shapes[made.inputs["uniform"]][1][1]
+            rng = np.random.default_rng(1)
+            given = [rng.random((5, width), np.float32), *list(examples(function, 5))[1:]]
+            expected = graph.run(made, *given)[0]
+        else:
+            given = list(examples(function, 5))
+            expected = jax.jit(lambda *arrays, f=function.function: f(*arrays))(*given)
+        close(ready.run(None, dict(zip(made.inputs, given, strict=True)))[0], expected)
+        one = {name: each[:1] for name, each in zip(made.inputs, given, strict=True)}
+        close(ready.run(None, one)[0], np.asarray(expected)[:1])
+        assert row.get(what, "yes") == "yes"
+    missing = {*FILES} - onnx.functions(run).keys()
+    assert all(row.get(what, "no") == "no" for what in missing)
+
+
+def rows_of_table():
+    """Recipe: cells, of the table in the documentation."""
+    cells = [re.split(r"\s*\|\s*", line.strip("| ")) for line in DOCS.read_text().splitlines()]
+    return {row[0].strip("`"): row[1:] for row in cells if row[0].strip("`") in zoo.RECIPES}
+
+
+def test_every_recipe_is_in_the_table():
+    assert [*rows_of_table()] == [*zoo.RECIPES]
+
+
+@pytest.fixture(scope="module")
+def conv():
+    return run_of("vae-conv")
+
+
+def test_files_take_images_as_decoded(conv, tmp_path, monkeypatch):
+    """Bytes; the scorer flags what is above the threshold; NumPy agrees."""
+    threshold = {"elbo": {"threshold": 60.0, "false_positive_rate": 0.05}}
+    monkeypatch.setattr(onnx.export_folder, "thresholds", lambda run: threshold)
+    readme = onnx.write(conv, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.onnx" for name in FILES}
+    assert "| `encoder.onnx` | image [N, 8, 8, 1] uint8 | code [N, 3] float32 |" in readme
+    assert "divided by 255 and binarized by one draw" in readme
+    x = data().train.x[:7]
+    scorer = onnxruntime.InferenceSession(tmp_path / "scorer.onnx")
+    score, anomalous = scorer.run(None, {"image": x})
+    function = onnx.functions(conv)["scorer"]
+    close(score, graph.run(onnx.traced(function), x)[0])
+    np.testing.assert_array_equal(anomalous, score > 60)
+    about = scorer.get_modelmeta().custom_metadata_map
+    assert about["threshold"] == "60.0" and "nats" in about["what"]
+    again = scorer.run(["score"], {"image": x[::-1].copy()})[0]
+    np.testing.assert_allclose(again[::-1], score, rtol=1e-5)  # an image's own, in any batch
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_flaxvae_but_for_the_draws(conv):
+    """Other noise of the same distribution, so the means agree within their errors."""
+    function, x = onnx.functions(conv)["scorer"], data().train.x
+    found = session(conv, "scorer", onnx.traced(function)).run(None, {"image": x})[0]
+    difference = found - conv.score(x)
+    assert abs(difference.mean()) < 5 * difference.std() / np.sqrt(len(x)) + 1.0
+    assert np.corrcoef(found, conv.score(x))[0, 1] > 0.3
+
+
+def test_a_thresholded_image_is_binarized_in_the_file():
+    run = dataclasses.replace(run_of("ae-mlp"))
+    object.__setattr__(run, "binarization", "threshold")
+    made = onnx.traced(onnx.functions(run)["encoder"])
+    x = np.full((1, *SHAPE), 127, np.uint8)
+    code = session(run, "encoder", made).run(None, {"image": x})[0]
+    np.testing.assert_array_equal(graph.run(made, x * 0)[0], graph.run(made, x)[0])
+    close(code, graph.run(made, x * 0)[0])
+    assert (graph.run(made, x + 1)[0] != code).any()
+
+
+def test_what_onnx_has_not_is_refused(conv, tmp_path, monkeypatch):
+    monkeypatch.delitem(onnx_graph._NODES, "max")
+    with pytest.raises(UsageError, match="its encoder has the operation 'max': expected one that"):
+        onnx.write(conv, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["expm1", "log1p", "erf_inv"])
+def test_composed_functions_keep_their_digits(name):
+    """Near 0, and at the ends of their domains."""
+    small = np.float32([0, 1e-30, 1e-7, 3e-4, 0.1, 0.5, 0.9, 0.99999994])
+    x = np.concatenate([small, -small[:-1]])
+    made = graph.trace(getattr(jax.lax, name), jax.ShapeDtypeStruct(x.shape, np.float32))
+    build = onnx_graph.Builder()
+    (out,) = onnx_graph.add(build, made, ["x"])
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = [numpy_helper.from_array(v, k) for k, v in build.initializers.items()]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", out)]
+    whole = helper.make_graph(build.nodes, name, ends[:1], ends[1:], weights)
+    opset = [helper.make_opsetid("", onnx_graph.OPSET)]
+    proto = helper.make_model(whole, opset_imports=opset, ir_version=onnx_graph.IR)
+    found = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, graph.run(made, x)[0], rtol=2e-6)
