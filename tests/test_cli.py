@@ -523,9 +523,10 @@ def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
 
 def test_score(trained, capsys):
     code, out, err = run(f"score {trained}", capsys)
-    first, *shown, threshold, rate, picture, path = out.splitlines()
+    first, heads, *shown, threshold, rate, picture, path = out.splitlines()
     assert (code, err) == (0, "") and path == str(trained / "scores.csv") and len(shown) == 5
     assert first == "most unusual of 360 images, -ELBO in nats, the default score:"
+    assert heads.split() == ["score", "index", "label", "percentile", "flagged"]
     assert Path(picture).read_bytes().startswith(PNG)
     assert re.fullmatch(r"threshold -?[\d.,]+: \d+ of 360 flagged", threshold)
     assert rate == "set for 5 % of normal images at most, on 120 held-out images"
@@ -535,6 +536,8 @@ def test_score(trained, capsys):
     test = run_.data().test
     assert [row["index"] for row in rows[:5]] == [line.split()[1] for line in shown]
     assert [row["label"] for row in rows[:5]] == [line.split()[2] for line in shown]
+    flags = [{"1": "yes", "0": "no"}[row["flagged"]] for row in rows[:5]]
+    assert flags == [line.split()[-1] for line in shown]
     order, found = np.array([int(row["index"]) for row in rows]), run_.score(test)
     np.testing.assert_array_equal(np.sort(order), np.arange(360))
     np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), found[order])

@@ -51,6 +51,7 @@ def test_a_threshold_is_set_on_held_out_images_and_kept(run, capsys, monkeypatch
     data = loaded.data()
     held = loaded.scores(data.validation, ["kl"]).scores["kl"]
     record = kept(run)
+    assert (run / "anomaly.json").read_text().count("\n") == 1  # its numbers are not a line each
     assert record["normal"] == [] and record["held_out_images"] == len(held) == 120
     np.testing.assert_array_equal(np.float32(record["scores"]["kl"]["held_out"]), np.sort(held))
     above = np.float32(detection.threshold(held, 0.05))
@@ -90,6 +91,7 @@ def test_how_well_other_classes_are_found(run, capsys):
     code, out, err = said(line, capsys)
     assert (code, err) == (0, "")
     record, rows, lines = kept(run), table(Path("a.csv")), out.splitlines()
+    assert lines[-2:] == ["a-worst.png", "a.csv"] and Path("a-worst.png").exists()
     assert record["normal"] == list("01234567") and record["held_out_images"] < 110
     kl, elbo = (np.float32([row[name] for row in rows]) for name in ("score", "elbo"))
     labels = np.array([row["label"] for row in rows])

@@ -62,7 +62,8 @@ def score(
         out: File to write, with the columns file (or index, where images have no names), score,
             percentile (of training images with a lower score), flagged (1 or 0), label (where
             there are labels) and further scores by name; by default scores.csv in the run, or a
-            name with the options.
+            name with the options. The picture goes beside it: NAME-worst.png for NAME.csv; by
+            default among the run's figures.
     """
     import numpy as np
 
@@ -72,7 +73,7 @@ def score(
     from flaxvae.commands import shared
     from flaxvae.errors import counted
     from flaxvae.report import anomaly as report
-    from flaxvae.report import plots
+    from flaxvae.report import plots, tables
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import relative
     from flaxvae.runs.anomaly import Reference
@@ -123,12 +124,13 @@ def score(
     rows = [{name: column[i] for name, column in columns.items()} for i in order.tolist()]
     usual = ", the default score" * (scores == ("elbo",))
     lines = [f"most unusual of {counted(len(rows), loaded.spec.example)}, {what}{usual}:"]
+    heads = [name for name in ("label", "percentile", "flagged") if name in columns]
+    shown = []
     for row, i in zip(rows[:SHOWN], order, strict=False):
-        parts = [f"{decides[i]:>12,.2f}", str(names[i])]
-        parts += [str(row[name]) for name in ("label",) if name in row]
-        parts += [f"{row[name]} %" for name in ("percentile",) if name in row]
-        parts += ["flagged"] * (row.get("flagged") == 1)
-        lines.append("  ".join(parts))
+        cells = {**row, "percentile": f"{row.get('percentile')} %"}
+        cells["flagged"] = "yes" if row.get("flagged") == 1 else "no"
+        shown.append([f"{decides[i]:,.2f}", str(names[i]), *(str(cells[name]) for name in heads)])
+    lines += tables.columns(["score", next(iter(columns)), *heads], shown, left=(1,))
     if flagged is not None:
         lines.append(
             f"threshold {reference.threshold(scores[0]):,.2f}: {flagged.sum():,} of "

@@ -212,7 +212,7 @@ class Reference:
         """Keep it in the run, if it has changed."""
         assert self.record is not None
         if self.record != self.kept:
-            write_json(self.run.path / FILE, self.record)
+            write_json(self.run.path / FILE, self.record, compact=True)
 
 
 def _sorted(scores: np.ndarray) -> list[float]:

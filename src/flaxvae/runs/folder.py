@@ -116,9 +116,13 @@ class _Summary(TypedDict):
     seal: NotRequired[Sha256]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: the file is the old or the new one; an object is sealed."""
-    writing.text(path, json.dumps(records.sealed(value), indent=2) + "\n")
+def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
+    """Write JSON atomically: the file is the old or the new one; an object is sealed.
+
+    ``compact``: on one line, for long lists of numbers.
+    """
+    how: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
+    writing.text(path, json.dumps(records.sealed(value), **how) + "\n")
 
 
 class RunFolder:
