@@ -30,6 +30,8 @@ STUDIES = (
     "disentanglement",
     "likelihoods",
     "linear_gaussian",
+    "attributes",
+    "restoration",
     "kill_and_resume",
     "choosing",
 )

@@ -24,7 +24,7 @@ from flaxvae.report import shown
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
 
-from experiments import choices, colour, deep, depth, disentanglement, runs, table  # noqa: E402
+from experiments import attributes, choices, colour, deep, depth, disentanglement, runs, table  # noqa: E402
 from experiments.__main__ import NOT_RUN, STUDIES  # noqa: E402
 
 MODULES = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES + NOT_RUN}
@@ -242,6 +242,25 @@ def test_samples_in_colour_are_compared_with_images_that_were_not_trained_on():
     data.train = train._replace(peak=16.0)
     with pytest.raises(ValueError, match="expected labelled images of 8 bits"):
         colour.judge(data, epochs=1)
+
+
+def test_what_is_read_of_sprites_is_what_they_were_drawn_from():
+    rows = disentanglement.factors()[:300]
+    images = disentanglement.reduced(rows)[..., None] / 255
+    sizes = [images[rows[:, 1] == scale].sum((1, 2, 3)).mean() for scale in (2, 3)]
+    found, truth = attributes.sprite_readings(images, np.mean(sizes)), attributes.upper(rows)
+    assert {*found} == {*truth} and {*truth} < {*attributes.MEASURED}
+    for name, has in truth.items():
+        np.testing.assert_array_equal(found[name], has, err_msg=name)
+        assert 0.2 < has.mean() < 0.8
+
+
+def test_faces_that_were_picked_are_in_one_set():
+    smiling, serious = attributes.picked(np.arange(1965))
+    assert not (smiling & serious).any() and smiling.sum() + serious.sum() == 840
+    faces = np.full((2, 28, 20, 1), 0.9)
+    faces[0, 10, 6], faces[1, 10, 13] = 0.1, 0.1  # an eye, at the left and at the right
+    np.testing.assert_allclose(attributes.place(faces), [6, 13])
 
 
 def expected_of(study, quantity, budget=""):
