@@ -19,9 +19,9 @@ learnt variance for the faces. Strengths and sizes were set beforehand; hearts, 
 first on sprites, are not told from squares by this VAE.
 
 He smiles in other places than he is serious in, so that the vector of a smile moves the face, too:
-made orthogonal it does so less, and the faces smile as often. Attributes of sprites are independent,
-and there orthogonal vectors are worse, for angles between vectors of latent space mean nothing to
-the decoder: what is taken away is wanted. That a shape is long is no direction at all.
+made orthogonal it does so less, and the faces smile as often. Attributes of sprites are
+independent, and there orthogonal vectors are worse, for angles between vectors of latent space mean
+nothing to the decoder: what is taken away is wanted. That a shape is long is no direction at all.
 """
 
 from __future__ import annotations

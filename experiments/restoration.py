@@ -9,9 +9,9 @@ of the draws, "mean" the average of all. The digit is the most probable class of
 upper half of a 4 or a 9 leaves both open. Beside these stand the originals, what is seen alone, and
 hidden pixels filled with the median of the nearest seen ones.
 
-Numbers of temperatures and chains were set by the time at hand: half of the defaults. Images without
-noise are read as often as those that were denoised when they are only reconstructed: what is lost
-is lost to the VAE.
+Numbers of temperatures and chains were set by the time at hand: half of the defaults. Clean images
+that are only reconstructed are read as often as noisy ones that were denoised: what is lost then is
+lost to the VAE.
 """
 
 from __future__ import annotations
