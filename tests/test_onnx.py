@@ -148,3 +148,11 @@ def test_composed_functions_keep_their_digits(name):
     proto = helper.make_model(whole, opset_imports=opset, ir_version=onnx_graph.IR)
     found = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0]
     np.testing.assert_allclose(found, graph.run(made, x)[0], rtol=2e-6)
+
+
+def test_constants_are_told_apart_by_what_is_in_them():
+    """Arrays that are gone leave their ids to others."""
+    build = onnx_graph.Builder()
+    names = [build.constant(np.full((9, 9), i, np.float32) + 0) for i in range(50)]
+    assert len({*names}) == 50 and build.constant(np.full((9, 9), 7, np.float32)) == names[7]
+    assert all((build.initializers[name] == i).all() for i, name in enumerate(names))

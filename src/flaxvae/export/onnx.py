@@ -77,7 +77,7 @@ def stored(run: Run) -> tuple[str, type]:
 
 def functions(run: Run) -> dict[str, Function]:
     """What is exported, by the name of the file."""
-    made, variables = recipe(run), jax.device_get(run.variables)
+    made, variables = recipe(run), jax.tree.map(jnp.asarray, jax.device_get(run.variables))
     model, shape, n = made.model, run.spec.shape, graph.any_number()
     name, dtype = stored(run)
     key, how = binarization_key(fold=3), run.binarization

@@ -7,6 +7,7 @@ of the way.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,10 +42,10 @@ class Builder:
         return name
 
     def constant(self, value: Any, dtype: str | None = None) -> str:
-        """The name of an array; equal small ones are kept once."""
+        """The name of an array; equal ones are kept once."""
         array = np.ascontiguousarray(np.asarray(value, dtype)).reshape(np.shape(value))
         array = array.astype(_TYPES.get(str(array.dtype), array.dtype))
-        key = (str(array.dtype), array.shape, array.tobytes() if array.size < 64 else id(value))
+        key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in self._known:
             self._count += 1
             self._known[key] = f"c{self._count}"

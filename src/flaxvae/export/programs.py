@@ -51,7 +51,8 @@ def native(run: Run) -> Recipe:
 
 def programs(run: Run) -> dict[str, Program]:
     """The functions of a run's model, by name; without a prior there is no ``sample``."""
-    recipe, variables = native(run), jax.device_get(run.variables)
+    # Arrays of JAX, which can be indexed by what is computed.
+    recipe, variables = native(run), jax.tree.map(jnp.asarray, jax.device_get(run.variables))
     model, shape = recipe.model, run.spec.shape
     labels: Inputs = {} if recipe.classes is None else {"y": (jnp.int32, ())}
     seeds: Inputs = {"seeds": (jnp.uint32, ())}
