@@ -1,0 +1,113 @@
+"""The live part of a run's page: its own decoder and encoder, run by the reader's browser.
+
+``section`` traces the model (``functions``), packs graphs and weights (``packing``) beside test
+images with their codes (``facts``), and adds the two scripts: ``engine.js`` executes graphs in a
+Web Worker, ``explorer.js`` is what one sees and moves. When the page opens, it compares itself with
+JAX on probes, and says by how much it differs.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import math
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from flaxvae.errors import counted
+from flaxvae.export import interpreter
+from flaxvae.report.explorer import facts, packing
+from flaxvae.report.explorer.functions import Functions, native, trace
+from flaxvae.report.explorer.packing import Packed
+from flaxvae.report.html.document import Html, Section, data, tag
+from flaxvae.report.shown import Subject
+
+Array = np.ndarray
+DECODER = 2_000_000  # numbers in a decoder that a page holds, at most
+WEIGHTS = 6_000_000  # numbers in all of its graphs
+CLOSE = 1e-2  # how far float16 may be from JAX, in pixels and in codes
+
+
+def section(of: Subject) -> Section | None:
+    """The explorer of a run; None for a table, whose rows are no images.
+
+    Weights are float16 where the page then differs from JAX by at most 1e-2 on its probes, else
+    float32. A decoder of more than DECODER numbers is replaced by a grid of images decoded now, an
+    encoder that makes the page too large is left out; the page says so.
+    """
+    run = of.run
+    if run.spec.kind == "table":
+        return None
+    traced: Functions | None
+    traced = trace(native(run), run.variables, run.fitted)
+    said: dict[str, Any] = {}
+    if "decode" not in traced.graphs:
+        said["instead"] = f"Its decoder does not run in a page: {traced.missing['decode']}."
+        traced = None
+    elif (size := packing.weights(traced.graphs["decode"])) > DECODER:
+        said["instead"] = (
+            f"Its decoder has {counted(size, 'weight')}, more than the {DECODER:,} that a page "
+            "holds."
+        )
+        traced = None
+    if traced is None and run.recipe.codes is not None:
+        return Section("explorer", "Explorer", tag("p", said["instead"]))
+    if traced is not None:
+        traced = _fitting(traced)
+    found = facts.of(of, traced)
+    half = traced is not None and _is_close(traced, found.arrays)
+    packed = packing.pack({} if traced is None else traced.graphs, found.arrays, half)
+    said |= found.said | {"weights": "float16" if half else "float32"}
+    scripts = f"{_own('engine.js')}\n{_own('explorer.js')}"
+    return Section("explorer", "Explorer", _body(said, packed), _own("explorer.css"), scripts)
+
+
+def _body(said: dict[str, Any], packed: Packed) -> Html:
+    text = base64.b64encode(packed.compressed()).decode("ascii")
+    inside = [
+        tag("div", id="explorer-live"),
+        tag("noscript", tag("p", "Moving through the latent space needs JavaScript.")),
+        data(said | {"packed": packed.described}, id="explorer-facts"),
+        tag("script", Html(text), type="text/plain", id="explorer-data"),
+    ]
+    return Html("".join(inside))
+
+
+def _fitting(found: Functions) -> Functions:
+    """Without the encoder, if its weights would make the page too large."""
+    arrays = {id(a): a.size for g in found.graphs.values() for a in g.constants.values()}
+    if sum(arrays.values()) <= WEIGHTS:
+        return found
+    why = f"the page would hold more than {WEIGHTS:,} weights"
+    kept = {name: g for name, g in found.graphs.items() if name not in ("look", "bound")}
+    return Functions(kept, found.missing | {"look": why, "bound": why})
+
+
+def _is_close(found: Functions, arrays: dict[str, Array]) -> bool:
+    """Whether weights in float16 keep the probes within CLOSE of what JAX has found."""
+    label = arrays.get("probe_labels")
+    wanted, codes = arrays["probe_images"], arrays["probe_codes"]
+    scale = np.maximum(arrays["sd"].max(), 1)  # of codes, where they are far from N(0, I)
+
+    def run(name: str, i: int, given: Array) -> list[Array]:
+        y = [] if label is None else [label[i : i + 1]]
+        return interpreter.run(packing.halved(found.graphs[name]), given[i : i + 1], *y)
+
+    for i in range(len(codes)):
+        (image,) = run("decode", i, codes)
+        if not np.abs(image - wanted[i]).max() <= CLOSE:
+            return False
+        if "look" in found.graphs:
+            code = run("look", i, arrays["probe_pixels"])[0]
+            near = np.abs(code - codes[i]).max() <= CLOSE * scale
+            if codes.dtype.kind == "f" and not (near and math.isfinite(code.sum())):
+                return False
+    return True
+
+
+@functools.cache
+def _own(name: str) -> str:
+    """The text of one of the files beside this one."""
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")

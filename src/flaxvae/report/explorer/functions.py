@@ -1,0 +1,151 @@
+"""What the explorer computes, as graphs: functions of one image, whose weights are the run's.
+
+| graph  | inputs                                   | outputs                                      |
+|--------|------------------------------------------|----------------------------------------------|
+| decode | z [1, D], or indices [1, n] of codes     | image, the mean of p(x|z)                    |
+| look   | image                                    | z or indices, its code; image, its mean      |
+| bound  | image, noise                             | cost, -log p(x|z), and kl, in nats; z, drawn |
+| sample | temperature [1], noise                   | z, a draw from the prior                     |
+| redraw | z, below [1], temperature [L], noise     | z with its lower levels drawn anew           |
+
+Those of an image, and ``decode``, take the label [1], a class number, if the model does. ``noise``
+[1, K] are uniform numbers, of which the draws are made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxvae.analysis import fitted_prior
+from flaxvae.analysis.fitted_prior import FittedPrior
+from flaxvae.core import Variables
+from flaxvae.export import graph
+from flaxvae.export.graph import Graph
+from flaxvae.parts import assemble, codebook
+from flaxvae.recipe import Recipe
+from flaxvae.runs.run import Run
+
+Array = jax.Array
+NOISE = "noise"
+
+
+class Functions(NamedTuple):
+    """The graphs of a run, by name, and why others are missing."""
+
+    graphs: dict[str, Graph]
+    missing: dict[str, str]
+
+
+class _Function(NamedTuple):
+    of: Callable[..., Any]
+    inputs: dict[str, Any]  # their shapes
+    outputs: tuple[str, ...]
+    draws: bool = False
+    labelled: bool = True  # takes the label, if the model does
+
+
+def native(run: Run) -> Recipe:
+    """The run's recipe, with convolutions as such and not as this machine computes them."""
+    arguments = dict(run.plan.arguments)
+    if "convolutions" in arguments:
+        arguments["convolutions"] = "native"
+    return dataclasses.replace(run.plan, arguments=arguments).recipe(run.spec)
+
+
+def trace(recipe: Recipe, variables: Variables, fitted: FittedPrior | None = None) -> Functions:
+    """The graphs of a model.
+
+    Args:
+        recipe: as ``native`` gives it.
+        variables: of the model.
+        fitted: a prior fitted to its codes, from which ``sample`` draws then.
+    """
+    functions = _functions(recipe, variables, fitted)
+    label = {} if recipe.classes is None else {"label": _shape(1, dtype=jnp.int32)}
+    found, missing = dict[str, Graph](), dict[str, str]()
+    for name, one in functions.items():
+        inputs = one.inputs | (label if one.labelled else {})
+        try:
+            found[name] = graph.trace(
+                one.of,
+                *inputs.values(),
+                names=[*inputs],
+                outputs=one.outputs,
+                draws=NOISE if one.draws else None,
+            )
+        except graph.Unsupported as error:
+            missing[name] = str(error)
+    return Functions(found, missing)
+
+
+def _functions(
+    recipe: Recipe, variables: Variables, fitted: FittedPrior | None
+) -> dict[str, _Function]:
+    model, codes, hierarchy = recipe.model, recipe.codes, recipe.hierarchy
+    key = jax.random.key(0)  # no draw of it is used: all are made of the noise
+
+    def latent(key, x, *y):
+        found = model.reparameterize(variables, key, model.encode(variables, x, *y), False)
+        return found, model.decode(variables, found.z, *y) if found.px is None else found.px
+
+    def decode(z, *y):
+        if codes is not None:
+            z = _embedded(recipe, variables, z)
+        return model.decode(variables, z, *y).mean
+
+    def look(x, *y):
+        found, px = latent(None, x, *y)
+        return found.code if codes is None else codes.indices(variables, x, *y), px.mean
+
+    def bound(x, *y):
+        found, px = latent(key, x, *y)
+        return -px.log_prob(x), found.kl.sum(-1), found.z
+
+    def sample(temperature):
+        if fitted is not None:
+            return fitted_prior.sample(fitted, key, 1, temperature[0])
+        return model.prior_sample(variables, key, 1, None, temperature[0])
+
+    def redraw(z, below, temperature):
+        assert model.redraw is not None
+        return model.redraw(variables, key, z, below[0], temperature)
+
+    image = {"image": _shape(1, *recipe.data.shape)}
+    label = [] if recipe.classes is None else [_shape(1, dtype=jnp.int32)]
+    latents = jax.eval_shape(lambda *given: latent(None, *given)[0].z, *image.values(), *label)
+    z = _shape(*latents.shape)
+    point, at = "z", {"z": z}
+    if codes is not None:
+        point, at = "indices", {"indices": _shape(1, int(np.prod(codes.grid)), dtype=jnp.int32)}
+    found = {
+        "decode": _Function(decode, at, ("image",)),
+        "look": _Function(look, image, (point, "image")),
+        "bound": _Function(bound, image, ("cost", "kl", "z"), draws=True),
+    }
+    temperature = _shape(1)
+    if codes is None:
+        inputs = {"temperature": temperature}
+        found["sample"] = _Function(sample, inputs, ("z",), draws=True, labelled=False)
+    if hierarchy is not None and model.redraw is not None:
+        each, below = _shape(sum(hierarchy.blocks)), _shape(1, dtype=jnp.int32)
+        inputs = {"z": z, "below": below, "temperature": each}
+        found["redraw"] = _Function(redraw, inputs, ("z",), draws=True, labelled=False)
+    return found
+
+
+def _shape(*sizes: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def _embedded(recipe: Recipe, variables: Any, indices: Array) -> Array:
+    """The latents of codes."""
+    assert recipe.codes is not None
+    if recipe.codes.latents is not None:
+        return recipe.codes.latents(indices)
+    return codebook.embed(assemble.of_latents(variables), indices)

@@ -1,0 +1,247 @@
+"""The live part of a page: its engine computes what JAX does, and its controls move the picture."""
+
+import base64
+import json
+import shutil
+import subprocess
+import zlib
+from importlib import resources
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from conftest import rare
+from flaxvae import zoo
+from flaxvae.export import graph, interpreter
+from flaxvae.recipe import DataSpec
+from flaxvae.report.explorer import functions, packing
+from flaxvae.settings import Body
+
+ENGINE = (resources.files("flaxvae.report.explorer") / "engine.js").read_text()
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
+# The engine, executing what stands on its standard input.
+PROGRAM = (
+    ENGINE
+    + """
+const { described, data, calls } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const bytes = new Uint8Array(require("zlib").inflateSync(Buffer.from(data, "base64")));
+const { load } = flaxvaeEngine(), engine = load(described, bytes);
+const plain = (x) => Array.from(x, (v) => (Number.isFinite(v) ? v : String(v)));
+console.log(JSON.stringify(calls.map(([name, inputs]) => Object.fromEntries(
+  Object.entries(engine.run(name, inputs)).map(([key, value]) => [key, plain(value)])))));
+"""
+)
+
+
+def run_engine(graphs, calls, half=False):
+    """The outputs of calls [(graph, {input: array})] by the engine, each in one row."""
+    packed = packing.pack(graphs, half=half)
+    given = {
+        "described": packed.described,
+        "data": base64.b64encode(packed.compressed()).decode(),
+        "calls": [
+            [name, {key: np.ravel(x).tolist() for key, x in inputs.items()}]
+            for name, inputs in calls
+        ],
+    }
+    done = subprocess.run(
+        [str(NODE), "-e", PROGRAM], input=json.dumps(given), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [{k: np.array(v, float) for k, v in one.items()} for one in json.loads(done.stdout)]
+
+
+def inputs_of(one, seed=0):
+    """Inputs that suit a graph, by their names."""
+    rng, found = np.random.default_rng(seed), {}
+    for name, number in one.inputs.items():
+        dtype, shape = one.shapes[number]
+        if name in ("image", "noise"):
+            found[name] = rng.uniform(0.05, 0.95, shape).astype(np.float32)
+        elif dtype == "int32":
+            found[name] = rng.integers(0, 2, shape).astype(np.int32)
+        else:
+            found[name] = rng.normal(size=shape).astype(np.float32)
+    return found
+
+
+def compare(graphs, calls, tolerance, half=False):
+    """Both interpreters agree, relative to numbers above 1."""
+    found = run_engine(graphs, calls, half)
+    for (name, inputs), seen in zip(calls, found, strict=True):
+        wanted = interpreter.run(graphs[name], *inputs.values())
+        for output, expected in zip(graphs[name].outputs, wanted, strict=True):
+            expected = np.ravel(expected).astype(float)
+            error = np.abs(seen[output] - expected) / np.maximum(1, np.abs(expected))
+            assert error.max() <= tolerance, (name, output, error.max())
+
+
+# ---- operations
+
+
+def _convolve(x, kernel, stride=1, pads=(1, 1), dilation=1, spread=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [pads, pads],
+        lhs_dilation=(dilation, dilation),
+        rhs_dilation=(spread, spread),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+KERNEL = np.random.default_rng(1).normal(size=(3, 3, 3, 5)).astype(np.float32)
+MATRIX = np.random.default_rng(2).normal(size=(6, 7)).astype(np.float32)
+ROW = np.arange(7, dtype=np.float32)
+# (function, shapes of its inputs)
+CASES = {
+    "matrix of one row": (lambda x: jax.nn.relu(x) @ MATRIX + ROW, [(1, 6)]),
+    "matrix of rows": (lambda x: x @ MATRIX + ROW, [(5, 6)]),
+    "two unknown matrices": (lambda x, y: x @ y, [(5, 6), (6, 3)]),
+    "products of a batch": (lambda x, y: jnp.einsum("bij,bkj->bki", x, y), [(2, 3, 4), (2, 5, 4)]),
+    "convolution": (lambda x: _convolve(x, KERNEL) + ROW[:5], [(1, 6, 5, 3)]),
+    "strides": (lambda x: _convolve(x, KERNEL, 2, (1, 0)), [(2, 7, 6, 3)]),
+    "transpose": (lambda x: _convolve(x, KERNEL, 1, (1, 2), 2), [(1, 4, 5, 3)]),
+    "transpose by three": (lambda x: _convolve(x, KERNEL, 1, (2, 3), 3), [(1, 3, 2, 3)]),
+    "transpose with strides": (lambda x: _convolve(x, KERNEL, 2, (2, 2), 3), [(1, 5, 4, 3)]),
+    "wide kernel": (lambda x: _convolve(x, KERNEL, 1, (2, 2), 1, 2), [(1, 6, 6, 3)]),
+    "cut edges": (lambda x: _convolve(x, KERNEL, 1, (-1, -1)), [(1, 8, 8, 3)]),
+    "unknown kernel": (lambda x, w: _convolve(x, w), [(1, 4, 4, 2), (3, 3, 2, 3)]),
+    "smooth": (
+        lambda x: [
+            f(x) for f in (jnp.exp, jnp.tanh, jax.nn.sigmoid, jax.nn.gelu, jax.nn.elu, lax.erf)
+        ],
+        [(4, 3)],
+    ),
+    "positive": (
+        lambda x: [f(jnp.abs(x) + 0.1) for f in (jnp.log, jnp.sqrt, lax.rsqrt, jnp.log1p)],
+        [(9,)],
+    ),
+    "tails": (lambda x: lax.erf_inv(jnp.tanh(2 * x)), [(40,)]),
+    "rounding": (lambda x: [jnp.floor(4 * x), jnp.ceil(x), jnp.round(2 * x), jnp.sign(x)], [(30,)]),
+    "halves": (lambda x: jnp.round(jnp.arange(-3.5, 4) + 0 * x), [(8,)]),
+    "choices": (lambda x, y: [jnp.where(x > y, x, 2 * y), jnp.clip(x, -0.5, 0.5)], [(4, 5), (5,)]),
+    "axes": (
+        lambda x: [x.T[::-1], jnp.flip(x, 1)[:, 1:4:2], jnp.pad(x, ((1, 2), (0, 1)))],
+        [(3, 5)],
+    ),
+    "cut": (lambda x: lax.pad(x, 0.5, [(-1, 2, 1), (3, -2, 0)]), [(3, 5)]),
+    "joined": (lambda x, y: jnp.concatenate([x, y, x], 1), [(2, 3), (2, 1)]),
+    "stacked": (lambda x: jnp.stack([x, 2 * x], 1), [(2, 3)]),
+    "reductions": (lambda x: [x.sum(1), x.max((0, 2)), x.min(), x.prod(0)], [(2, 3, 4)]),
+    "furthest": (lambda x: [jnp.argmax(x, 1), jnp.argmin(x, 0)], [(3, 4)]),
+    "sums": (lambda x: [jnp.cumsum(x, 1), lax.cumsum(x, 0, reverse=True)], [(3, 4)]),
+    "taken": (
+        lambda x, y: jnp.asarray(MATRIX)[jnp.argmax(x, 1)] + y[:, jnp.array([2, 0])].sum(),
+        [(4, 6), (3, 4)],
+    ),
+    "one-hot": (lambda x: jax.nn.one_hot(jnp.argmax(x, -1), 5), [(4, 5)]),
+    "whole numbers": (lambda x: (x * 9).astype(jnp.int32) % 4 // 2 * 7, [(12,)]),
+    "powers": (lambda x: [x**3, x**-2, jnp.abs(x) ** 1.5], [(6,)]),
+    "not finite": (lambda x: jnp.isfinite(jnp.where(x > 0, x, jnp.inf)), [(6,)]),
+}
+
+
+@needs_node
+def test_the_engine_computes_every_operation_as_numpy_does():
+    with jax.numpy_rank_promotion("allow"):
+        graphs = {
+            name: graph.trace(f, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+            for name, (f, shapes) in CASES.items()
+        }
+    compare(graphs, [(name, inputs_of(one)) for name, one in graphs.items()], 2e-6)
+    seen = {op.name for one in graphs.values() for op in one.ops}
+    assert {"conv_general_dilated", "dot_general", "take", "pad", "select_n", "argmin"} <= seen
+
+
+# ---- models
+
+SPEC = DataSpec("images", (8, 8, 1), classes=3, levels=256, examples=100)
+BODIES = {
+    "deep_vae": Body(net="conv", convolutions="native"),
+    "vq_vae": Body(net="conv", convolutions="native"),
+    "vae": Body(net="resnet", channels=(4,), convolutions="native"),
+    "beta_vae": Body(net="conv", convolutions="native", likelihood="continuous_bernoulli"),
+    "tc_vae": Body(net="mlp", widths=(9,), likelihood="discretized_logistic"),
+    "mmd_vae": Body(net="mlp", widths=(9,), activation="tanh", likelihood="gaussian_pixel"),
+}
+SMALL = {"flow_vae": {"flow_steps": 2, "flow_width": 8}, "flow_prior_vae": {"flow_width": 8}}
+SMALL |= {"vamp_vae": {"pseudo_inputs": 4}, "mog_vae": {"prior_components": 4}}
+SMALL |= {"ladder_vae": {"latent_dims": (4, 2), "level_widths": (8, 8)}}
+SMALL |= {"deep_vae": {"width": 4, "levels": ("4x2", "1x1")}}
+
+
+def model_of(name):
+    """A recipe, with small random numbers as its variables."""
+    body = BODIES.get(name, Body(net="mlp", widths=(9,)))
+    sizes = SMALL.get(name, {})
+    if "latent_dim" in zoo.RECIPES[name].__kwdefaults__:
+        sizes = {"latent_dim": 4, **sizes}
+    recipe = zoo.RECIPES[name](SPEC, body, **sizes)
+    image, label = jnp.zeros((1, *SPEC.shape)), None
+    if recipe.classes is not None:
+        label = jnp.zeros(1, jnp.int32)
+    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), image, label)
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.3, leaf.dtype)  # noqa: E731
+    return recipe, jax.tree.map(draw, shapes)
+
+
+@needs_node
+@pytest.mark.parametrize("name", rare(zoo.RECIPES, *({*zoo.RECIPES} - {"vae", "gumbel_vae"})))
+def test_the_engine_computes_every_recipe(name):
+    found = functions.trace(*model_of(name))
+    expected = {"decode", "look", "bound"}
+    expected |= set() if name in ("gumbel_vae", "vq_vae") else {"sample"}
+    expected |= {"redraw"} if name in ("ladder_vae", "deep_vae") else set()
+    assert {*found.graphs} == expected, found.missing
+    compare(found.graphs, [(key, inputs_of(one)) for key, one in found.graphs.items()], 1e-5)
+
+
+@needs_node
+def test_decoded_images_are_those_of_jax():
+    recipe, variables = model_of("vae")
+    found = functions.trace(recipe, variables).graphs["decode"]
+    inputs = inputs_of(found)
+    wanted = np.ravel(recipe.model.decode(variables, inputs["z"]).mean)
+    (exact,) = run_engine({"decode": found}, [("decode", inputs)])
+    assert np.abs(exact["image"] - wanted).max() <= 1e-5
+    (short,) = run_engine({"decode": found}, [("decode", inputs)], half=True)
+    rounded = recipe.model.decode(
+        jax.tree.map(
+            lambda x: np.float32(np.float16(x)) if x.size >= packing.LARGE else x, variables
+        ),
+        inputs["z"],
+    ).mean
+    assert 0 < np.abs(short["image"] - wanted).max() <= 1e-2
+    assert np.abs(short["image"] - np.ravel(rounded)).max() <= 1e-5
+
+
+# ---- packing
+
+
+def test_shared_weights_are_stored_once():
+    weights = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+    x = jax.ShapeDtypeStruct((1, 40), jnp.float32)
+    one, two = graph.trace(lambda x: x @ weights, x), graph.trace(lambda x: x @ weights + 1, x)
+    alone = packing.pack({"one": one})
+    both = packing.pack({"one": one, "two": two})
+    assert len(alone.data) == weights.nbytes and len(both.data) == weights.nbytes + 4
+    assert len(packing.pack({"one": one}, half=True).data) == weights.nbytes // 2
+    assert zlib.decompress(both.compressed()) == both.data
+
+
+def test_half_precision_is_two_planes_of_bytes():
+    array = np.array([1.5, -2.25, 7e4, 6e-8], np.float32)
+    raw = np.frombuffer(packing.planes(array), np.uint8).astype(np.uint16)
+    assert (raw[:4] | raw[4:] << 8).astype(np.uint16).view(np.float16).tolist() == [
+        1.5,
+        -2.25,
+        65504.0,
+        float(np.float16(6e-8)),
+    ]
