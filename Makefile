@@ -31,8 +31,8 @@ settings := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
-        score figures report verify doctor test test-faults test-slow test-gpu lint format experiments bench \
-        oldest constraints clean
+        score figures report runs compare verify doctor test test-faults test-slow test-gpu lint format \
+        experiments bench oldest constraints clean
 
 help: ## list the targets
 	@echo "make TARGET [DATASET= MODEL= EPOCHS= SEED= DATA_DIR= RUN= ARGS= ACCEL=cpu|cuda12|cuda13|tpu]"
@@ -51,6 +51,9 @@ sweep: $(ready) ## train a grid together: make sweep MODEL=beta_vae ARGS="--beta
 eval sample reconstruct interpolate traverse fit-prior encode score figures report verify: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)
 
+runs compare: $(ready)
+	@$(flaxvae) $@ $(ARGS)
+
 eval: ## ELBO, KL, MSE and, with ARGS="--k 500", log p(x) of RUN (default runs/latest)
 sample: ## draw images from the prior of RUN
 reconstruct: ## test images of RUN above their reconstructions
@@ -61,6 +64,8 @@ encode: ## latents and scores of images, .npz
 score: ## how unusual each image is, .csv: make score RUN=… ARGS="--images my_folder"
 figures: ## draw all figures of RUN again
 report: ## write the page of RUN again, report.html
+runs: ## list the runs in runs/: make runs ARGS="--where model=vae --sort elbo"
+compare: ## runs beside one another: make compare ARGS="runs/a runs/b"
 verify: ## check every file of RUN
 
 doctor: $(ready) ## versions, devices, data, disk, and a self-test

@@ -67,6 +67,13 @@ def test_the_table_has_errors_and_differences():
     assert narrow[1] == "1" and "97.95 ± 0.25" in narrow[2]
 
 
+def test_of_a_small_error_a_digit_is_seen():
+    a = np.linspace(90, 110, 1000)
+    runs = [compared("1", a), compared("2", a - 0.01 + 0.002 * np.sin(np.arange(1000)))]
+    row = next(line for line in comparison.lines(runs) if line.startswith("-ELBO - 1's"))
+    assert row.split()[-3:] == ["-0.01000", "±", "0.00004"]
+
+
 def test_what_cannot_be_compared_is_not():
     first = compared("1", [3.0, 4.0, 5.0], elbo=-97.0)
     labelled = compared("2", [1.0, 1.0, 1.0], (True, "probability", True), elbo=-90.0)

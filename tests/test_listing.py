@@ -225,6 +225,16 @@ def test_the_command_reads_without_jax(runs):
     assert shown[:3] == ["run", "better", "good"]
 
 
+def test_a_folder_of_damaged_runs_alone(runs, capsys):
+    for name in ("good", "better", "half", "busy", "swept"):
+        shutil.rmtree(runs / name)
+    cli.main(["runs", str(runs)])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "flipped damaged" in out and "changed since it was written" in out
+    cli.main(["runs", str(runs), "--where", "elbo>-80", "--sort", "elbo"])
+    assert "no runs of 1 in" in capsys.readouterr().out
+
+
 # ---- removing
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -88,10 +89,14 @@ def _cell(name: str, test: Mapping[str, Any]) -> str:
 
 
 def _signed(found: Difference | None, places: int) -> str:
+    """A difference and its error, of which a digit is seen."""
     if found is None:
         return ""
-    error = "" if found.standard_error is None else f" ± {found.standard_error:.{places}f}"
-    return f"{found.mean:+,.{places}f}{error}"
+    error = found.standard_error
+    if error:
+        places = min(max(places, -math.floor(math.log10(error))), 9)
+    said = "" if error is None else f" ± {error:.{places}f}"
+    return f"{found.mean:+,.{places}f}{said}"
 
 
 def share(found: Difference | None) -> str:

@@ -16,27 +16,36 @@ USUAL = ("run", "state", "elbo", "epochs", "model", "kl", "data", "created", "ms
 ORDER = ("run", "data", "model", "state", "epochs", "elbo", "kl", "mse", "created")
 LEFT = ("run", "data", "model", "state", "created", "kind")
 HEADINGS = {"elbo": "-ELBO", "kl": "KL", "mse": "MSE", "bits_per_dim": "bits/dim"}
-LONGEST = 40  # of a name, where other columns come first
 
 
 def lines(entries: Sequence[Entry], chosen: Sequence[str] = (), width: int = 80) -> list[str]:
     """The table: of ``chosen`` columns, or of as many of the usual ones as have room."""
-    if chosen:
-        return _drawn(entries, ["run", *(name for name in chosen if name != "run")])
-    found, known = list[str](), listing.names(entries)
-    for count in range(1, len(USUAL) + 1):
-        columns = [name for name in ORDER if name in USUAL[:count] and name in known]
-        more = _drawn(entries, columns)
-        if found and max(map(len, more)) > width:
-            continue
-        found = more
-    return found
+    known = [listing.facts(each) for each in entries]
+    wanted = ["run", *(name for name in chosen if name != "run")] if chosen else USUAL
+    columns = {
+        name: [_cell(name, each, found) for each, found in zip(entries, known, strict=True)]
+        for name in wanted
+    }
+    if not chosen:
+        columns = _fitting({name: cells for name, cells in columns.items() if any(cells)}, width)
+    headings = [_heading(name) for name in columns]
+    left = [i for i, name in enumerate(columns) if name in LEFT]
+    return tables.columns(headings, [*zip(*columns.values(), strict=True)], left)
 
 
-def _drawn(entries: Sequence[Entry], columns: Sequence[str]) -> list[str]:
-    headings = [HEADINGS.get(name, name.replace("_", "-")) for name in columns]
-    rows = [[_cell(name, each, listing.facts(each)) for name in columns] for each in entries]
-    return tables.columns(headings, rows, [i for i, name in enumerate(columns) if name in LEFT])
+def _fitting(columns: Mapping[str, list[str]], width: int) -> dict[str, list[str]]:
+    """Of columns in the order of their importance those that have room, as they are shown."""
+    room, kept = width + 2, list[str]()
+    for name, cells in columns.items():
+        takes = max(map(len, [_heading(name), *cells])) + 2
+        if not kept or takes <= room:
+            kept.append(name)
+            room -= takes
+    return {name: columns[name] for name in ORDER if name in kept}
+
+
+def _heading(name: str) -> str:
+    return HEADINGS.get(name, name.replace("_", "-"))
 
 
 def _cell(name: str, entry: Entry, known: Mapping[str, Any]) -> str:

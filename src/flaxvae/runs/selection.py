@@ -48,10 +48,16 @@ def where(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]:
     return found
 
 
+ALWAYS = {
+    *("run", "state", "kind", "model", "data", "epochs", "created", "parameters"),
+    *("elbo", "reconstruction", "kl", "mse", "active_units", "bits_per_dim"),
+}
+
+
 def check(option: str, name: str, entries: Sequence[Entry]) -> str:
-    """A name of something that is known of some run. Raises UsageError for any other."""
+    """A name of what is, or can be, known of some run. Raises UsageError for any other."""
     plain, known = name.replace("-", "_"), listing.names(entries)
-    if known and plain not in known:
+    if known and plain not in known and plain not in ALWAYS:
         raise UsageError(
             f"{declared.flag(option)} {name}: expected a setting, a number of summary.json, or "
             f"run, state, model, data, epochs, created{did_you_mean(plain, known)}"
