@@ -72,7 +72,7 @@ def unpacked(plan: Plan, stored: Packed) -> Trained:
 
 def _model(plan: Plan, spec: DataSpec, devices: int | None) -> Trained:
     """A model without variables, the same for all of one kind: it has what is compiled for them."""
-    spec = spec._replace(examples=0, grey=None)  # which a settled plan does not look at
+    spec = spec._replace(grey=None)  # which a settled plan does not look at
     mesh, how = meshes.make(devices), plan.data.binarization
     key = plan.function, tuple(plan.arguments.items()), spec, mesh, how
     return shared.kept(key, lambda: Trained(plan.recipe(spec), {}, mesh=mesh, binarization=how))
