@@ -104,7 +104,8 @@ def judged(
     accuracy = ", ".join(f"{name} {_percent(found)}" for name, found in judge.accuracy.items())
     what = f"judged by classifiers of the training images, in {len(codes):,} decoded images"
     return [
-        what + f" (right on test images: {accuracy})" * bool(accuracy),
+        what,
+        *[f"right on test images: {accuracy}"] * bool(accuracy),
         f"changed, of the images without {called} (at strengths below 0: with it):",
         *tables.columns(["strength", "images", "wanted", *names], rows, left=()),
     ]
