@@ -112,7 +112,7 @@ def test_every_command_takes_them(capsys, no_figures, mine):
     assert code == 0 and "flaxvae sample one --recipes mine.py" in out
     record = json.loads((mine / "one" / "run.json").read_text())
     assert record["model"] == "my_vae" and record["arguments"]["pairs"] == 1
-    others = ("train", "sweep", "beta", "cache", "doctor", "runs", "compare")
+    others = ("train", "sweep", "beta", "cache", "doctor", "runs", "compare", "import")
     commands = [name for name in cli.COMMANDS if name not in others]
     for name in commands:
         code, out, err = run(f"{name} one", capsys)

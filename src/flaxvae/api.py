@@ -14,9 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flaxvae import lookup, signals, zoo
@@ -32,8 +33,9 @@ from flaxvae.declared import typed
 from flaxvae.devices import hosts
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import UsageError, command, counted
+from flaxvae.export import tutorials
 from flaxvae.plan import Plan, fitting, make_plan, settle
-from flaxvae.recipe import Recipe
+from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.report import figures, words
 from flaxvae.report.html import run as html
 from flaxvae.report.terminal import Terminal
@@ -126,12 +128,13 @@ def execute(
     allow_changes: bool = False,
     arrays: Any = None,
     terminal: Any = None,
+    origin: Origin | None = None,
 ) -> Run:
     """``train`` for a plan; with ``resume``, continue that run instead of starting a new one.
 
     A resumed run keeps its settings. With ``allow_changes`` they may differ, except the model, the
     data and what determines the shapes of the parameters; run.json lists the changes. ``terminal``
-    is a Terminal or any other watcher.
+    is a Terminal or any other watcher. With an ``origin``, training begins with its params.
     """
     watch = (terminal if hosts.first() else None) or observers.Quiet()  # the others are silent
     started = time.monotonic()
@@ -140,6 +143,9 @@ def execute(
     plan = task.plan
     recipe, mesh = plan.recipe(data.spec), meshes.make(plan.training.devices)
     trainer = steps.trainer(recipe, data, plan.training, mesh, plan.training.epochs or 0)
+    if origin is not None:
+        trainer = _beginning(trainer, origin, data)
+        task.facts = {"imported": dict(origin.facts)}
     # All user errors have been checked: from here on, files are written.
     with task.folder(data, trainer, mesh, watch) as (folder, heard):
         variables, history = keeper.fit(recipe, trainer, data, plan.training, mesh, folder, watch)
@@ -178,6 +184,24 @@ def drawn(of: figures.Subject, stage: Callable[..., None]) -> dict[str, str]:
         again = command("flaxvae", "report", words.relative(of.run.path))
         reason = str(error).partition("\n")[0] or type(error).__name__
         return said | {"page": f"not written ({reason}); write it with `{again}`"}
+class Origin(NamedTuple):
+    """Params from elsewhere, and what run.json says of them."""
+
+    params: Callable[[DataSpec], Variables]  # raises UsageError if they do not fit the data
+    facts: Mapping[str, Any]
+
+
+def _beginning(trainer: steps.Trainer, origin: Origin, data: Data) -> steps.Trainer:
+    """The trainer, beginning with these params."""
+    params = origin.params(data.spec)
+    tutorials.check(params, jax.eval_shape(trainer.init).variables["params"], data.spec)
+
+    def init() -> steps.TrainState:
+        state = trainer.init()
+        own = {**state.variables, "params": jax.tree.map(jnp.asarray, params)}
+        return dataclasses.replace(state, variables=own)
+
+    return trainer._replace(init=jax.jit(init, out_shardings=trainer.sharding))
 
 
 @dataclasses.dataclass
@@ -190,6 +214,7 @@ class _Task:
     changes: Mapping[str, tuple[Any, Any]]
     found: DataSettings  # with which the data were found
     chosen: Mapping[str, Choice] = dataclasses.field(default_factory=dict)  # by the data, loaded
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for run.json
 
     def load(self, arrays: Any, watch: Callable[[int, int], None]) -> Data:
         """The data, the same in every process."""
@@ -226,7 +251,8 @@ class _Task:
                 return
             if folder is None:
                 check_new(path, _RESUME)  # again, now that it is locked
-                folder = RunFolder.create(path, self.plan, run_facts(data, parameters, mesh))
+                facts = run_facts(data, parameters, mesh)
+                folder = RunFolder.create(path, self.plan, facts | {**self.facts})
                 unlinked = point_latest(path)
             else:
                 folder.extend(self.plan, self.changes, self.found)

@@ -21,6 +21,7 @@ from flaxvae.commands.evaluate import evaluate
 from flaxvae.commands.export import export
 from flaxvae.commands.figures import figures
 from flaxvae.commands.fit_prior import fit_prior
+from flaxvae.commands.import_ import import_
 from flaxvae.commands.interpolate import interpolate
 from flaxvae.commands.likelihood import likelihood
 from flaxvae.commands.neighbours import neighbours
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "figures": figures,
     "report": report,
     "export": export,
+    "import": import_,
     "beta": beta,
     "compare": compare,
     "runs": runs,

@@ -100,6 +100,7 @@ class _Record(_Format):
     cores: NotRequired[int | None]
     created: NotRequired[str]
     changes: NotRequired[list[dict[str, Any]]]
+    imported: NotRequired[dict[str, Any]]  # the file that its params are from
     former: NotRequired[list[Sha256]]  # its seals before the settings were changed
     seal: NotRequired[Sha256]
 
