@@ -5,6 +5,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import get_args
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import flaxvae
-from flaxvae import cli, plan
+from flaxvae import cli, plan, zoo
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
 from flaxvae.export import card, formats, jax_export, programs, pytorch, safetensors, weights
@@ -202,6 +203,44 @@ def test_without_flatbuffers_one_line_says_what_to_install(run, tmp_path, monkey
     assert not [*tmp_path.iterdir()]
 
 
+def row(name):
+    """The line of a recipe in the table of docs/ways_out.md, {format: taken}."""
+    lines = (Path(__file__).parents[1] / "docs" / "ways_out.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| recipe | `jax` |"))
+    header, found = lines[start], lines[start + 2 + [*zoo.RECIPES].index(name)]
+    assert found.startswith(f"| `{name}` |")
+    cells = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in (header, found)]
+    return {form: cell == "yes" for form, cell in zip(*cells, strict=True) if form != "recipe"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.RECIPES)
+def test_the_table_of_recipes_and_formats(run, tmp_path, name):
+    pytest.importorskip("flatbuffers")
+    ours, taken = other(run, model=name, **({} if name == "deep_vae" else {"net": "mlp"})), {}
+    for form in ("jax", "torch"):
+        try:
+            formats.FORMATS[form].check(ours)
+            taken[form] = True
+        except UsageError:
+            taken[form] = False
+    assert taken == {form: row(name)[form] for form in taken}
+    jax_export.write(ours, tmp_path)
+    recipe, variables = ours.recipe, ours.variables
+    x = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    y = () if recipe.classes is None else (np.int32([0, 3, 9]),)
+    features = recipe.model.encode(variables, x, *y)
+    code = recipe.model.reparameterize(variables, None, features, False).code
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(called(tmp_path, "encode", x, *y), code, **close)
+    mean = recipe.model.decode(variables, code, *y).mean
+    np.testing.assert_allclose(called(tmp_path, "decode", np.asarray(code), *y), mean, **close)
+    assert np.isfinite(called(tmp_path, "score", x, np.uint32([1, 2, 3]), *y)).all()
+    assert (tmp_path / "sample.jax").exists() == ours.generates
+    if ours.generates:
+        assert called(tmp_path, "sample", np.uint32([1, 2, 3]), *y).shape == x.shape
+
+
 # ---- PyTorch
 
 
@@ -307,3 +346,15 @@ def test_what_pytorch_cannot_hold_is_refused(run, tmp_path, model, settings, wor
     with pytest.raises(UsageError, match=f"torch.*{words}.*: expected Gaussian latents"):
         formats.write(other(run, model=model, **settings), "torch", tmp_path / "out")
     assert not [*tmp_path.iterdir()]
+
+
+# ---- the Embedding Projector
+
+
+def test_the_projector_gets_the_codes_of_the_test_images(run, tmp_path):
+    formats.write(run, "projector", tmp_path / "out")
+    test = run.data().test
+    found = np.loadtxt(tmp_path / "out" / "codes.tsv", dtype=np.float32)
+    np.testing.assert_array_equal(found, run.encode(test))
+    header, *rows = (tmp_path / "out" / "codes-metadata.tsv").read_text().splitlines()
+    assert header == "row\tlabel" and rows[3] == f"3\t{test.y[3]}" and len(rows) == len(found)

@@ -184,6 +184,8 @@ def drawn(of: figures.Subject, stage: Callable[..., None]) -> dict[str, str]:
         again = command("flaxvae", "report", words.relative(of.run.path))
         reason = str(error).partition("\n")[0] or type(error).__name__
         return said | {"page": f"not written ({reason}); write it with `{again}`"}
+
+
 class Origin(NamedTuple):
     """Params from elsewhere, and what run.json says of them."""
 

@@ -56,7 +56,7 @@ AnomalyScore = Literal[
     "mahalanobis",
     "copod",
 ]
-Export = Literal["npz", "safetensors", "jax", "torch", "onnx", "card"]
+Export = Literal["npz", "safetensors", "jax", "torch", "onnx", "projector", "card"]
 FreeBitsPer = Literal["dimension", "level", "total"]
 OnNan = Literal["stop", "skip", "rollback"]
 Resize = Literal["crop", "fit", "stretch"]

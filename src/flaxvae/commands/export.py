@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flaxvae.declared import typed
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
-from flaxvae.settings import Export
+from flaxvae.settings import Export, Place
 
 
 @typed
@@ -14,6 +14,7 @@ def export(
     to: Export = "npz",
     out: str | None = None,
     recipes: Recipes = NO_RECIPES,
+    place: Place = Place(),
 ) -> list[str]:
     """Write the model of a run for other programs: a folder with a model card, README.md.
 
@@ -21,9 +22,11 @@ def export(
         run: Run folder.
         to: npz or safetensors: the weights, with names; jax: encoder, decoder, sampler and scorer
             as programs for CPU, CUDA and TPU; torch: a file of PyTorch with its weights; onnx: as
-            jax, for onnxruntime, of images as decoded from disk; card: the model card alone.
+            jax, for onnxruntime, of images as decoded from disk; projector: the codes of the test
+            images for the Embedding Projector; card: the model card alone.
         out: Folder to write; by default export/FORMAT in the run.
     """
+    import dataclasses
     from pathlib import Path
 
     from flaxvae.commands import shared
@@ -33,6 +36,10 @@ def export(
     from flaxvae.runs.run import load
 
     loaded = load(run, recipes)
+    if to == "projector":
+        loaded = dataclasses.replace(loaded, loaded=loaded.data(place))
+    else:
+        shared.unused(place, f"with --to {to}, which needs no data")
     if out is None:
         shared.check_writable(loaded, loaded.path / export_folder.FOLDER, "give --out FOLDER, or ")
         path = loaded.path / export_folder.FOLDER / to

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxvae import writing
-from flaxvae.export import card, jax_export, onnx, pytorch, safetensors, weights
+from flaxvae.export import card, jax_export, onnx, projector, pytorch, safetensors, weights
 from flaxvae.runs import export_folder, exported
 from flaxvae.runs.run import Run
 from flaxvae.settings import Export
@@ -73,6 +73,7 @@ FORMATS: Mapping[Export, Format] = {
     "jax": Format(jax_export.write, jax_export.check),
     "torch": Format(pytorch.write, pytorch.check),
     "onnx": Format(onnx.write, onnx.check),
+    "projector": Format(projector.write),
     "card": Format(_card),
 }
 
