@@ -10,6 +10,7 @@ The heads may be one layer with twice the outputs, mean first.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,17 @@ class Found(NamedTuple):
 def recognised(state: Mapping[str, np.ndarray]) -> Found:
     """What VAE a state_dict is. Raises DataError if it is another network."""
     every = _weights(state)
+    try:
+        return _in_order(every)  # that of their definition
+    except DataError:
+        # A .safetensors may have them sorted by name.
+        with contextlib.suppress(DataError):
+            return _in_order(sorted(every, key=lambda one: _natural(one.name)))
+        raise
+
+
+def _in_order(every: Sequence[Weights]) -> Found:
+    """What VAE these layers are, if they come in the order of the data's way."""
     convolutions = [one for one in every if one.weight.ndim == 4]
     before, heads, after = _parted([one for one in every if one.weight.ndim == 2])
     latent_dim = len(heads[0].bias)
@@ -123,7 +135,7 @@ def _misfit(one: Weights, data: DataSpec) -> UsageError:
 
 
 def _weights(state: Mapping[str, np.ndarray]) -> list[Weights]:
-    """The layers in their order: that of their definition, or of their names if that is lost."""
+    """The layers, in their order."""
     found = []
     for name, array in state.items():
         stem, _, kind = name.rpartition(".")
@@ -134,8 +146,6 @@ def _weights(state: Mapping[str, np.ndarray]) -> list[Weights]:
             raise DataError(f"{name} has values that are not finite: expected numbers")
         if kind == "weight":
             found.append(Weights(stem, array, state[f"{stem}.bias"]))
-    if [one.name for one in found] == sorted(one.name for one in found):
-        found.sort(key=lambda one: _natural(one.name))
     return found
 
 
