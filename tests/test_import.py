@@ -51,7 +51,7 @@ def lesson(torch, net, names=("fc21", "fc22"), channels=1, size=(8, 8)):
     [
         ("mlp", ("fc21", "fc22"), "pt"),
         ("mlp", ("logvar", "mu"), "safetensors"),
-        ("conv", ("fc_mu", "fc_log_var"), "pt"),
+        pytest.param("conv", ("fc_mu", "fc_log_var"), "pt", marks=pytest.mark.slow),
         ("conv", ("fc_mu", "fc_log_var"), "safetensors"),
     ],
 )

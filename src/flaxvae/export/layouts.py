@@ -99,7 +99,10 @@ def to_torch(layer: Layer, params: Mapping[str, Any]) -> tuple[np.ndarray, np.nd
 
 
 def from_torch(layer: Layer, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """The inverse: kernel and bias as Flax has them."""
+    """The inverse: kernel and bias as Flax has them. Raises ValueError for another size."""
+    for of, size in ((layer.inputs, weight.shape[1]), (layer.outputs, weight.shape[0])):
+        if of is not None and math.prod(of) != size:
+            raise ValueError(f"{size} features: expected {math.prod(of)}")
     if layer.convolution:
         return {"kernel": weight.transpose(2, 3, 1, 0), "bias": bias}
     kernel = weight.T

@@ -101,7 +101,7 @@ def params(found: Found, data: DataSpec) -> dict[str, Any]:
     for slot, one in zip(slots, given, strict=True):
         try:
             made = layouts.from_torch(slot, one.weight.astype("f4"), one.bias.astype("f4"))
-        except IndexError:
+        except ValueError:
             raise _misfit(one, data) from None
         at = result
         for name in slot.path:
