@@ -31,7 +31,7 @@ settings := $(if $(DATASET),--dataset $(DATASET)) $(if $(MODEL),--model $(MODEL)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep eval sample reconstruct interpolate traverse fit-prior encode \
-        score figures report runs compare verify doctor test test-faults test-slow test-gpu lint format \
+        score figures export report runs compare verify doctor test test-faults test-slow test-gpu lint format \
         experiments bench oldest constraints clean
 
 help: ## list the targets
@@ -48,7 +48,7 @@ train: $(ready) ## train, evaluate, draw figures (digits need no download, DATAS
 sweep: $(ready) ## train a grid together: make sweep MODEL=beta_vae ARGS="--beta 1 2 4 --seeds 8"
 	@$(flaxvae) sweep $(settings) $(ARGS)
 
-eval sample reconstruct interpolate traverse fit-prior encode score figures report verify: $(ready)
+eval sample reconstruct interpolate traverse fit-prior encode score figures export report verify: $(ready)
 	@$(flaxvae) $@ $(run) $(ARGS)
 
 runs compare: $(ready)
@@ -66,6 +66,7 @@ figures: ## draw all figures of RUN again
 report: ## write the page of RUN again, report.html
 runs: ## list the runs in runs/: make runs ARGS="--where model=vae --sort elbo"
 compare: ## runs beside one another: make compare ARGS="runs/a runs/b"
+export: ## the model of RUN for other programs: make export ARGS="--to onnx"
 verify: ## check every file of RUN
 
 doctor: $(ready) ## versions, devices, data, disk, and a self-test
