@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from flaxvae.analysis import latent_space
@@ -117,7 +118,7 @@ def _indices(run: Run, some: Split) -> Array:
     codes = run.recipe.codes
     assert codes is not None
     find = batches.over_split(lambda v, key, batch: codes.indices(v, batch.x, batch.y), run.mesh)
-    return np.asarray(find(run.split(some), run.variables, None))
+    return np.asarray(find(run.split(some), run.variables, jax.random.key(0)))
 
 
 def _principal(z: Array) -> tuple[Array | None, tuple[float, float] | None]:

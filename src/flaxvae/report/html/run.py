@@ -19,7 +19,7 @@ from flaxvae.analysis import diagnosis
 from flaxvae.analysis.evaluation import UNITS
 from flaxvae.analysis.judgement import Judgement, judge
 from flaxvae.errors import DataError, counted
-from flaxvae.report import words
+from flaxvae.report import explorer, words
 from flaxvae.report.again import again
 from flaxvae.report.html import charts, pictured
 from flaxvae.report.html.charts import Series
@@ -84,6 +84,7 @@ def page(of: Subject, missing: Sequence[str] = ()) -> str:
         seen = True
     evaluation = of.evaluation if seen else run.summary
     sections = [
+        explorer.section(of) if seen else None,
         _training(run.folder.history()),
         *(pictured.sections(of) if seen else []),
         pictured.dimensions(run, evaluation) if not seen and evaluation else None,
