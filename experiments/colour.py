@@ -34,7 +34,9 @@ import numpy as np
 
 from experiments import runs
 from experiments.table import Beside, Row
-from flaxvae.analysis import features, quality
+from flaxvae.analysis import features, sample_quality
+from flaxvae.analysis.features import Seen
+from flaxvae.analysis.sample_quality import Quality
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.report import plots
 from flaxvae.runs.run import Run
@@ -103,24 +105,21 @@ def run_name(model: str, dataset: str, epochs: int) -> str:
 
 
 class Judge(NamedTuple):
-    """What samples are compared to: features of two halves of the held-out images."""
+    """What samples are compared to: two halves of the held-out images, seen by a classifier."""
 
     classifier: features.Classifier
     accuracy: float  # of the classifier, on held-out images
-    real: np.ndarray  # [N, F]
-    other: np.ndarray  # [N, F]
+    real: Seen
+    other: Seen
 
-    def distance(self, images: np.ndarray) -> float:
-        """The Fréchet distance of N images from the first half."""
-        return quality.frechet_distance(self.real, self.classifier.features(images))
+    def of(self, images: np.ndarray) -> Quality:
+        """Images beside the first half."""
+        return sample_quality.compare(self.real, self.classifier.see(images), K)
 
     @property
-    def floor(self) -> float:
-        """That of the second half."""
-        return quality.frechet_distance(self.real, self.other)
-
-    def neighbours(self, found: np.ndarray) -> quality.Neighbours:
-        return quality.neighbours(self.real, found, k=K)
+    def floor(self) -> Quality:
+        """The second half beside the first."""
+        return sample_quality.compare(self.real, self.other, K)
 
 
 def judge(data: Data, epochs: int = CLASSIFIER_EPOCHS) -> Judge:
@@ -130,8 +129,9 @@ def judge(data: Data, epochs: int = CLASSIFIER_EPOCHS) -> Judge:
     held = [_pixels(split) for split in (data.validation, data.test) if split is not None]
     x, y = (np.concatenate(parts) for parts in zip(*held, strict=True))
     order = np.random.default_rng(0).permutation(len(x))
-    found, half = classifier.features(x)[order], len(x) // 2
-    return Judge(classifier, classifier.accuracy(x, y), found[:half], found[half : 2 * half])
+    half = len(x) // 2
+    real, other = classifier.see(x[order[:half]]), classifier.see(x[order[half : 2 * half]])
+    return Judge(classifier, classifier.accuracy(x, y), real, other)
 
 
 def _pixels(split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -160,16 +160,16 @@ def study(dataset: str = "", epochs: int = EPOCHS) -> list[Row]:
 
 def measured(found: Mapping[str, Run], data: Data, judged: Judge) -> list[Row]:
     """The rows of the trained models."""
-    name, count = next(iter(found.values())).spec.name, len(judged.real)
+    name, count = next(iter(found.values())).spec.name, len(judged.real.features)
     of = f"{count:,} images"
     rows = [
         Row("accuracy of the classifier, %", name, "", f"{100 * judged.accuracy:.1f}"),
-        Row(FLOOR, name, of, f"{judged.floor:.2f}"),
+        Row(FLOOR, name, of, f"{judged.floor.distance:.2f}"),
         Row(
             NEIGHBOURS.format("half of the held-out images"),
             name,
             of,
-            _told(judged.neighbours(judged.other)),
+            _told(judged.floor),
         ),
     ]
     for model, run in found.items():
@@ -177,18 +177,19 @@ def measured(found: Mapping[str, Run], data: Data, judged: Judge) -> list[Row]:
         bits = runs.evaluate(run).bits_per_dim
         assert bits is not None
         samples = run.sample(count, seed=1)
-        around = judged.neighbours(judged.classifier.features(samples))
+        quality = judged.of(samples)
         rows += [
             Row(BITS.format(model), name, budget, f"{bits:.3f}"),
             Row(f"{model}: minutes of training", name, budget, f"{runs.minutes(run):.1f}"),
-            Row(DISTANCE.format(model), name, budget, f"{judged.distance(samples):.2f}"),
-            Row(NEIGHBOURS.format(model), name, budget, _told(around)),
+            Row(DISTANCE.format(model), name, budget, f"{quality.distance:.2f}"),
+            Row(NEIGHBOURS.format(model), name, budget, _told(quality)),
         ]
     return rows
 
 
-def _told(found: quality.Neighbours) -> str:
-    return ", ".join(f"{x:.2f}" for x in found)
+def _told(found: Quality) -> str:
+    around = found.precision, found.recall, found.density, found.coverage
+    return ", ".join(f"{x:.2f}" for x in around)
 
 
 def draw(path: Path, found: Mapping[str, Run], data: Data, epochs: int) -> None:

@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 import flaxvae
 from conftest import rare
 from flaxvae import plan as planning
+from flaxvae.analysis.features import Seen
 from flaxvae.data.pipeline import Split
 from flaxvae.recipe import DataSpec
 from flaxvae.report import shown
@@ -24,7 +25,17 @@ from flaxvae.report import shown
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
 
-from experiments import attributes, choices, colour, deep, depth, disentanglement, runs, table  # noqa: E402
+from experiments import (  # noqa: E402
+    ae_vs_vae,
+    attributes,
+    choices,
+    colour,
+    deep,
+    depth,
+    disentanglement,
+    runs,
+    table,
+)
 from experiments.__main__ import NOT_RUN, STUDIES  # noqa: E402
 
 MODULES = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES + NOT_RUN}
@@ -234,11 +245,11 @@ def test_samples_in_colour_are_compared_with_images_that_were_not_trained_on():
     judge = colour.judge(data, epochs=1)
     x, y = x[1297:], y[1297:]
     assert judge.accuracy == judge.classifier.accuracy(x, y)
-    both = np.concatenate([judge.real, judge.other])
-    assert len(judge.real) == len(judge.other) == 250
+    both = np.concatenate([judge.real.features, judge.other.features])
+    assert len(judge.real.features) == len(judge.other.features) == 250
     expected = judge.classifier.features(x)
     np.testing.assert_allclose(*(np.sort(each.sum(1)) for each in (both, expected)), atol=1e-3)
-    assert judge.distance(x) < judge.floor < judge.distance(255 - x)
+    assert judge.of(x).distance < judge.floor.distance < judge.of(255 - x).distance
     data.train = train._replace(peak=16.0)
     with pytest.raises(ValueError, match="expected labelled images of 8 bits"):
         colour.judge(data, epochs=1)
@@ -261,6 +272,22 @@ def test_faces_that_were_picked_are_in_one_set():
     faces = np.full((2, 28, 20, 1), 0.9)
     faces[0, 10, 6], faces[1, 10, 13] = 0.1, 0.1  # an eye, at the left and at the right
     np.testing.assert_allclose(attributes.place(faces), [6, 13])
+
+
+def test_paths_and_components_beside_answers_by_hand():
+    """A straight path in uneven steps, one there and back and on, and the left-over variance."""
+    features = np.array([[0, 0], [1, 0], [4, 0], [0, 0], [3, 4], [3, 0]], float)
+    odds = np.array([[1, 0], [0.95, 0.05], [0, 1], [1, 0], [0.6, 0.4], [0, 1]])
+    found = ae_vs_vae.path(Seen(features, odds), steps=3)
+    assert found == (0.5, (1 + (5 + 4) / 3) / 2)
+    start, end = np.zeros((2, 1, 1, 1)), np.array([1, 0.5]).reshape(2, 1, 1, 1)
+    mixed = ae_vs_vae.faded(start, end)[..., 0, 0, 0]
+    np.testing.assert_allclose(mixed, np.outer([1, 0.5], np.linspace(0, 1, ae_vs_vae.STEPS)))
+    images = np.float32(load_digits().images[..., None] / 16)
+    left = ae_vs_vae.components(images[:1500], images[:1500])
+    values = np.linalg.eigvalsh(np.cov(images[:1500].reshape(1500, -1).T, ddof=0))[::-1]
+    for size, mse in left.items():
+        assert mse == pytest.approx(values[size:].sum() / 64, rel=1e-4)
 
 
 def expected_of(study, quantity, budget=""):
