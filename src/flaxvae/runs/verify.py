@@ -52,7 +52,7 @@ READ = (
     *("run.json", "summary.json", "metrics.jsonl", "lock", "checkpoints", "prior", "tb"),
     *("evaluation*.json", "likelihood*.json", "diagnosis*.json", "disentanglement*.json"),
     *("probe*.json", "quality*.json", "latents*.npz", "restored*.npz", "scores*.csv"),
-    *(fitted.NAME, anomaly.FILE, export_folder.FOLDER),
+    *(fitted.NAME, anomaly.FILE, export_folder.FOLDER, pages.NAME),
     *("figures", "figures/*.png", "tb/events*"),
 )
 LARGEST = 2**24  # bytes of events to check, which takes some seconds
