@@ -238,7 +238,14 @@ def _anomalies(of: Subject) -> Section | None:
         Bar(f"{low:.0f}", float(count), tip=f"{low:,.1f} to {high:,.1f}: {count:,} images")
         for count, low, high in zip(counts, edges, edges[1:])
     ]
-    spread = charts.bars(bars, title="Scores of all test images", ylabel="images", xlabel="score")
+    spread = charts.bars(
+        bars,
+        title="Scores of all test images",
+        ylabel="images",
+        xlabel="score",
+        width=720,
+        height=220,
+    )
     which = details("Which", tag("p", "; ".join(listed)))
     return Section("anomalies", "Anomalies", join([_figure(None, said, inside, which), spread]))
 
