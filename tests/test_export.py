@@ -1,5 +1,6 @@
 """Ways out: what another program reads is the model."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -122,7 +123,22 @@ def test_an_export_replaces_nothing_else(run, tmp_path, capsys):
         cli.main(["export", str(run.path), "--out", str(tmp_path / "mine")])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and "no earlier export" in said and said.count("\n") == 1
+    with pytest.raises(UsageError, match="no earlier export"):
+        formats.write(run, "card", tmp_path / "mine")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "a.txt"]
+    (tmp_path / "mine" / "export.json").write_text('{"of": "another program"}')
+    with pytest.raises(UsageError, match="no earlier export"):
+        formats.write(run, "card", tmp_path / "mine")
+    out = tmp_path / "out"
+    formats.write(run, "card", out)
+    (out / "__pycache__").mkdir()  # as PyTorch's model.py leaves
+    formats.write(run, "card", out)
+    (out / "own.py").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds own\.py, which flaxvae did not write"):
+        formats.write(run, "card", out)
+    assert (out / "own.py").read_text() == "mine"
+    with pytest.raises(UsageError, match="is where you are"), contextlib.chdir(tmp_path):
+        formats.write(run, "card", Path())
 
 
 def test_a_failed_export_leaves_the_old_one(run, tmp_path, monkeypatch):

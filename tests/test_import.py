@@ -154,6 +154,37 @@ def test_other_files_are_refused_in_one_line(tmp_path, content):
         assert str(caught.value).count("\n") == 0 and "expected" in str(caught.value)
 
 
+def test_files_that_are_missing_or_encrypted_are_said_to_be(tmp_path):
+    for name in ("no.pt", "no.safetensors"):
+        with pytest.raises(DataError, match=rf"{name} is missing: expected"):
+            torch_file.read(tmp_path / name)
+    path = archive(tmp_path / "x.pt", b"\x80\x02}.")
+    raw = bytearray(path.read_bytes())
+    raw[6] |= 1
+    raw[raw.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"is damaged .*encrypted"):
+        torch_file.read(path)
+
+
+@pytest.mark.parametrize(("name", "fits"), [("log_sigma", False), ("logsigma2", True)])
+def test_standard_deviations_are_no_variances(name, fits):
+    state = {key.replace("fc22", name): x for key, x in small_state().items()}
+    if fits:
+        assert tutorials.recognised(state).heads[1].name == name
+        return
+    with pytest.raises(DataError, match="head log_sigma, of a standard deviation"):
+        tutorials.recognised(state)
+
+
+def test_settings_without_effect_are_refused(tmp_path, capsys):
+    path = tmp_path / "vae.safetensors"
+    safetensors.write(path, small_state(), {})
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["import", str(path), "--dataset", "digits", "--sigma", "0.1"])
+    assert stop.value.code == 2 and "--sigma 0.1 has no effect" in capsys.readouterr().err
+
+
 def test_a_tensor_stays_in_its_storage():
     storage = np.arange(6, dtype=np.float32)
     np.testing.assert_array_equal(torch_file._tensor(storage, 1, (2, 2), (1, 2)), [[1, 3], [2, 4]])

@@ -162,6 +162,8 @@ def test_conditions(runs, condition, expected):
 
 
 def test_what_is_no_condition_is_refused(runs):
+    with pytest.raises(UsageError, match=r"epochs<5x.*: expected a number, as epochs is one"):
+        selection.where(listing([runs]).entries, ["epochs<5x"])
     entries = listing([runs]).entries
     with pytest.raises(UsageError, match="did you mean 'beta'"):
         selection.where(entries, ["betta=4"])
@@ -264,6 +266,30 @@ def test_only_what_is_safe_is_removed(runs, capsys):
         assert reason in said, reason
     assert (linked / "run.json").exists()
     assert (runs / "latest").resolve().name == "good"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["samples/own.csv", "figures/thesis.tex", "export/mine.py", "export/npz/own.py", "plot.png"],
+)
+def test_a_run_with_files_of_others_in_it_is_left(runs, name):
+    path = runs / "good" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    cli.main(["runs", "prune", str(runs / "good"), "--keep", "0", "--yes"])
+    assert path.read_text() == "mine" and (runs / "good" / "run.json").exists()
+
+
+def test_a_folder_is_what_its_path_leads_to(runs, monkeypatch):
+    monkeypatch.chdir(runs / "good")
+    cli.main(["runs", "prune", ".", "--keep", "0", "--yes"])
+    assert not (runs / "good").exists()
+    monkeypatch.chdir(runs / "swept" / "beta=1,seed=0")
+    cli.main(["runs", "prune", ".", "--keep", "0", "--yes"])
+    assert (runs / "swept" / "beta=1,seed=0" / "run.json").exists()
+    monkeypatch.chdir(runs.parent)
+    once, twice = (listing(folders).entries for folders in ([runs], [runs, "runs", "runs/latest"]))
+    assert len(once) == len(twice)
 
 
 def test_prune_keeps_the_first_in_order(runs):

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,22 @@ def test_a_file_that_is_not_finished_changes_nothing(tmp_path, error):
     assert path.read_text() == "old" and listing(tmp_path) == ["a.json"]
     writing.text(path, "new\n")
     assert path.read_text() == "new\n" and listing(tmp_path) == ["a.json"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_as_it_was(tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").write_text("old")
+    rename = Path.rename
+
+    def fail(path, target):
+        if (path / "new").exists():
+            raise OSError("no room")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no room"), writing.whole_folder(tmp_path / "old") as folder:
+        (folder / "new").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old", "file"]
 
 
 def test_a_file_may_be_read_by_whom_others_may(tmp_path):

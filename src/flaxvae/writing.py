@@ -64,9 +64,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        if path.exists():
-            path.rename(aside)
-        partial.rename(path)
+        try:
+            if path.exists():
+                path.rename(aside)
+            partial.rename(path)
+        except BaseException:
+            if aside.exists() and not path.exists():
+                aside.rename(path)
+            raise
     finally:
         for left in (partial, aside):
             shutil.rmtree(left, ignore_errors=True)

@@ -45,5 +45,4 @@ def export(
         path = loaded.path / export_folder.FOLDER / to
     else:
         path = Path(out).resolve() if Path(out).is_symlink() else Path(out)
-    export_folder.check_target(path)
     return [relative(written) for written in formats.write(loaded, to, path)]

@@ -36,12 +36,17 @@ def import_(
     from pathlib import Path
 
     from flaxvae import api
+    from flaxvae.commands import shared
     from flaxvae.export import torch_file, tutorials
     from flaxvae.plan import make_plan
     from flaxvae.report.terminal import Terminal
 
     path = Path(weights).expanduser()
     found = tutorials.recognised(torch_file.read(path))
+    if found.settings["net"] == "conv":
+        shared.unchanged(import_, "convolutional weights have relu", activation=activation)
+    if likelihood != "gaussian":
+        shared.unchanged(import_, f"likelihood {likelihood} has none", sigma=sigma)
     own: dict[str, Any] = {} if found.settings["net"] == "conv" else {"activation": activation}
     if likelihood == "gaussian":
         own["sigma"] = sigma

@@ -205,7 +205,7 @@ def _limits(run: Run) -> str:
     for name, one in export_folder.thresholds(run).items():
         lines.append(
             f"Above a score {name} of {one['threshold']:.6g}, an image is called unusual: so are "
-            f"{one['false_positive_rate']:.0%} of images like those of the training."
+            f"{100 * one['false_positive_rate']:.3g}% of images like those of the training."
         )
     lines.append(
         "flaxvae does not know the license of the data, nor whom they show: say so here before you "

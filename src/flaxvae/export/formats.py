@@ -79,14 +79,17 @@ FORMATS: Mapping[Export, Format] = {
 
 
 def write(run: Run, to: Export, path: Path) -> list[Path]:
-    """Export a run's model into the folder ``path``, which is replaced; returns the files.
+    """Export a run's model into the folder ``path``; returns the files. An earlier export is
+    replaced.
 
     Raises:
-        UsageError: the format cannot hold this model, or needs a package that is missing.
+        UsageError: the format cannot hold this model, or needs a package that is missing; or
+            ``path`` holds anything but an earlier export.
         DataError: the run is damaged.
     """
     form = FORMATS[to]
     form.check(run)
+    export_folder.check_target(path)
     with export_folder.written(path, export_folder.describe(run, to)) as folder:
         use = form.write(run, folder)
         writing.text(folder / "README.md", card.card(run, use))

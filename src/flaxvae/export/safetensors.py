@@ -63,7 +63,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     try:
         return _read(path.read_bytes())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
             f"{path} is damaged ({str(error) or type(error).__name__}): expected a safetensors "
             "file; write it again"

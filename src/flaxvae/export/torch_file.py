@@ -41,10 +41,9 @@ _DAMAGE = (
     TypeError,
     AttributeError,
     EOFError,
-    RecursionError,
     OverflowError,
     MemoryError,
-    NotImplementedError,
+    RuntimeError,  # an encrypted file, an unknown compression, deep recursion
 )
 
 
@@ -55,6 +54,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises DataError for what is no such file, or holds more than tensors and plain values.
     """
+    if not path.is_file():
+        seen = "no file" if path.exists() else "missing"
+        raise DataError(
+            f"{path} is {seen}: expected a state_dict that torch.save wrote, or a .safetensors"
+        )
     try:
         if not zipfile.is_zipfile(path):
             if path.suffix == ".safetensors":

@@ -23,6 +23,7 @@ from flaxvae.export import layouts
 from flaxvae.recipe import DataSpec
 
 EXPECTED = "Linear layers, or Conv2d 32 and 64 with Linear 256, two heads, and the mirror image"
+_STD = re.compile(r"(sigma|std)(?!_?(2|sq))", re.I)
 _LOG_VAR = re.compile(r"log_?(var|sigma)|lv|var", re.I)
 
 
@@ -50,7 +51,17 @@ class Found(NamedTuple):
 
 def recognised(state: Mapping[str, np.ndarray]) -> Found:
     """What VAE a state_dict is. Raises DataError if it is another network."""
-    every = _weights(state)
+    found = _recognised(_weights(state))
+    for one in found.heads:
+        if _STD.search(one.name):
+            raise DataError(
+                f"a head {one.name}, of a standard deviation by its name: expected log-variances; "
+                "save it as log_var, with weight and bias doubled if it gives log sigma"
+            )
+    return found
+
+
+def _recognised(every: Sequence[Weights]) -> Found:
     try:
         return _in_order(every)  # that of their definition
     except DataError:

@@ -99,14 +99,34 @@ def thresholds(run: Run) -> dict[str, Threshold]:
 
 
 def check_target(path: Path) -> None:
-    """Raises UsageError unless ``path`` is new, empty, or an earlier export, to be replaced."""
-    if not path.exists() or (path / FILE).exists():
+    """Raises UsageError unless ``path`` is new, empty, or an earlier export and nothing else."""
+    if not path.exists():
         return
-    if not path.is_dir() or any(path.iterdir()):
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise UsageError(f"--out {path} is where you are: expected a new folder; choose a name")
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    try:
+        others = added(path)
+    except DataError:
         raise UsageError(
             f"--out {path} exists and is no earlier export: expected a new folder; choose another "
             "name"
+        ) from None
+    if others:
+        raise UsageError(
+            f"--out {path} holds {others[0]}, which flaxvae did not write: expected an earlier "
+            "export alone; move that away, or choose another name"
         )
+
+
+def added(path: Path) -> list[str]:
+    """The names of what is in an export's folder beside the export.
+
+    Raises DataError if there is no export.json, or it is damaged.
+    """
+    known = {FILE, "__pycache__", *_read(path).get("files", {})}
+    return sorted(each.name for each in path.iterdir() if each.name not in known)
 
 
 @contextmanager
@@ -123,7 +143,7 @@ def check(path: Path) -> tuple[Record, str]:
 
     Files that were added are of no concern.
     """
-    found: Record = records.read(path / FILE, Record, ADVICE)
+    found = _read(path)
     files = found.get("files", {})
     for name, sha256 in files.items():
         if "/" in name or not (path / name).is_file():
@@ -131,6 +151,11 @@ def check(path: Path) -> tuple[Record, str]:
         if _sha256(path / name) != sha256:
             raise DataError(f"{name} was changed: expected what flaxvae wrote; {ADVICE}")
     return found, f"{', '.join(files)}: sha256 as recorded"
+
+
+def _read(path: Path) -> Record:
+    found: Record = records.read(path / FILE, Record, f"remove {path}, and {ADVICE}")
+    return found
 
 
 def _sha256(path: Path) -> str:

@@ -89,7 +89,8 @@ class Listing(NamedTuple):
 def listing(folders: Sequence[str | Path], members: bool = False) -> Listing:
     """The runs in ``folders``, which may be runs themselves, in the order of their names.
 
-    The members of a sweep are listed with ``members``, or if it is one of ``folders``.
+    The members of a sweep are listed with ``members``, or if it is one of ``folders``. What several
+    of these lead to is listed once.
 
     Raises UsageError if there is no such folder.
     """
@@ -97,9 +98,11 @@ def listing(folders: Sequence[str | Path], members: bool = False) -> Listing:
     for root in map(Path, folders):
         if not root.is_dir():
             raise UsageError(f"{root}: expected a folder of runs, as `flaxvae train` makes one")
+        if root.name in ("", ".."):  # which is no name
+            root = root.resolve()
         own = entry(root)
         if own is not None and own.kind == "run":
-            entries[root] = own
+            entries.setdefault(root.resolve(), own)
             continue
         for path in _folders(root):
             found = entry(path)
@@ -108,7 +111,7 @@ def listing(folders: Sequence[str | Path], members: bool = False) -> Listing:
                 continue
             inside = _folders(path) if members and found.kind == "sweep" else []
             for each in [one for one in map(entry, inside) if one] or [found]:
-                entries[each.path] = each
+                entries.setdefault(each.path.resolve(), each)
     return Listing([*entries.values()], others)
 
 

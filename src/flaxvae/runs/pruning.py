@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flaxvae import writing
 from flaxvae.errors import DataError
-from flaxvae.runs import lock
+from flaxvae.runs import export_folder, lock
 from flaxvae.runs.listing import Entry, listing
 from flaxvae.runs.verify import LEFTOVERS, READ
 
 # What commands write into a run, beside what ``verify`` reads.
-WRITTEN = ("report*.html", "*.png", "*.gif", "latents*", "scores*", "restored*", "samples*")
+WRITTEN = ("report*.html", "latents*.csv", "latents*.tsv", "latents*.parquet")
+# And into the folders in it.
+INSIDE = {"figures": ("*.png", "*.gif"), "tb": ("events*",), "checkpoints": ("[0-9]*",)}
 
 
 def spared(entry: Entry) -> str:
@@ -42,10 +45,31 @@ def _unfit(entry: Entry) -> str:
 
 def _strange(path: Path) -> str:
     """What is in a run's folder that flaxvae did not write, in words."""
-    known = (*READ, *LEFTOVERS, *WRITTEN)
-    with os.scandir(path) as found:
-        names = sorted(x.name for x in found if not any(map(Path(x.name).match, known)))
-    return f"it holds {names[0]}, which flaxvae did not write; move that away" if names else ""
+    found = next(_added(path), None)
+    if found is None:
+        return ""
+    name = found.relative_to(path).as_posix()
+    return f"it holds {name}, which flaxvae did not write; move that away"
+
+
+def _added(path: Path) -> Iterator[Path]:
+    """What flaxvae did not write into a run."""
+    yield from _unknown(path, (*READ, *WRITTEN))
+    for name, known in INSIDE.items():
+        yield from _unknown(path / name, known)
+    for each in _unknown(path / export_folder.FOLDER, ()):
+        try:
+            yield from (each / name for name in export_folder.added(each))
+        except (DataError, OSError):
+            yield each
+    if (path / "prior").is_dir():
+        yield from _added(path / "prior")
+
+
+def _unknown(folder: Path, known: Sequence[str]) -> list[Path]:
+    """What is in a folder, if there is one, and has none of the ``known`` names."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [each for each in found if not any(map(Path(each.name).match, (*known, *LEFTOVERS)))]
 
 
 def size(path: Path) -> int:

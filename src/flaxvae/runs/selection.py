@@ -44,7 +44,11 @@ def where(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]:
                 "a value, in quotes, such as 'beta>=4'"
             )
         name, sign, value = check("where", form[1], entries), form[2].replace("==", "="), form[3]
-        found = [each for each in found if _holds(listing.facts(each).get(name), sign, value)]
+        seen = {each.path: listing.facts(each).get(name) for each in found}
+        orders = sign not in ("=", "!=") and _number(value) is None
+        if orders and any(map(_is_number, seen.values())):
+            raise UsageError(f"--where {condition}: expected a number, as {name} is one")
+        found = [each for each in found if _holds(seen[each.path], sign, value)]
     return found
 
 
@@ -69,12 +73,16 @@ def _holds(seen: Any, sign: str, value: str) -> bool:
     if seen is None:
         return sign == "!=" and value.casefold() != "none"
     number = _number(value)
-    if isinstance(seen, int | float) and not isinstance(seen, bool) and number is not None:
+    if _is_number(seen) and number is not None:
         return bool(_COMPARE[sign](seen, number))
     text, value = declared.short(seen).casefold(), value.casefold()
     if sign in ("=", "!="):
         return fnmatch.fnmatchcase(text, value) == (sign == "=")
     return bool(_COMPARE[sign](text, value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(text: str) -> float | None:
