@@ -3,12 +3,15 @@
 Needs Playwright and Debian's chromium; axe-core is used if AXE_CORE names its file (axe.min.js).
 """
 
+import base64
+import io
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import flaxvae
 from flaxvae.runs import pages
@@ -186,3 +189,105 @@ def test_axe_finds_nothing_serious(browser, hostile, scheme):
     serious = [one for one in violations if one["impact"] in ("serious", "critical")]
     assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
     found.page.context.close()
+
+
+# ---- the explorer
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def explorer(request, browser, trained):
+    """The explorer of a run, once it has compared itself with JAX."""
+    found = Visit(browser, trained / pages.NAME, request.param)
+    found.page.wait_for_selector("#explorer-live[data-ready]")
+    yield found.page
+    assert found.complaints == []
+    found.page.context.close()
+
+
+@pytest.fixture(scope="module")
+def dropped(trained):
+    """A test image as the bytes of a PNG file, its score by JAX, and its reconstruction."""
+    run = flaxvae.load(trained)
+    grey = (run.data().test.images(slice(3, 4)) * 255).round().astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(grey[0, ..., 0]).save(file, "PNG")
+    x = (grey / 255).astype(np.float32)
+    return file.getvalue(), float(run.score(x, samples=1024)[0]), run.reconstruct(x)[0, ..., 0]
+
+
+def shown(page, canvas="#explorer-image"):
+    """The grey levels that a canvas shows, [H, W]."""
+    url = page.locator(canvas).evaluate("(canvas) => canvas.toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))[..., 0]
+
+
+def follows(page, act):
+    """Whether the image changes after ``act``; waits until it is decoded."""
+    before = shown(page)
+    frames = page.evaluate("+document.getElementById('explorer-live').dataset.frames")
+    act()
+    page.wait_for_function(
+        "(n) => +document.getElementById('explorer-live').dataset.frames > n", arg=frames
+    )
+    return (shown(page) != before).any()
+
+
+def test_the_page_computes_what_jax_does(explorer):
+    found = explorer.locator("#self-test").evaluate("(element) => ({...element.dataset})")
+    bound = {"float16": 1e-2, "float32": 1e-5}[found["weights"]]
+    assert 0 < float(found["decoder"]) <= bound and 0 < float(found["encoder"]) <= 5 * bound
+    wide, seen = explorer.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= seen
+
+
+def test_the_image_follows_the_pointer_and_the_keys(explorer):
+    plane = explorer.locator("#explorer-plane")
+    plane.scroll_into_view_if_needed()
+    box = plane.bounding_box()
+
+    def point(across, down):
+        explorer.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+    point(0.5, 0.5)
+    explorer.mouse.down()
+    assert follows(explorer, lambda: point(0.9, 0.2))
+    explorer.mouse.up()
+    assert follows(explorer, lambda: plane.press("Shift+ArrowLeft"))
+    slider = explorer.locator(".ex-slider input").first
+    value = float(slider.input_value())
+    assert follows(explorer, lambda: slider.press("PageDown"))
+    output = explorer.locator(".ex-slider output").first.text_content()
+    assert float(slider.input_value()) < value
+    said = output.partition(" ±")[0].replace("−", "-")
+    assert abs(float(said) - float(slider.input_value())) <= 0.0051
+
+
+def test_a_test_image_shows_its_reconstruction(explorer, trained, dropped):
+    thumbs = explorer.locator(".ex-strip button")
+    assert follows(explorer, thumbs.nth(3).click)
+    assert "test image 4" in explorer.locator("#explorer-image").get_attribute("aria-label")
+    assert np.abs(shown(explorer) / 255 - dropped[2]).max() <= 2e-2
+    thumbs.nth(1).click()
+    assert follows(explorer, explorer.get_by_text("Play the walk").click)
+    explorer.get_by_text("Stop", exact=True).click()
+
+
+def test_a_dropped_picture_has_the_score_that_jax_gives(explorer, dropped):
+    file, score, reconstruction = dropped
+    explorer.evaluate(
+        """(text) => {
+          const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([bytes], "digit.png", { type: "image/png" }));
+          const drop = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+          document.getElementById("explorer-pad").dispatchEvent(drop);
+        }""",
+        base64.b64encode(file).decode(),
+    )
+    explorer.wait_for_selector("#explorer-score[data-score]")
+    found = explorer.locator("#explorer-score").evaluate("(element) => ({...element.dataset})")
+    error = float(found["error"])
+    assert 0 < error < 0.1 * score
+    assert abs(float(found["score"]) - score) <= 5 * error + 0.05  # of the weights in float16
+    again = shown(explorer, "canvas[aria-label='Its reconstruction']")
+    assert np.abs(again / 255 - reconstruction).max() <= 2e-2

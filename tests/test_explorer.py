@@ -222,6 +222,16 @@ def test_decoded_images_are_those_of_jax():
     assert np.abs(short["image"] - np.ravel(rounded)).max() <= 1e-5
 
 
+def test_latents_are_read_if_the_image_has_a_gradient_in_them():
+    recipe, variables = model_of("ladder_vae")  # of 4 and 2
+    found = functions.trace(recipe, variables).graphs["decode"]
+    z = jnp.asarray(inputs_of(found)["z"])
+    slopes = jax.jacobian(lambda z: recipe.model.decode(variables, z).mean.ravel())(z)
+    (moving,) = np.nonzero(np.abs(slopes).sum((0, 1)))
+    assert moving.tolist() == [*range(functions.latents_read(found))]
+    assert len(moving) == 4 and z.shape == (1, 6)
+
+
 # ---- packing
 
 

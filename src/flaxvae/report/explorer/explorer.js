@@ -170,15 +170,35 @@ const start = async () => {
     for (const watch of watchers) watch();
     decode();
   };
+  let moves = 0;
   const go = (z, what, image = null) => {
+    moves++;
     here.z = discrete ? Int32Array.from(z) : Float32Array.from(z);
     here.image = image;
     moved(what);
   };
 
+  // Of some hierarchies the image depends on the lowest level alone. If a dimension above moves, all
+  // columns of the KL below it go to their prior means; ``then`` puts back what is to be elsewhere.
+  const unread = (unit) => unit >= facts.read && "redraw" in graphs;
+  const column = []; // of the KL, by dimension
+  facts.levels?.blocks.forEach((count, i) => {
+    for (let block = 0; block < count; block++) {
+      column.push(...Array(facts.levels.sizes[i]).fill((column.at(-1) ?? -1) + 1));
+    }
+  });
+  const lowered = async (z, unit, what, then = () => {}) => {
+    const own = ++moves, temperature = new Float32Array(column.at(-1) + 1);
+    const found = await run("redraw", { z, below: Int32Array.of(column[unit]), temperature, noise: 0.5 });
+    if (own !== moves) return;
+    then(found.z);
+    go(found.z, what);
+  };
+
   // ---- the plane: two axes, each a latent dimension or a principal direction of the codes
 
   const axes = [];
+  const levelOf = facts.levels?.names.flatMap((name, i) => Array(facts.levels.blocks[i]).fill(name));
   if (!discrete) {
     if (directions) {
       for (let i = 0; i < 2; i++) {
@@ -190,7 +210,8 @@ const start = async () => {
     for (const unit of facts.order.slice(0, 64)) {
       const direction = new Float32Array(latents);
       direction[unit] = 1;
-      const usage = `${facts.measure} ${number(facts.usage[unit])}`;
+      const level = facts.levels ? `${levelOf[column[unit]]}, ` : "";
+      const usage = `${level}${facts.measure} ${number(facts.usage[unit])}`;
       axes.push({ name: `z${unit + 1}`, more: usage, direction, unit });
     }
     for (const axis of axes) {
@@ -278,12 +299,16 @@ const start = async () => {
   // Move to where the projections on the plane's axes are x and y; the rest of z stays.
   const place = (x, y, aloud) => {
     const z = here.z.slice(), targets = [[plane.x, x], [plane.y, y]];
-    for (const [axis, at] of plane.x === plane.y ? targets.slice(0, 1) : targets) {
-      const change = at - axis.along(z);
-      for (let d = 0; d < latents; d++) z[d] += change * axis.direction[d];
-    }
+    const project = (z) => {
+      for (const [axis, at] of plane.x === plane.y ? targets.slice(0, 1) : targets) {
+        const change = at - axis.along(z);
+        for (let d = 0; d < latents; d++) z[d] += change * axis.direction[d];
+      }
+    };
+    project(z);
     const said = `${plane.x.name} ${number(x + plane.x.offset)}, ${plane.y.name} ${number(y + plane.y.offset)}`;
-    go(z, said);
+    const above = [plane.x.unit, plane.y.unit].filter(unread);
+    if (above.length) lowered(z, Math.min(...above), said, project); else go(z, said);
     if (aloud) say(said);
   };
 
@@ -348,12 +373,13 @@ const start = async () => {
     const input = slider(name, { min: low, max: high, step: (high - low) / 400, value: here.z[unit] }, (at) => {
       const z = here.z.slice();
       z[unit] = at;
-      go(z, `${axis.name} ${number(at)}`);
+      const said = `${axis.name} ${number(at)}`;
+      if (unread(unit)) lowered(z, unit, said); else go(z, said);
     });
     const update = () => {
       const at = here.z[unit];
       if (document.activeElement !== input || +input.value !== at) input.value = at;
-      output.textContent = number(at);
+      output.textContent = spread ? `${number(at)} ± ${number(spread[unit])}` : number(at);
       if (!spread) return;
       // The middle of the thumb runs from half a thumb to the width less half a thumb.
       const share = (value) => Math.max(0, Math.min(1, (value - low) / (high - low)));
@@ -374,9 +400,10 @@ const start = async () => {
     const own = axes.filter((axis) => axis.unit !== undefined);
     const first = own.slice(0, 10), rest = own.slice(10, 40);
     const note = element("p", { className: "soft", id: "explorer-spread", hidden: true },
-      "The shaded part of a slider is one posterior standard deviation to either side, on average over the test ",
-      `${facts.example}s.`);
-    const found = [element("h3", { textContent: "Dimensions" }), note, element("div", { className: "ex-sliders" }, first.map(sliderOf))];
+      `What follows ± is a posterior standard deviation, averaged over the test ${facts.example}s; the slider is shaded as far.`);
+    const others = facts.levels && facts.read < latents
+      ? [element("p", { className: "soft", textContent: `The image depends on ${facts.levels.names[0]} alone. If a dimension of another level moves, all levels below it go to their prior means.` })] : [];
+    const found = [element("h3", { textContent: "Dimensions" }), ...others, note, element("div", { className: "ex-sliders" }, first.map(sliderOf))];
     if (rest.length) {
       found.push(element("details", {}, element("summary", { textContent: `${rest.length} more` }),
         element("div", { className: "ex-sliders" }, rest.map(sliderOf))));
@@ -557,7 +584,8 @@ const start = async () => {
     grid.addEventListener("keydown", (event) => {
       const move = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -wide, ArrowDown: wide }[event.key];
       const change = { "+": 1, "=": 1, "-": -1, PageUp: 10, PageDown: -10 }[event.key];
-      if (change) { event.preventDefault(); set(here.z[chosen] + change); }
+      const around = (code) => ((code % (most + 1)) + most + 1) % (most + 1); // codes have no order
+      if (change) { event.preventDefault(); set(around(here.z[chosen] + change)); }
       if (move === undefined || !cells[chosen + move]) return;
       event.preventDefault();
       cells[chosen + move].focus();
@@ -583,15 +611,11 @@ const start = async () => {
 
   let spread = null; // [D] how far draws from q(z|x) are from the code, on average
   const scores = []; // of the test images, as they come
-  const scored = async (values, draws, label) => {
-    let total = 0;
-    for (let i = 0; i < draws; i++) {
-      const inputs = { image: values, noise: noise("bound") };
-      if (classes) inputs.label = Int32Array.of(label);
-      const { cost, kl } = await run("bound", inputs);
-      total += (cost[0] + kl[0]) / draws;
-    }
-    return total;
+  const scored = async (values, label) => { // with one draw of z
+    const inputs = { image: values, noise: noise("bound") };
+    if (classes) inputs.label = Int32Array.of(label);
+    const { cost, kl } = await run("bound", inputs);
+    return cost[0] + kl[0];
   };
 
   const own = () => {
@@ -659,19 +683,23 @@ const start = async () => {
       working = false;
     };
     const score = async (values, label, mine) => {
+      delete text.dataset.score;
       text.textContent = "Computing its score …";
       const draws = 16;
-      let total = 0;
+      const found = [];
       for (let i = 0; i < draws; i++) {
-        total += await scored(values, 1, label) / draws;
+        found.push(await scored(values, label));
         if (due || mine !== latest || empty) return;
       }
+      const total = found.reduce((a, b) => a + b) / draws;
+      const error = Math.sqrt(found.reduce((sum, x) => sum + (x - total) ** 2, 0) / (draws - 1) / draws);
       const [name, usual] = facts.score;
       const given = classes ? `, given class ${classes[label]}` : "";
       const below = scores.filter((x) => x < total).length;
       const among = scores.length >= 8 ? ` It is higher than that of ${below} of ${scores.length} test ${facts.example}s.` : "";
-      text.textContent = `Its score, ${name}${given}: ${number(total, 1)} nats, averaged over ${draws} draws; the mean of the test ${facts.example}s is ${number(usual, 1)}.${among}`;
+      text.textContent = `Its score, ${name}${given}: ${number(total, 1)} ± ${number(error, 1)} nats, averaged over ${draws} draws, with its standard error; the mean of the test ${facts.example}s is ${number(usual, 1)}.${among}`;
       text.dataset.score = total;
+      text.dataset.error = error;
     };
     const neighbours = (code) => { // the test images with the nearest codes
       const far = Array.from({ length: images }, (_, i) => {
@@ -752,6 +780,8 @@ const start = async () => {
       const [w, h] = [bitmap.width * scale, bitmap.height * scale];
       context.fillStyle = "#fff"; // behind what is transparent
       context.fillRect(0, 0, pad.width, pad.height);
+      // Of the model's own size, or a multiple that fits, it keeps its very pixels.
+      context.imageSmoothingEnabled = pad.width % bitmap.width !== 0 || pad.height % bitmap.height !== 0;
       context.imageSmoothingQuality = "high";
       context.drawImage(bitmap, (pad.width - w) / 2, (pad.height - h) / 2, w, h);
       empty = false;

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from flaxvae import outside
 from flaxvae.analysis import latent_space
 from flaxvae.data import labels
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Split
 from flaxvae.devices import batches
+from flaxvae.errors import command
 from flaxvae.report import shown
-from flaxvae.report.explorer.functions import Functions
+from flaxvae.report.explorer.functions import Functions, latents_read
 from flaxvae.report.shown import Subject
 from flaxvae.runs.run import Run
 
@@ -63,10 +65,12 @@ def of(subject: Subject, functions: Functions | None) -> Facts:
     else:
         arrays["codes"], indices = z, None
         usage = shown.used(run, subject.evaluation)
+        read = length if functions is None else latents_read(functions.graphs["decode"])
+        said["read"] = read
         said["measure"] = _measure(subject)
-        said["order"] = np.argsort(usage)[::-1].tolist()
+        said["order"] = np.lexsort((-usage, np.arange(length) >= read)).tolist()
         said["usage"] = [round(float(x), 4) for x in usage]
-        directions, said["explained"] = _principal(z)
+        directions, said["explained"] = _principal(z, read)
         if directions is not None:
             arrays["directions"] = directions
     if run.recipe.hierarchy is not None:
@@ -75,7 +79,7 @@ def of(subject: Subject, functions: Functions | None) -> Facts:
         tiles, reach = _tiles(run, arrays, said)
         arrays["tiles"], said["reach"] = tiles, reach
     else:
-        said["missing"] = functions.missing
+        said["missing"] = functions.missing | _without_draws(run)
         arrays |= _probes(run, some, z, indices)
     return Facts(said, {name: _single(array) for name, array in arrays.items()})
 
@@ -121,13 +125,27 @@ def _indices(run: Run, some: Split) -> Array:
     return np.asarray(find(run.split(some), run.variables, jax.random.key(0)))
 
 
-def _principal(z: Array) -> tuple[Array | None, tuple[float, float] | None]:
-    """[2, D] the two principal directions of the codes, and their parts of the variance."""
-    if min(z.shape) < 3:
+def _without_draws(run: Run) -> dict[str, str]:
+    """Why the page draws no codes, if their prior is a network that is fitted to them."""
+    if run.recipe.codes is None or run.recipe.codes.prior is None:
+        return {}
+    if run.generates:
+        return {"sample": "the prior fitted to the codes is not in the page; see Samples below"}
+    fit = command("flaxvae", "fit-prior", run.path, *outside.flag(run.folder.recipes))
+    return {"sample": f"there is no prior over the codes yet; {fit} fits one"}
+
+
+def _principal(z: Array, read: int) -> tuple[Array | None, tuple[float, float] | None]:
+    """[2, D] the two principal directions of the codes, and their parts of the variance.
+
+    Both of the first ``read`` latents only, for the image follows no other.
+    """
+    seen = z[:, :read]
+    if min(seen.shape) < 3:
         return None, None
-    centred = z - z.mean(0)
-    explained = latent_space.plane(z).explained
-    return np.linalg.svd(centred, full_matrices=False)[2][:2], explained
+    directions = np.zeros((2, z.shape[1]), z.dtype)
+    directions[:, :read] = np.linalg.svd(seen - seen.mean(0), full_matrices=False)[2][:2]
+    return directions, latent_space.plane(seen).explained
 
 
 def _probes(run: Run, some: Split, z: Array, indices: Array | None) -> dict[str, Array]:

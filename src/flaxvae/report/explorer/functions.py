@@ -84,6 +84,22 @@ def trace(recipe: Recipe, variables: Variables, fitted: FittedPrior | None = Non
     return Functions(found, missing)
 
 
+def latents_read(decode: Graph) -> int:
+    """How many latents, the first ones of z, the image depends on: of a ladder, those of level 1.
+
+    Args:
+        decode: the graph of that name, of a model without codes.
+    """
+    z = decode.inputs["z"]
+    size = int(decode.shapes[z][1][1])
+    ends = [
+        int(op.params["limit_indices"][1]) if op.name == "slice" else size
+        for op in decode.ops
+        if z in op.inputs
+    ]
+    return max(ends, default=size)
+
+
 def _functions(
     recipe: Recipe, variables: Variables, fitted: FittedPrior | None
 ) -> dict[str, _Function]:
