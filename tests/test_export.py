@@ -83,7 +83,10 @@ def test_verify_reads_exports(run):
     about = json.loads((run.path / "export" / "npz" / "export.json").read_text())
     other = shutil.copytree(run.path / "export" / "npz", run.path / "export" / "other")
     write_json(other / "export.json", about | {"variables_sha256": "0" * 64})
-    found = {each.what: each for each in verify(RunFolder.open(run.path))}
+    (run.path / "export" / ".npz.1-ab.partial").mkdir()  # of an export that was killed
+    every = [*verify(RunFolder.open(run.path))]
+    assert [each.what for each in every if each.ok is False] == ["export/card"]
+    found = {each.what: each for each in every}
     assert found["export/npz"].ok and found["export/card"].ok is False
     assert found["export/other"].ok is None and "of other parameters" in found["export/other"].said
     assert "others" not in found or "export" not in found["others"].said

@@ -131,6 +131,8 @@ def _fitted(path: Path, model: Mapping[str, str]) -> Finding:
 def _exports(folder: RunFolder, model: Mapping[str, str]) -> Iterator[Finding]:
     """What was exported of the model with these ``digests``."""
     for path in sorted(folder.path.glob(f"{export_folder.FOLDER}/*/")):
+        if any(map(path.match, LEFTOVERS)):  # of an export that was killed
+            continue
         what = path.relative_to(folder.path).as_posix()
         try:
             about, said = export_folder.check(path)
