@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import zlib
 from importlib import resources
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from conftest import rare
 from flaxvae import zoo
 from flaxvae.export import graph, interpreter
 from flaxvae.recipe import DataSpec
+from flaxvae.report import explorer
 from flaxvae.report.explorer import functions, packing
 from flaxvae.settings import Body
 
@@ -230,6 +232,11 @@ def test_latents_are_read_if_the_image_has_a_gradient_in_them():
     (moving,) = np.nonzero(np.abs(slopes).sum((0, 1)))
     assert moving.tolist() == [*range(functions.latents_read(found))]
     assert len(moving) == 4 and z.shape == (1, 6)
+
+
+def test_a_model_that_is_not_finite_has_no_explorer():
+    run = SimpleNamespace(spec=SimpleNamespace(kind="images"), variables={"w": np.array([np.nan])})
+    assert "weights of the model are not finite" in explorer.section(SimpleNamespace(run=run)).body
 
 
 # ---- packing

@@ -13,10 +13,11 @@ from PIL import Image
 
 import flaxvae
 from flaxvae import api, cli, flags, lookup
+from flaxvae.data.pipeline import Split
 from flaxvae.errors import DataError
 from flaxvae.plan import flat, make_plan
 from flaxvae.report import again
-from flaxvae.report.html import pictures
+from flaxvae.report.html import pictured, pictures
 from flaxvae.report.html import run as html
 from flaxvae.report.shown import Subject
 from flaxvae.runs import pages
@@ -150,6 +151,14 @@ def test_the_command_makes_the_same_plan(choices, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "execute", lambda plan, **_: found.append(plan))
     cli.main([name, *words, "--no-cache"])
     assert flat(found[0]) == flat(plan)
+
+
+@pytest.mark.parametrize("rows", ["0", "0," + "1" * 200_000, "one,1", "2,1"])
+def test_scores_that_are_damaged_are_refused(rows, tmp_path):
+    (tmp_path / "scores.csv").write_text(f"index,score\n{rows}\n")
+    test = Split(np.zeros((1, 2, 2, 1), np.uint8), None, 255)
+    with pytest.raises(ValueError):
+        pictured._scored(tmp_path / "scores.csv", test)
 
 
 def test_a_run_that_is_not_finished_says_so(stopped, tmp_path, capsys):

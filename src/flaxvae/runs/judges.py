@@ -66,7 +66,8 @@ def of_sets(
     images = np.concatenate([having.images(), lacking.images()])
     labels = (np.arange(count) < len(having.x)).astype(np.int32)
     watch = None if stages is None else stages(f"classifier of {name}")
-    own, rest = features.train(images, labels, epochs=EPOCHS, watch=watch), _named(data, others)
+    own = features.train(images, labels, epochs=EPOCHS, watch=watch)
+    rest = _named(data, others, stages)
 
     def read(images: Array) -> Readings:
         return {name: own.classify(images) == 1, **rest.read(images)}

@@ -14,6 +14,7 @@ import math
 from importlib import resources
 from typing import Any
 
+import jax
 import numpy as np
 
 from flaxvae.errors import counted
@@ -40,6 +41,8 @@ def section(of: Subject) -> Section | None:
     run = of.run
     if run.spec.kind == "table":
         return None
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.variables)):
+        return _nothing("weights of the model are not finite")
     traced: Functions | None
     traced = trace(native(run), run.variables, run.fitted)
     said: dict[str, Any] = {}
@@ -56,12 +59,19 @@ def section(of: Subject) -> Section | None:
         return Section("explorer", "Explorer", tag("p", said["instead"]))
     if traced is not None:
         traced = _fitting(traced)
-    found = facts.of(of, traced)
+    try:
+        found = facts.of(of, traced)
+    except FloatingPointError as error:
+        return _nothing(str(error))
     half = traced is not None and _is_close(traced, found.arrays)
     packed = packing.pack({} if traced is None else traced.graphs, found.arrays, half)
     said |= found.said | {"weights": "float16" if half else "float32"}
     scripts = f"{_own('engine.js')}\n{_own('explorer.js')}"
     return Section("explorer", "Explorer", _body(said, packed), _own("explorer.css"), scripts)
+
+
+def _nothing(why: str) -> Section:
+    return Section("explorer", "Explorer", tag("p", f"There is nothing to explore: {why}."))
 
 
 def _body(said: dict[str, Any], packed: Packed) -> Html:

@@ -29,7 +29,7 @@ const unpacked = async () => {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 };
 
-const hosted = (packed, bytes) => new Promise((resolve) => {
+const hosted = (packed, bytes) => new Promise((resolve, refuse) => {
   const here = () => {
     const engine = flaxvaeEngine().load(packed, bytes);
     resolve(async (name, inputs) => engine.run(name, inputs));
@@ -50,7 +50,11 @@ const hosted = (packed, bytes) => new Promise((resolve) => {
   });
   worker.onerror = (event) => { event.preventDefault(); worker.terminate(); here(); };
   worker.onmessage = ({ data }) => {
-    if (data.id === 0) { worker.onerror = null; resolve(run); return; }
+    if (data.id === 0) {
+      worker.onerror = null;
+      if (data.error) refuse(new Error(data.error)); else resolve(run);
+      return;
+    }
     const [done, failed] = waiting.get(data.id);
     waiting.delete(data.id);
     if (data.error) failed(new Error(data.error)); else done(data.outputs);
@@ -210,8 +214,8 @@ const start = async () => {
     for (const unit of facts.order.slice(0, 64)) {
       const direction = new Float32Array(latents);
       direction[unit] = 1;
-      const level = facts.levels ? `${levelOf[column[unit]]}, ` : "";
-      const usage = `${level}${facts.measure} ${number(facts.usage[unit])}`;
+      const level = facts.levels ? `${levelOf[column[unit]]}, ` : "", much = facts.usage[unit];
+      const usage = `${level}${facts.measure} ${much === null ? "not finite" : number(much)}`;
       axes.push({ name: `z${unit + 1}`, more: usage, direction, unit });
     }
     for (const axis of axes) {
@@ -298,15 +302,18 @@ const start = async () => {
 
   // Move to where the projections on the plane's axes are x and y; the rest of z stays.
   const place = (x, y, aloud) => {
-    const z = here.z.slice(), targets = [[plane.x, x], [plane.y, y]];
+    const z = here.z.slice(), u = plane.x.direction, v = plane.y.direction;
+    // The axes need not be orthogonal; where they are nearly one, only the first is followed.
+    const shared = u.reduce((sum, value, d) => sum + value * v[d], 0), rest = 1 - shared * shared;
     const project = (z) => {
-      for (const [axis, at] of plane.x === plane.y ? targets.slice(0, 1) : targets) {
-        const change = at - axis.along(z);
-        for (let d = 0; d < latents; d++) z[d] += change * axis.direction[d];
-      }
+      let across = x - plane.x.along(z), up = y - plane.y.along(z);
+      if (rest > 1e-3) [across, up] = [(across - shared * up) / rest, (up - shared * across) / rest];
+      else up = 0;
+      for (let d = 0; d < latents; d++) z[d] += across * u[d] + up * v[d];
     };
     project(z);
-    const said = `${plane.x.name} ${number(x + plane.x.offset)}, ${plane.y.name} ${number(y + plane.y.offset)}`;
+    const both = plane.x === plane.y ? [plane.x] : [plane.x, plane.y];
+    const said = both.map((axis) => `${axis.name} ${number(axis.along(z) + axis.offset)}`).join(", ");
     const above = [plane.x.unit, plane.y.unit].filter(unread);
     if (above.length) lowered(z, Math.min(...above), said, project); else go(z, said);
     if (aloud) say(said);
@@ -697,7 +704,7 @@ const start = async () => {
       const given = classes ? `, given class ${classes[label]}` : "";
       const below = scores.filter((x) => x < total).length;
       const among = scores.length >= 8 ? ` It is higher than that of ${below} of ${scores.length} test ${facts.example}s.` : "";
-      text.textContent = `Its score, ${name}${given}: ${number(total, 1)} ± ${number(error, 1)} nats, averaged over ${draws} draws, with its standard error; the mean of the test ${facts.example}s is ${number(usual, 1)}.${among}`;
+      text.textContent = `Its score, ${name}${given}: ${number(total, 1)} ± ${number(error, 1)} nats, averaged over ${draws} draws, with its standard error; the mean of the test ${facts.example}s is ${usual === null ? "not finite" : number(usual, 1)}.${among}`;
       text.dataset.score = total;
       text.dataset.error = error;
     };
@@ -860,7 +867,7 @@ const start = async () => {
     const power = (x) => (x === 0 ? "0" : x.toExponential(1).replace("-", "−"));
     said.dataset.decoder = decoder;
     said.dataset.weights = facts.weights;
-    let text = `Self-test: on ${count} probes this page’s decoder differs from JAX’s by at most ${power(decoder)}`;
+    let text = `Self-test: on ${count} ${count === 1 ? "probe" : "probes"} this page’s decoder differs from JAX’s by at most ${power(decoder)}`;
     if ("look" in graphs) {
       said.dataset.encoder = encoder;
       text += `, its encoder by ${power(encoder)}`;
@@ -893,7 +900,10 @@ const start = async () => {
   root.dataset.ready = "true";
 };
 
-start().catch((error) => {
-  root.append(element("p", { role: "alert", textContent: `The explorer could not start: ${error.message}` }));
+const failed = (what, error) => {
+  if (root.dataset.failed) return;
+  root.append(element("p", { role: "alert", textContent: `The explorer ${what}: ${error.message}` }));
   root.dataset.failed = error.message;
-});
+};
+addEventListener("unhandledrejection", ({ reason }) => failed("stopped", reason));
+start().catch((error) => failed("could not start", error));

@@ -38,12 +38,17 @@ class Facts(NamedTuple):
 
 
 def of(subject: Subject, functions: Functions | None) -> Facts:
-    """The facts of a run; without ``functions``, those of a precomputed grid."""
+    """The facts of a run; without ``functions``, those of a precomputed grid.
+
+    Raises FloatingPointError if codes are not finite.
+    """
     run, test = subject.run, subject.test
     size, length = math.prod(run.spec.shape), run.latent_size
     count = min(IMAGES, PIXELS // size, CODES // length, len(test.x))
     some = taken(test, np.arange(max(count, 1)))
     z = run.encode(some)
+    if not np.isfinite(z).all():
+        raise FloatingPointError("codes of test images are not finite")
     pixels = some.images(slice(None))
     arrays = {"pictures": _bytes(pixels), "mean": z.mean(0), "sd": z.std(0)}
     classes = None if run.recipe.classes is None else [str(name) for name in run.spec.names]
@@ -69,7 +74,7 @@ def of(subject: Subject, functions: Functions | None) -> Facts:
         said["read"] = read
         said["measure"] = _measure(subject)
         said["order"] = np.lexsort((-usage, np.arange(length) >= read)).tolist()
-        said["usage"] = [round(float(x), 4) for x in usage]
+        said["usage"] = [_number(x) for x in usage]
         directions, said["explained"] = _principal(z, read)
         if directions is not None:
             arrays["directions"] = directions
@@ -108,8 +113,13 @@ def _score(subject: Subject) -> dict[str, Any]:
     """The mean score of the test images: -ELBO, or of a plain autoencoder its first term."""
     evaluation = subject.evaluation
     if evaluation.elbo is None:
-        return {"score": ["−log p(x|z)", evaluation.reconstruction]}
-    return {"score": ["−ELBO", -evaluation.elbo]}
+        return {"score": ["−log p(x|z)", _number(evaluation.reconstruction)]}
+    return {"score": ["−ELBO", _number(-evaluation.elbo)]}
+
+
+def _number(value: Any) -> float | None:
+    """A number for the page's JSON, which has none that are not finite."""
+    return round(float(value), 4) if math.isfinite(value) else None
 
 
 def _measure(subject: Subject) -> str:

@@ -254,7 +254,10 @@ def _scored(path: Path, test: Split) -> tuple[Array, Array, int | None]:
     """scores.csv: rows of the test images and their scores, the highest first; and how many are
     flagged. Raises ValueError if it is of other images."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
+        try:
+            rows = list(csv.DictReader(file, restval=""))
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
     if len(rows) != len(test.x):
         raise ValueError(f"it has {len(rows):,} scores, and there are {len(test.x):,} test images")
     if test.files is None:
