@@ -19,7 +19,7 @@ from flaxvae import zoo
 from flaxvae.export import graph, interpreter
 from flaxvae.recipe import DataSpec
 from flaxvae.report import explorer
-from flaxvae.report.explorer import functions, packing
+from flaxvae.report.explorer import facts, functions, packing
 from flaxvae.settings import Body
 
 ENGINE = (resources.files("flaxvae.report.explorer") / "engine.js").read_text()
@@ -237,6 +237,25 @@ def test_latents_are_read_if_the_image_has_a_gradient_in_them():
 def test_a_model_that_is_not_finite_has_no_explorer():
     run = SimpleNamespace(spec=SimpleNamespace(kind="images"), variables={"w": np.array([np.nan])})
     assert "weights of the model are not finite" in explorer.section(SimpleNamespace(run=run)).body
+
+
+@pytest.mark.parametrize("standard", [True, False])
+def test_an_image_decoded_beforehand_is_that_of_its_place_in_the_plane(standard):
+    z = np.random.default_rng(0).normal(1.5, (3.0, 2.0, 1.0), (50, 3))
+    run = SimpleNamespace(
+        spec=SimpleNamespace(shape=(1, 1, 3), names=()),
+        recipe=SimpleNamespace(classes=None),
+        latent_size=3,
+        decode=lambda z, y: z[:, None, None] / 60 + 0.5,
+    )
+    directions = facts._principal(z, 3)[0]
+    said = {"order": [0, 1, 2], "standard": standard}
+    tiles, (low, high) = facts._tiles(run, {"codes": z, "directions": directions}, said)
+    n = len(tiles)
+    places = ((tiles[:, :, 0, 0] / 255 - 0.5) * 60 - (0 if standard else z.mean(0))) @ directions.T
+    across, down = np.meshgrid(np.linspace(low, high, n), np.linspace(high, low, n))
+    np.testing.assert_allclose(places, np.stack([across, down], -1), atol=0.25)  # of 8 bits
+    assert n == 15 and high >= np.abs((z - (0 if standard else z.mean(0))) @ directions.T).max()
 
 
 # ---- packing

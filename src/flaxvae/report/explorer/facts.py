@@ -176,12 +176,11 @@ def _tiles(run: Run, arrays: dict[str, Array], said: dict[str, Any]) -> tuple[Ar
     """[n, n, *shape] images decoded on the plane that the explorer starts with, from top left."""
     n = int(min(max(math.sqrt(TILES / math.prod(run.spec.shape)), 5), 15))
     z = arrays["codes"]
-    if "directions" in arrays:
-        middle, axes = z.mean(0), arrays["directions"]
-    else:
-        units = (said["order"] + said["order"])[:2]
-        middle = np.zeros(run.latent_size) if said["standard"] else z.mean(0)
-        axes = np.eye(run.latent_size)[units]
+    middle = np.zeros(run.latent_size) if said["standard"] else z.mean(0)
+    units = np.eye(run.latent_size)[(said["order"] * 2)[:2]]
+    axes = arrays.get("directions", units)
+    if run.latent_size == 1:
+        axes[1] = 0  # each row shows the same
     reach = float(np.abs((z - middle) @ axes.T).max()) or 1.0
     steps = np.linspace(-reach, reach, n)
     across, down = np.meshgrid(steps, steps[::-1])
