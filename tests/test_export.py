@@ -79,15 +79,21 @@ def test_weights_come_back(run, capsys, name):
 def test_verify_reads_exports(run):
     for to in ("npz", "card"):
         formats.write(run, to, run.path / "export" / to)
-    (run.path / "export" / "card" / "README.md").write_text("other")
+    edited = run.path / "export" / "card" / "README.md"
+    edited.write_text(edited.read_text() + "The license is that of the data.")
+    damaged = shutil.copytree(run.path / "export" / "npz", run.path / "export" / "damaged")
+    (damaged / "weights.npz").write_bytes(b"other")
+    (run.path / "export" / "mine").mkdir()
     about = json.loads((run.path / "export" / "npz" / "export.json").read_text())
     other = shutil.copytree(run.path / "export" / "npz", run.path / "export" / "other")
     write_json(other / "export.json", about | {"variables_sha256": "0" * 64})
     (run.path / "export" / ".npz.1-ab.partial").mkdir()  # of an export that was killed
     every = [*verify(RunFolder.open(run.path))]
-    assert [each.what for each in every if each.ok is False] == ["export/card"]
+    assert [each.what for each in every if each.ok is False] == ["export/damaged"]
     found = {each.what: each for each in every}
-    assert found["export/npz"].ok and found["export/card"].ok is False
+    assert found["export/npz"].ok and found["export/npz"].said.endswith("as recorded")
+    assert found["export/card"].ok and found["export/card"].said == "README.md was edited"
+    assert found["export/mine"].ok is None and "not read" in found["export/mine"].said
     assert found["export/other"].ok is None and "of other parameters" in found["export/other"].said
     assert "others" not in found or "export" not in found["others"].said
 
@@ -140,6 +146,11 @@ def test_an_export_replaces_nothing_else(run, tmp_path, capsys):
     with pytest.raises(UsageError, match=r"holds own\.py, which flaxvae did not write"):
         formats.write(run, "card", out)
     assert (out / "own.py").read_text() == "mine"
+    (out / "own.py").unlink()
+    (out / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds a README\.md that was edited"):
+        formats.write(run, "card", out)
+    assert (out / "README.md").read_text() == "mine"
     with pytest.raises(UsageError, match="is where you are"), contextlib.chdir(tmp_path):
         formats.write(run, "card", Path())
 

@@ -84,7 +84,7 @@ def write(run: Run, to: Export, path: Path) -> list[Path]:
 
     Raises:
         UsageError: the format cannot hold this model, or needs a package that is missing; or
-            ``path`` holds anything but an earlier export.
+            ``path`` holds anything but an earlier export, or a README.md that was edited.
         DataError: the run is damaged.
     """
     form = FORMATS[to]
@@ -92,6 +92,6 @@ def write(run: Run, to: Export, path: Path) -> list[Path]:
     export_folder.check_target(path)
     with export_folder.written(path, export_folder.describe(run, to)) as folder:
         use = form.write(run, folder)
-        writing.text(folder / "README.md", card.card(run, use))
+        writing.text(folder / export_folder.CARD, card.card(run, use))
         names = sorted(each.name for each in folder.iterdir())
     return [path / name for name in names]

@@ -25,6 +25,7 @@ from flaxvae.runs.run import Run
 
 FOLDER = "export"  # in a run, with a folder for each format
 FILE = "export.json"
+CARD = "README.md"  # which its user may edit
 ADVICE = "export it again"
 
 
@@ -99,7 +100,10 @@ def thresholds(run: Run) -> dict[str, Threshold]:
 
 
 def check_target(path: Path) -> None:
-    """Raises UsageError unless ``path`` is new, empty, or an earlier export and nothing else."""
+    """Raises UsageError unless ``path`` is new, empty, or an earlier export and nothing else.
+
+    An edited README.md is its user's, and is not replaced.
+    """
     if not path.exists():
         return
     if Path.cwd().is_relative_to(path.resolve()):
@@ -107,7 +111,7 @@ def check_target(path: Path) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     try:
-        others = added(path)
+        others, edited = added(path), is_edited(path)
     except DataError:
         raise UsageError(
             f"--out {path} exists and is no earlier export: expected a new folder; choose another "
@@ -118,6 +122,11 @@ def check_target(path: Path) -> None:
             f"--out {path} holds {others[0]}, which flaxvae did not write: expected an earlier "
             "export alone; move that away, or choose another name"
         )
+    if edited:
+        raise UsageError(
+            f"--out {path} holds a {CARD} that was edited: expected the one that flaxvae wrote; "
+            "move it away, or choose another name"
+        )
 
 
 def added(path: Path) -> list[str]:
@@ -127,6 +136,15 @@ def added(path: Path) -> list[str]:
     """
     known = {FILE, "__pycache__", *_read(path).get("files", {})}
     return sorted(each.name for each in path.iterdir() if each.name not in known)
+
+
+def is_edited(path: Path) -> bool:
+    """Whether the README.md of an export is another than flaxvae wrote.
+
+    Raises DataError if there is no export.json, or it is damaged.
+    """
+    sha256 = _read(path).get("files", {}).get(CARD)
+    return sha256 is not None and (path / CARD).is_file() and _sha256(path / CARD) != sha256
 
 
 @contextmanager
@@ -141,16 +159,19 @@ def written(path: Path, about: Mapping[str, Any]) -> Iterator[Path]:
 def check(path: Path) -> tuple[Record, str]:
     """The record in an export's folder, and what there is. Raises DataError if a file is not whole.
 
-    Files that were added are of no concern.
+    Files that were added are of no concern, nor is what was written in README.md.
     """
     found = _read(path)
     files = found.get("files", {})
     for name, sha256 in files.items():
         if "/" in name or not (path / name).is_file():
             raise DataError(f"no {name}: expected what flaxvae wrote; {ADVICE}")
-        if _sha256(path / name) != sha256:
+        if name != CARD and _sha256(path / name) != sha256:
             raise DataError(f"{name} was changed: expected what flaxvae wrote; {ADVICE}")
-    return found, f"{', '.join(files)}: sha256 as recorded"
+    edited = is_edited(path)
+    whole = ", ".join(name for name in files if not (edited and name == CARD))
+    said = [f"{whole}: sha256 as recorded"] * bool(whole) + [f"{CARD} was edited"] * edited
+    return found, "; ".join(said)
 
 
 def _read(path: Path) -> Record:

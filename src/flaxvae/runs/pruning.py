@@ -60,6 +60,8 @@ def _added(path: Path) -> Iterator[Path]:
     for each in _unknown(path / export_folder.FOLDER, ()):
         try:
             yield from (each / name for name in export_folder.added(each))
+            if export_folder.is_edited(each):
+                yield each / export_folder.CARD
         except (DataError, OSError):
             yield each
     if (path / "prior").is_dir():

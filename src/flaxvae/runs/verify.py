@@ -134,6 +134,9 @@ def _exports(folder: RunFolder, model: Mapping[str, str]) -> Iterator[Finding]:
         if any(map(path.match, LEFTOVERS)):  # of an export that was killed
             continue
         what = path.relative_to(folder.path).as_posix()
+        if not (path / export_folder.FILE).exists():
+            yield Finding(None, what, f"not read: without {export_folder.FILE}")
+            continue
         try:
             about, said = export_folder.check(path)
         except FAULTS as error:
