@@ -65,6 +65,7 @@ class Visit:
         self.page.on("dialog", lambda box: (self.complaints.append(box.message), box.dismiss()))
         self.page.on("request", self._asked)
         self.page.goto(file.as_uri())
+        self.page.wait_for_selector("#explorer-live[data-ready]")  # nothing moves from then on
 
     def _asked(self, request):
         if request.url.partition(":")[0] not in ("data", "blob", "file"):
@@ -198,7 +199,6 @@ def test_axe_finds_nothing_serious(browser, hostile, scheme):
 def explorer(request, browser, trained):
     """The explorer of a run, once it has compared itself with JAX."""
     found = Visit(browser, trained / pages.NAME, request.param)
-    found.page.wait_for_selector("#explorer-live[data-ready]")
     yield found.page
     assert found.complaints == []
     found.page.context.close()

@@ -406,7 +406,7 @@ const start = async () => {
   const sliders = () => {
     const own = axes.filter((axis) => axis.unit !== undefined);
     const first = own.slice(0, 10), rest = own.slice(10, 40);
-    const note = element("p", { className: "soft", id: "explorer-spread", hidden: true },
+    const note = element("p", { className: "soft", id: "explorer-spread", hidden: !("bound" in graphs), style: { visibility: "hidden" } },
       `What follows ± is a posterior standard deviation, averaged over the test ${facts.example}s; the slider is shaded as far.`);
     const others = facts.levels && facts.read < latents
       ? [element("p", { className: "soft", textContent: `The image depends on ${facts.levels.names[0]} alone. If a dimension of another level moves, all levels below it go to their prior means.` })] : [];
@@ -839,7 +839,7 @@ const start = async () => {
       if (i % 32 === 31 || i === images - 1) {
         spread = squares.map((sum) => Math.sqrt(sum / (i + 1)));
         const note = document.getElementById("explorer-spread");
-        if (note && spread.some((x) => x > 0)) note.hidden = false; else spread = null;
+        if (note && spread.some((x) => x > 0)) note.style.visibility = "visible"; else spread = null;
         for (const update of bands) update();
       }
     }
