@@ -6,6 +6,7 @@ import inspect
 import os
 import pickle
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -201,6 +202,38 @@ def test_images_keep_the_scale_and_the_order_of_their_values():
     signed = VAE(shape=(6, 6, 3), likelihood="gaussian", **how).fit(last / 127.5 - 1)
     found, z = signed.inverse_transform(z), signed.trained_.decode(z)
     np.testing.assert_allclose(found, 2 * z.reshape(20, -1) - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("peak", "signed", "given", "expected"),
+    [
+        (255.0, False, [[0.0, 255.0], [1.0, 0.0]], [[0, 1], [1 / 255, 0]]),
+        (65535.0, False, [[0.0, 65535.0], [1.0, 0.0]], [[0, 1], [1 / 65535, 0]]),
+        (255.0, False, [[0.0, 2.5], [1.0, 0.0]], [[0, 2.5 / 255], [1 / 255, 0]]),
+        (1.0, True, [[-1.0, 1.0], [0.5, 0.25]], [[0, 1], [0.75, 0.625]]),
+        (1.0, False, [[0.0, 0.25], [1.0, 0.5]], [[0, 0.25], [1, 0.5]]),
+    ],
+)
+def test_images_are_on_the_scale_of_fit_whatever_is_beside_them(peak, signed, given, expected):
+    model, x = VAE(shape=(2,)), np.array(given)
+    model.trained_ = SimpleNamespace(peak=peak, signed=signed)
+    for rows in (slice(0, 2), slice(0, 1), slice(1, 2)):
+        found = model._images(x[rows])
+        found = found / (peak if found.dtype.kind == "u" else 1)
+        np.testing.assert_allclose(found, np.array(expected)[rows], rtol=1e-6)
+    with pytest.raises(DataError, match="expected 0 to"):
+        model._images(x * 70000)
+    if peak > 1:
+        with pytest.raises(DataError, match=f"0.5; expected 0 to {peak:g}, as in fit: multiply"):
+            model._images(np.array([[0.0, 0.5]]))
+
+
+@pytest.mark.slow
+def test_a_dark_image_alone_has_the_score_that_it_has_beside_others():
+    given = np.rint(255 * digits(20))  # bytes as floats
+    given[-1] = given[-1] > 0
+    model = VAE(shape=(64,), contamination=None, **SMALL | {"epochs": 0}).fit(given)
+    np.testing.assert_array_equal(model.score_samples(given[-1:]), model.score_samples(given)[-1:])
 
 
 @pytest.mark.slow

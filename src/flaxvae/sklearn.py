@@ -35,7 +35,7 @@ from flaxvae.data import pixels
 from flaxvae.data.arrays import ARRAYS
 from flaxvae.data.dataset import Dataset, Part, assembled, taken
 from flaxvae.data.tables import Columns
-from flaxvae.errors import Stopped, UsageError
+from flaxvae.errors import DataError, Stopped, UsageError
 from flaxvae.lookup import Variant
 from flaxvae.plan import make_plan
 from flaxvae.signals import Interrupted
@@ -75,7 +75,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         model: a recipe's name, such as "vae", "beta_vae" or "mog_vae", or a recipe from outside.
         shape: None: rows are those of a table. Columns are any numbers; they are standardised, and
             what comes out is in their own units. Else each row is an image (H, W) or (H, W, C), or
-            a vector (D,), of values in [0, 1], or of bytes.
+            a vector (D,), of values in [0, 1] or [-1, 1], or of bytes, whole numbers or floats. All
+            later rows are read on the scale of those of ``fit``.
         contamination: the fraction of the rows of ``fit`` that ``predict`` calls outliers, above 0
             and at most 0.5; None: those rows are not scored, and there is no ``predict``.
         draws: of z for each row that is scored.
@@ -266,6 +267,28 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             )
         return X.reshape(-1, *shape)
 
+    def _images(self, X: np.ndarray) -> np.ndarray:
+        """Rows [N, D] as images, black and white where ``fit`` found them, whatever X holds.
+
+        A batch may hold dark images alone, and its own values would then say another scale.
+        """
+        trained = self.trained_
+        peak, floats = trained.peak or 1.0, X.dtype.kind == "f"
+        if trained.signed:
+            pixels.check_range(X.dtype, pixels.Values(*_range((X + 1.0) / 2), False), 1.0, "X")
+            return self._shaped(pixels.Form(np.float32, 1.0, signed=True).of(X))
+        low, high = _range(X)
+        pixels.check_range(X.dtype, pixels.Values(low, high, not floats), peak, "X")
+        if peak > 1 and floats and (np.floor(X) != X).any():
+            if high <= 1:
+                raise DataError(
+                    f"X are {X.dtype} from {low:.9g} to {high:.9g}; expected 0 to {peak:g}, as in "
+                    f"fit: multiply by {peak:g}"
+                )
+            X, peak = X / peak, 1.0
+        dtype = X.dtype if peak == 1 else np.uint8 if peak <= 255 else np.uint16
+        return self._shaped(X.astype(dtype, copy=False))
+
     def _rows(self, x: np.ndarray) -> np.ndarray:
         """What a model decodes, [N, *shape], as rows on the scale of X."""
         trained = self.trained_
@@ -283,7 +306,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """Rows as a model takes them, and labels: at least ROWS, by repeating them."""
         rows = np.arange(max(len(X), ROWS)) % len(X)
         y = _labels(y)
-        return self._shaped(X)[rows], y[rows] if y is not None and y.shape == (len(X),) else y
+        x = X if self.shape is None else self._images(X)
+        return x[rows], y[rows] if y is not None and y.shape == (len(X),) else y
 
     def _scores(self, X: np.ndarray, y: Any) -> np.ndarray:
         trained = self.trained_
@@ -338,6 +362,10 @@ def _seed(random_state: Any) -> int:
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(check_random_state(random_state).randint(2**32, dtype=np.uint32))
+
+
+def _range(x: np.ndarray) -> tuple[float, float]:
+    return float(x.min()), float(x.max())
 
 
 def _labels(y: Any) -> np.ndarray | None:
