@@ -167,6 +167,11 @@ def test_what_is_no_condition_is_refused(runs):
     entries = listing([runs]).entries
     with pytest.raises(UsageError, match="did you mean 'beta'"):
         selection.where(entries, ["betta=4"])
+    expected = r"every elbo is negative, -90.00 to -80.50, as .*: expected 'elbo>-100'"
+    with pytest.raises(UsageError, match=expected):
+        selection.where(entries, ["elbo<100"])
+    make(runs / "density", 3.0)
+    assert len(selection.where(listing([runs]).entries, ["elbo<100"])) == 3
     with pytest.raises(UsageError, match="expected a name, one of ="):
         selection.where(entries, ["beta"])
 
@@ -294,7 +299,25 @@ def test_a_folder_is_what_its_path_leads_to(runs, monkeypatch):
 
 def test_prune_keeps_the_first_in_order(runs):
     cli.main(["runs", "prune", str(runs), "--sort", "elbo", "--keep", "1", "--yes"])
-    assert states(runs).keys() == {"better", "busy", "flipped", "swept"}
+    assert states(runs).keys() == {"better", "busy", "flipped", "half", "swept"}
+
+
+def test_what_is_left_alone_takes_no_place_of_those_that_are_kept(runs, capsys):
+    held(make(runs / "best", -10.0))
+    cli.main(["runs", "prune", str(runs), "--sort", "elbo", "--keep", "2", "--yes"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert {"good", "better", "best", "half"} <= states(runs).keys()
+    assert "half: no elbo is known of it" in out and "removed 0 runs" in out
+    cli.main(["runs", "prune", str(runs), "--where", "state=stopped", "--yes"])
+    assert "half" not in states(runs)
+
+
+@pytest.mark.parametrize(("target", "left"), [("good", "better"), ("elsewhere", "elsewhere")])
+def test_only_a_link_to_the_removed_run_is_changed(runs, target, left):
+    (runs / "latest").unlink()
+    (runs / "latest").symlink_to(target)
+    pruning.remove(entry(runs / "good"))
+    assert (runs / "latest").readlink().name == left
 
 
 def test_a_training_that_has_begun_meanwhile_is_left(runs):

@@ -28,8 +28,9 @@ def runs(
     """List the runs in a folder, sorted and filtered; `flaxvae runs prune` removes some.
 
     Names are those of settings, of numbers in summary.json, and run, state (finished, training,
-    stopped, damaged), model, data, epochs, created, parameters. elbo is of test images, in nats;
-    the table has -ELBO. Only small files are read.
+    stopped, damaged), model, data, epochs, created, parameters. elbo is of test images, in nats,
+    and mostly negative: the table has -ELBO, and 'elbo>-100' chooses those below 100 in it. Only
+    small files are read.
 
     Args:
         folders: Folders of runs, sweeps or runs. With the word prune before them, the runs that
@@ -40,7 +41,8 @@ def runs(
         reverse: In the opposite order.
         columns: Show these names rather than the usual ones.
         members: List the members of sweeps, too.
-        keep: Of prune: spare the first this many in the order of --sort.
+        keep: Of prune: spare the first this many in the order of --sort, of those that may be
+            removed; what --sort names must be known of a run to be removed.
         yes: Of prune: remove, rather than show what would be removed.
     """
     from flaxvae.errors import UsageError
@@ -67,7 +69,7 @@ def runs(
     columns = tuple(name.replace("-", "_") for name in columns)
     with Terminal() as terminal:
         if prunes:
-            _prune(chosen[keep or 0 :], columns, yes, terminal)
+            _prune(chosen, keep, sort.replace("-", "_"), columns, yes, terminal)
             return
         if chosen:
             terminal.table(listed.lines(chosen, columns, terminal.width))
@@ -78,14 +80,25 @@ def runs(
             terminal.note(text)
 
 
-def _prune(chosen: Sequence[Entry], columns: Sequence[str], yes: bool, terminal: Terminal) -> None:
-    """Show which of ``chosen`` may be removed, or remove them."""
+def _prune(
+    chosen: Sequence[Entry],
+    keep: int | None,
+    sort: str,
+    columns: Sequence[str],
+    yes: bool,
+    terminal: Terminal,
+) -> None:
+    """Show which of ``chosen`` may be removed, but the first ``keep``; or remove them."""
     from flaxvae.errors import DataError, FlaxvaeError, counted
     from flaxvae.report import listed
-    from flaxvae.runs import pruning
+    from flaxvae.runs import listing, pruning
 
     reasons = {each.path: pruning.spared(each) for each in chosen}
-    doomed = [each for each in chosen if not reasons[each.path]]
+    if keep is not None:
+        for each in chosen:
+            if not reasons[each.path] and sort not in listing.facts(each):
+                reasons[each.path] = f"no {sort} is known of it, so it has no place in the order"
+    doomed = [each for each in chosen if not reasons[each.path]][keep or 0 :]
     sizes = {each.path: pruning.size(each.path) for each in doomed}
     if doomed:
         terminal.table(listed.lines(doomed, columns, terminal.width))

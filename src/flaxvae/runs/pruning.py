@@ -81,7 +81,7 @@ def size(path: Path) -> int:
 
 
 def remove(entry: Entry) -> None:
-    """Remove a run's folder, and point ``latest`` beside it to the newest that is left.
+    """Remove a run's folder, and point a ``latest`` that names it to the newest that is left.
 
     Raises DataError or UsageError, and leaves it, if it may not be removed.
     """
@@ -89,11 +89,12 @@ def remove(entry: Entry) -> None:
     with lock.hold(path):
         if reason := _unfit(entry):
             raise DataError(f"{path}: {reason}")
+        latest = path.parent / "latest"
+        named = latest.is_symlink() and latest.resolve() == path.resolve()
         aside = writing.temporary(path)
         path.rename(aside)
     shutil.rmtree(aside)
-    latest = path.parent / "latest"
-    if latest.is_symlink() and not latest.exists():
+    if named and latest.is_symlink() and not latest.exists():  # no training has begun meanwhile
         left = [each for each in listing([path.parent]).entries if each.kind == "run"]
         newest = max(left, key=lambda each: str(each.record.get("created", "")), default=None)
         if newest is None:

@@ -33,7 +33,7 @@ def where(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]:
 
     What is not known of a run fulfils no condition but ``!=``.
 
-    Raises UsageError for a name that is known of none, or no condition.
+    Raises UsageError for a name that is known of none, no condition, or -ELBO meant by ``elbo``.
     """
     found = list(entries)
     for condition in conditions:
@@ -44,6 +44,7 @@ def where(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]:
                 "a value, in quotes, such as 'beta>=4'"
             )
         name, sign, value = check("where", form[1], entries), form[2].replace("==", "="), form[3]
+        _check_sign(condition, name, sign, value, entries)
         seen = {each.path: listing.facts(each).get(name) for each in found}
         orders = sign not in ("=", "!=") and _number(value) is None
         if orders and any(map(_is_number, seen.values())):
@@ -67,6 +68,21 @@ def check(option: str, name: str, entries: Sequence[Entry]) -> str:
             f"run, state, model, data, epochs, created{did_you_mean(plain, known)}"
         )
     return plain
+
+
+def _check_sign(condition: str, name: str, sign: str, value: str, entries: Sequence[Entry]) -> None:
+    """Tables show -ELBO: of negative ELBOs, ``elbo<100`` would choose all, perhaps to remove."""
+    number = _number(value)
+    if not name.endswith("elbo") or sign in ("=", "!=") or number is None or number <= 0:
+        return
+    known = [listing.facts(each).get(name) for each in entries]
+    seen = [x for x in known if isinstance(x, int | float)]
+    if seen and max(seen) < 0:
+        turned = {"<": ">", ">": "<"}[sign[0]] + sign[1:]
+        raise UsageError(
+            f"--where {condition}: every {name} is negative, {min(seen):.2f} to {max(seen):.2f}, "
+            f"as tables show -ELBO: expected '{name}{turned}-{value}'"
+        )
 
 
 def _holds(seen: Any, sign: str, value: str) -> bool:
