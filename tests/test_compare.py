@@ -12,7 +12,8 @@ from scipy import stats
 import flaxvae
 from flaxvae import cli
 from flaxvae.analysis import paired
-from flaxvae.report import comparison, sweeps
+from flaxvae.errors import UsageError
+from flaxvae.report import beside, comparison, sweeps
 from flaxvae.report.compared import Measured, measure
 from flaxvae.report.comparison import Compared
 from flaxvae.runs import differing
@@ -199,6 +200,24 @@ def test_what_is_missing_is_said(trained, copy, tmp_path, capsys):
     assert "empty; not loaded: " in out
 
 
+@pytest.mark.parametrize(
+    ("function", "said"), [("measure", "not compared"), ("pictures", "not pictured")]
+)
+def test_a_run_that_cannot_be_measured_does_not_end_the_comparison(
+    function, said, trained, copy, tmp_path, monkeypatch, capsys
+):
+    def fails(*_):
+        raise UsageError("images are grey")
+
+    made = Measured((True, "probability", False), np.zeros(5), np.zeros(5))
+    monkeypatch.setattr(beside.compared, "measure", lambda *_: made)
+    monkeypatch.setattr(beside.compared, function, fails)
+    words = [trained, copy, "--images", 5, "--out", tmp_path / "page.html"]
+    code, out, _ = run(words, capsys)
+    assert code == 0 and out.count(f"{said}: images are grey") == 2
+    assert "images are grey" in (tmp_path / "page.html").read_text()
+
+
 # ---- the page
 
 
@@ -246,6 +265,12 @@ def test_a_sweep_s_page(swept, capsys):
     assert not found.open and {"numbers", "varied", "rate", "curves"} <= {*found.ids}
     assert found.names.count("circle") >= 5 + 2  # a point for each seed, and the means
     assert "no pictures of beta 1:" in found.text
+    page = swept.path / "comparison.html"
+    code, _, _ = run([swept.path, "--images", 0], capsys)  # over a page of its own
+    assert code == 0 and "no pictures of beta 1:" in page.read_text()
+    page.write_text("mine")
+    code, _, err = run([swept.path, "--images", 0], capsys)
+    assert code == 3 and "is no page as flaxvae wrote it" in err and page.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

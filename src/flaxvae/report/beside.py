@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from flaxvae import lookup, writing
+from flaxvae import lookup
 from flaxvae.analysis.evaluation import UNITS
 from flaxvae.data.pipeline import Split
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, counted
@@ -16,7 +16,7 @@ from flaxvae.report import compared, comparison, shown, sweeps, tables, words
 from flaxvae.report.compared import Pictures
 from flaxvae.report.comparison import Compared
 from flaxvae.report.terminal import Terminal
-from flaxvae.runs import differing, listing
+from flaxvae.runs import differing, listing, pages
 from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.listing import Entry
 from flaxvae.runs.run import opened
@@ -95,7 +95,7 @@ def compare(
     if target is not None:
         from flaxvae.report.html import comparison as html
 
-        writing.text(target, html.page(found, each))
+        pages.write(target, html.page(found, each))
         terminal.summary({"page": words.relative(target)}, [])
 
 
@@ -108,6 +108,14 @@ def _target(out: str | None, each: Sequence[Entry]) -> Path:
     path = Path(out) if out is not None else folder / PAGE
     if not os.access(path.parent, os.W_OK):
         raise DataError(f"{path.parent} cannot be written: expected a folder; give --out FILE")
+    if os.path.lexists(path):
+        try:
+            pages.check(path)
+        except (DataError, OSError):
+            raise DataError(
+                f"{path} is no page as flaxvae wrote it, so it stays: move it away, or give "
+                "--out FILE"
+            ) from None
     return path
 
 
@@ -140,28 +148,28 @@ def _loaded(
         same = differing.data(one) == differing.data(each[0])
         said = _remarks(one, same)
         run, found, shown_ = None, None, None
-        if page or (images and sweep is None):
-            try:
+        try:
+            if page or (images and sweep is None):
                 run = opened(one.path, recipes=recipes)
                 said += [remark for remark in run.remarks if one.state == "finished"]
-            except FlaxvaeError as error:
-                said.append(f"not loaded: {error}")
-                if sweep is not None:
-                    remarks.append(f"no pictures of {sweeps.label(own) or 'all'}: {error}")
-        if run is not None and same and test is None and images and not lost:
-            try:
-                test = run.data(place, terminal.watch("decoding pictures")).test
-                ends = shown.pairs(test, compared.WALKS, same_class=_conditional(each, recipes))
-            except FlaxvaeError as error:
-                lost = f"without test images: {error}"
-                remarks.append(lost)
-        seen = test if same else None
-        if run is not None:
-            if seen is not None and sweep is None:
+            if run is not None and same and test is None and images and not lost:
+                try:
+                    test = run.data(place, terminal.watch("decoding pictures")).test
+                    ends = shown.pairs(test, compared.WALKS, same_class=_conditional(each, recipes))
+                except FlaxvaeError as error:
+                    lost = f"without test images: {error}"
+                    remarks.append(lost)
+            seen = test if same else None
+            if run is not None and seen is not None and sweep is None:
                 some = shown.first(seen, images)
                 found = compared.measure(run, some, seed, terminal.watch(f"run {number}"))
-            if page and number <= PICTURED:
+            if run is not None and page and number <= PICTURED:
                 shown_ = compared.pictures(run, seen, ends if same else None, seed)
+        except FlaxvaeError as error:
+            failed = "loaded" if run is None else "compared" if found is None else "pictured"
+            said.append(f"not {failed}: {error}")
+            if sweep is not None:
+                remarks.append(f"no pictures of {sweeps.label(own) or 'all'}: {error}")
         label = str(number) if sweep is None else sweeps.label(own) or "all"
         runs.append(Compared(label, words.relative(one.path), own, one.test, said, same, found))
         pictures.append(shown_)

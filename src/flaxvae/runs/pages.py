@@ -1,4 +1,4 @@
-"""The page of a run, report.html, and the digest at its end that tells whether it is whole."""
+"""Pages, such as report.html, and the digest at the end that tells whether one is whole."""
 
 from __future__ import annotations
 
