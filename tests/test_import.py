@@ -100,6 +100,8 @@ def test_an_import_is_a_run(tmp_path, monkeypatch, no_figures, capsys):
     monkeypatch.chdir(tmp_path)
     safetensors.write(tmp_path / "vae.safetensors", small_state(), {})
     cli.main(["import", "vae.safetensors", "--dataset", "digits", "--run", "mine"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "fc21 is taken as the mean and fc22 as the log-variance" in said
     run = flaxvae.load("mine")
     x = run.data().test.images(slice(3))
     state = small_state()
@@ -175,6 +177,22 @@ def test_standard_deviations_are_no_variances(name, fits):
         return
     with pytest.raises(DataError, match="head log_sigma, of a standard deviation"):
         tutorials.recognised(state)
+
+
+@pytest.mark.parametrize("renamed", ["fc21", "fc22"])
+def test_what_no_name_says_is_said(renamed):
+    found = tutorials.recognised(small_state())
+    assert "rename fc21 to log_var" in tutorials.assumed(found)
+    state = {key.replace(renamed, "log_var"): x for key, x in small_state().items()}
+    found = tutorials.recognised(state)
+    assert found.heads[1].name == "log_var" and tutorials.assumed(found) == ""
+    joined = small_state()
+    for kind in ("weight", "bias"):
+        both = [joined.pop(f"{name}.{kind}") for name in ("fc21", "fc22")]
+        joined[f"heads.{kind}"] = np.concatenate(both)
+    order = ("fc1", "heads", "fc3", "fc4")
+    joined = {f"{n}.{kind}": joined[f"{n}.{kind}"] for n in order for kind in ("weight", "bias")}
+    assert tutorials.assumed(tutorials.recognised(joined)).startswith("heads: its first 2 outputs")
 
 
 def test_settings_without_effect_are_refused(tmp_path, capsys):

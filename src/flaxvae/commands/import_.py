@@ -64,4 +64,6 @@ def import_(
         lambda spec: tutorials.params(found, spec), {"file": path.name, "sha256": sha256}
     )
     with Terminal() as terminal:
+        if said := tutorials.assumed(found):
+            terminal.note(said)
         api.execute(plan, run=run, origin=origin, terminal=terminal)

@@ -61,6 +61,20 @@ def recognised(state: Mapping[str, np.ndarray]) -> Found:
     return found
 
 
+def assumed(found: Found) -> str:
+    """Which layer was taken for the mean and which for the log-variance, if no name says it."""
+    mean, log_var = found.heads
+    if mean.name == log_var.name:
+        half = len(mean.bias)
+        return f"{mean.name}: its first {half} outputs are taken as the mean, the others as log_var"
+    if bool(_LOG_VAR.search(mean.name)) != bool(_LOG_VAR.search(log_var.name)):
+        return ""
+    return (
+        f"{mean.name} is taken as the mean and {log_var.name} as the log-variance, in their order; "
+        f"if it is the other way round, rename {mean.name} to log_var in the file"
+    )
+
+
 def _recognised(every: Sequence[Weights]) -> Found:
     try:
         return _in_order(every)  # that of their definition
