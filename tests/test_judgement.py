@@ -75,6 +75,16 @@ def names(**changes):
     return [found.name for found in judge(dataclasses.replace(WELL, **changes))]
 
 
+def test_weights_from_elsewhere_get_no_advice_on_training():
+    (found,) = judge(dataclasses.replace(WELL, **COLLAPSED))
+    assert found.name == "collapse" and found.advice
+    (other,) = judge(dataclasses.replace(WELL, **COLLAPSED, trained=False))
+    assert other.said == found.said and other.advice == ()
+    recipe = make_plan("vae").recipe(DataSpec("digits", (8, 8, 1), levels=17))
+    assert not known(recipe, make_plan("vae", epochs=0), [], None).trained
+    assert known(recipe, make_plan("vae", epochs=1), [], None).trained
+
+
 def test_nothing_is_said_of_a_model_that_is_well_or_unknown():
     assert names() == [] and judge(Measured()) == []
     known = ("arguments", "learning_rate", "optimizer", "values", "test", "story")

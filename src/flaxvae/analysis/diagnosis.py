@@ -47,6 +47,7 @@ class Measured:
     learning_rate: float | None = None
     optimizer: str | None = None
     patience: int | None = None
+    trained: bool = True  # False: of imported weights, or without an epoch
     values: int | None = None  # D, numbers in an image
     any_values: bool = False  # those of a table, not from 0 to 1
     has_bound: bool = True
@@ -111,6 +112,7 @@ def known(
         learning_rate=plan.training.learning_rate,
         optimizer=plan.training.optimizer,
         patience=plan.training.patience,
+        trained=plan.training.epochs != 0,
         values=int(np.prod(shape)),
         any_values=recipe.data.kind == "table",
         has_bound=recipe.has_bound,

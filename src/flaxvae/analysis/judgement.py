@@ -208,6 +208,8 @@ def _silence(m: Measured) -> str:
 
 
 def _unfold(m: Measured) -> tuple[str, ...]:
+    if not m.trained:
+        return ()  # no setting here has made it so
     known = {}
     if setting(m, "beta", 1.0) > 1:
         known["beta"] = "--beta 1"
@@ -246,7 +248,7 @@ def _overfit(m: Measured) -> Found | None:
 
 def _stop_early(m: Measured) -> tuple[str, ...]:
     """--patience, with validation images if there are none; nothing where it was set."""
-    if m.patience is not None:
+    if m.patience is not None or not m.trained:
         return ()
     held = "" if m.story is None or m.story.best_epoch is not None else "--validation 0.1 "
     return (f"{held}--patience 20",)
