@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from flaxvae import cli
+from flaxvae import cli, writing
 from flaxvae.errors import DataError, UsageError
 from flaxvae.report import listed
 from flaxvae.runs import lock, pruning, records, selection
@@ -295,6 +295,19 @@ def test_a_folder_is_what_its_path_leads_to(runs, monkeypatch):
     monkeypatch.chdir(runs.parent)
     once, twice = (listing(folders).entries for folders in ([runs], [runs, "runs", "runs/latest"]))
     assert len(once) == len(twice)
+
+
+def test_prune_clears_what_a_killed_one_left(runs):
+    left, young = (writing.temporary(runs / name) for name in ("gone", "going"))
+    for path in (left, young, runs / "mine.partial", runs / ".mine.partial"):
+        path.mkdir()
+        os.utime(path, None if path == young else (0, 0))
+    before = {path.name for path in runs.iterdir()}
+    words = ["runs", "prune", str(runs), "--where", "run=none"]
+    cli.main(words)
+    assert {path.name for path in runs.iterdir()} == before
+    cli.main([*words, "--yes"])
+    assert before - {path.name for path in runs.iterdir()} == {left.name}
 
 
 def test_prune_keeps_the_first_in_order(runs):

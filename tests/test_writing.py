@@ -87,6 +87,19 @@ def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path):
     assert listing(tmp_path) == sorted([young.name, "kept"])
 
 
+def test_a_new_folder_clears_what_was_to_be_it_and_nothing_else(tmp_path):
+    left, other, own = (
+        *(writing.temporary(tmp_path / name) for name in ("npz", "other")),
+        tmp_path / "download.partial",
+    )
+    for path in (left, other, own):
+        path.mkdir()
+        os.utime(path, (0, 0))
+    with writing.whole_folder(tmp_path / "npz") as folder:
+        (folder / "file").write_text("new")
+    assert listing(tmp_path) == sorted(["npz", other.name, own.name])
+
+
 # ---- a folder that may be somebody else's
 
 

@@ -5,6 +5,7 @@ A run folder may come from somebody else, and a link in it could lead to files o
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -58,8 +59,10 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A new folder that replaces ``path``, or what is there, at the end of the block.
 
-    On an error, ``path`` is unchanged and nothing else is left.
+    On an error, ``path`` is unchanged and nothing else is left. What a killed process left of
+    ``path`` is removed.
     """
+    clear(path.parent, path.name)
     partial, aside = temporary(path), temporary(path)
     partial.mkdir(parents=True)
     try:
@@ -113,9 +116,13 @@ def is_empty(folder: Path) -> bool:
     return all(entry.name == "lock" or entry.match(ABANDONED) for entry in folder.iterdir())
 
 
-def clear(folder: Path) -> None:
-    """Remove unfinished files of processes that were killed."""
-    for partial in folder.glob(ABANDONED):
+def clear(folder: Path, name: str | None = None) -> None:
+    """Remove unfinished files of processes that were killed, in a folder of flaxvae's own.
+
+    In any other folder, only those that were to be ``name``.
+    """
+    own = ABANDONED if name is None else f".{glob.escape(name[:100])}.*-????????.partial"
+    for partial in folder.glob(own):
         with suppress(OSError):
             if abs(time.time() - partial.lstat().st_mtime) > _ABANDONED_SECONDS:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()

@@ -45,10 +45,12 @@ def runs(
             removed; what --sort names must be known of a run to be removed.
         yes: Of prune: remove, rather than show what would be removed.
     """
+    from pathlib import Path
+
     from flaxvae.errors import UsageError
     from flaxvae.report import listed
     from flaxvae.report.terminal import Terminal
-    from flaxvae.runs import listing, selection
+    from flaxvae.runs import listing, pruning, selection
 
     prunes = folders[:1] == ("prune",)
     if prunes:
@@ -70,6 +72,8 @@ def runs(
     with Terminal() as terminal:
         if prunes:
             _prune(chosen, keep, sort.replace("-", "_"), columns, yes, terminal)
+            for folder in folders if yes else ():
+                pruning.clear(Path(folder))
             return
         if chosen:
             terminal.table(listed.lines(chosen, columns, terminal.width))

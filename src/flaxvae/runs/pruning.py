@@ -7,6 +7,7 @@ is renamed first: what is interrupted leaves no half of a run that looks like on
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,14 @@ def size(path: Path) -> int:
     return sum(file.lstat().st_size for file in each)
 
 
+def clear(folder: Path) -> None:
+    """Remove the rest of runs in a folder whose removal was killed."""
+    for path in folder.glob(".*.partial"):
+        found = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial", path.name)
+        if found and path.is_dir() and not path.is_symlink():
+            writing.clear(folder, found[1])
+
+
 def remove(entry: Entry) -> None:
     """Remove a run's folder, and point a ``latest`` that names it to the newest that is left.
 
@@ -93,6 +102,7 @@ def remove(entry: Entry) -> None:
         named = latest.is_symlink() and latest.resolve() == path.resolve()
         aside = writing.temporary(path)
         path.rename(aside)
+    os.utime(aside)  # it is this process's until it is old
     shutil.rmtree(aside)
     if named and latest.is_symlink() and not latest.exists():  # no training has begun meanwhile
         left = [each for each in listing([path.parent]).entries if each.kind == "run"]
