@@ -31,13 +31,17 @@ def flat(variables: Variables) -> dict[str, np.ndarray]:
 
 
 def nested(arrays: Mapping[str, Any]) -> Variables:
-    """The inverse of ``flat``."""
+    """The inverse of ``flat``. Raises ValueError if a name goes on where another's array is."""
     found: Variables = {}
     for name, array in arrays.items():
         *parents, last = name.split(".")
         at = found
         for parent in parents:
             at = at.setdefault(parent, {})
+            if not isinstance(at, dict):
+                raise ValueError(f"{name} lies in an array")
+        if last in at:
+            raise ValueError(f"{name} is an array and has arrays in it")
         at[last] = array
     return found
 
@@ -48,15 +52,16 @@ def read(path: str | Path) -> Variables:
     ``Trained(recipe, read(path))`` is the model again. Raises DataError if the file is damaged.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        return nested(safetensors.read(path)[0])
     try:
+        if path.suffix == ".safetensors":
+            return nested(safetensors.read(path)[0])
         with np.load(path, allow_pickle=False) as file:
             return nested({name: file[name] for name in file.files})
-    except (ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+    # A file of one array is no context manager: a TypeError.
+    except (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path} is damaged ({error}): expected the weights.npz of `flaxvae export`; export "
-            "them again"
+            f"{path} is damaged ({error}): expected the weights of `flaxvae export`; export them "
+            "again"
         ) from None
 
 
