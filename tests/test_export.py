@@ -17,7 +17,7 @@ import flaxvae
 from flaxvae import cli, plan, zoo
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
-from flaxvae.export import card, formats, jax_export, programs, pytorch, safetensors, weights
+from flaxvae.export import card, formats, jax_export, onnx, programs, pytorch, safetensors, weights
 from flaxvae.runs import export_folder
 from flaxvae.runs.folder import RunFolder, write_json
 from flaxvae.runs.restored import digests
@@ -125,6 +125,18 @@ def test_damaged_safetensors_are_refused(tmp_path, cut):
         safetensors.read(path)
 
 
+def test_other_arrays_are_no_weights(tmp_path):
+    one = np.ones(2, np.float32)
+    np.save(tmp_path / "one.npy", one)
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    np.savez(tmp_path / "in.npz", **{"a": one, "a.b.c": one})
+    np.savez(tmp_path / "on.npz", **{"a.b": one, "a": one})
+    safetensors.write(tmp_path / "in.safetensors", {"a": one, "a.b": one}, {})
+    for path in tmp_path.iterdir():
+        with pytest.raises(DataError, match=rf"{path.name} is damaged .*: expected the weights"):
+            weights.read(path)
+
+
 def test_an_export_replaces_nothing_else(run, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").write_text("mine")
@@ -181,6 +193,19 @@ def test_the_card_has_the_numbers_of_the_run(run):
     assert f"| -ELBO, nats | {-run.summary.elbo:.6g} |" in body
     words = card.again(run.plan).split()
     assert {"--epochs", "--devices", "--widths", "--latent-dim", "--net"} <= {*words}
+
+
+def test_the_card_says_what_goes_in(run, monkeypatch):
+    signed = dataclasses.replace(run, signed=True)
+    for text in (card.card, onnx._preparation):
+        assert "in [-1, 1]" in text(signed) and "in [-1, 1]" not in text(run)
+        assert "(x + 1) / 2" in text(signed)
+    limit = {"elbo": {"threshold": 40.5, "false_positive_rate": 0.05}}
+    monkeypatch.setattr(export_folder, "thresholds", lambda run: limit)
+    assert "40.5, an image is called unusual: so are 5% of images like" in card._limits(run)
+    recipe = run.recipe._replace(data=run.spec._replace(kind="table"))
+    table = dataclasses.replace(run, recipe=recipe)
+    assert "40.5, a row is called unusual: so are 5% of rows like" in card._limits(table)
 
 
 def test_text_of_others_is_no_markup():

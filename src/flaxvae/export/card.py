@@ -139,6 +139,8 @@ def _feeding(run: Run) -> str:
         lines.append(f"- columns, in order: {', '.join(map(_code, run.columns.names))}")
     else:
         lines.append(f"- in: [N, {shape}] float32 in [0, 1]; whole numbers / {run.peak:g}")
+        if run.signed:
+            lines.append("- the data had numbers x in [-1, 1], which go in as (x + 1) / 2")
     if run.binarization != "none":
         how = "at 1/2" if run.binarization == "threshold" else "by a draw with p = the pixel"
         lines.append(f"- images were binarized before they went in: 0 or 1, {how}")
@@ -192,6 +194,7 @@ def again(plan: Plan) -> str:
 
 def _limits(run: Run) -> str:
     found, lines = run.summary, []
+    one = run.spec.example
     lines.append(
         f"It has seen {escape(run.spec.name)} and nothing else: of other data its codes and "
         "samples say little, and a likelihood is no sign that data are familiar."
@@ -202,10 +205,11 @@ def _limits(run: Run) -> str:
         lines.append("No latent dimension is used: it has collapsed to the prior.")
     if not run.finished:
         lines.append("Its training is not finished.")
-    for name, one in export_folder.thresholds(run).items():
+    for name, limit in export_folder.thresholds(run).items():
         lines.append(
-            f"Above a score {name} of {one['threshold']:.6g}, an image is called unusual: so are "
-            f"{100 * one['false_positive_rate']:.3g}% of images like those of the training."
+            f"Above a score {name} of {limit['threshold']:.6g}, {'a' if one == 'row' else 'an'} "
+            f"{one} is called unusual: so are {100 * limit['false_positive_rate']:.3g}% of {one}s "
+            "like those of the training."
         )
     lines.append(
         "flaxvae does not know the license of the data, nor whom they show: say so here before you "

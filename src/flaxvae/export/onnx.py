@@ -6,11 +6,11 @@
     scorer.onnx    examples[, y] -> score [N] in nats, and whether it is above the run's threshold
 
 N is any number. ``examples`` are as decoded from disk: ``image``, uint8 (or uint16) [N, *shape] of
-the run's size, scaled and binarized in the file; float32 in [0, 1] if the run's were; of a table,
-``row``, float64 as in its file. Images that are binarized by a draw are so by one draw of uniform
-numbers for all, and the score is -ELBO averaged over ``SAMPLES`` draws of z that are the same for
-all images. So a file is a function of the image; each score has the distribution of ``flaxvae
-score``'s, whose draws are the image's own.
+the run's size, scaled and binarized in the file; float32 in [0, 1] if the run's were, and (x + 1) /
+2 if they were in [-1, 1]; of a table, ``row``, float64 as in its file. Images that are binarized by
+a draw are so by one draw of uniform numbers for all, and the score is -ELBO averaged over
+``SAMPLES`` draws of z that are the same for all images. So a file is a function of the image; each
+score has the distribution of ``flaxvae score``'s, whose draws are the image's own.
 """
 
 from __future__ import annotations
@@ -284,6 +284,8 @@ def _preparation(run: Run) -> str:
     what = f"{scaled}{said}".strip().removeprefix("and ")
     shape = " x ".join(map(str, run.spec.shape))
     inside = f", which are {what} in the files" if what else ", in [0, 1]"
+    if run.signed:
+        inside += ": numbers x in [-1, 1], as the data had, go in as (x + 1) / 2"
     labels = "" if run.recipe.classes is None else " Labels y are class numbers."
     return f"Images are of {shape}{inside}; resize others first.{labels}\n"
 
