@@ -23,15 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxvae import lookup, writing
+from flaxvae import writing
 from flaxvae.analysis import fitted_prior
 from flaxvae.analysis.anomaly.scores import SAMPLES
 from flaxvae.data import images
 from flaxvae.data.pipeline import binarization_key
 from flaxvae.errors import UsageError
-from flaxvae.export import graph, onnx_graph
+from flaxvae.export import graph, onnx_graph, programs
 from flaxvae.export.graph import Graph, Unsupported
-from flaxvae.recipe import Recipe
 from flaxvae.runs import export_folder
 from flaxvae.runs.run import Run
 
@@ -58,14 +57,6 @@ class Function(NamedTuple):
     draws: str | None = None  # the name of its uniform numbers
 
 
-def recipe(run: Run) -> Recipe:
-    """The run's recipe in float32, with XLA's own convolutions, which graphs have."""
-    wanted = {"convolutions": "native", "precision": "float32"}
-    known = lookup.arguments(run.plan.function)
-    changed = {key: value for key, value in wanted.items() if key in known}
-    return lookup.build(run.plan.function, run.spec, **{**run.plan.arguments, **changed})
-
-
 def stored(run: Run) -> tuple[str, type]:
     """The name and type of examples as decoded from disk."""
     if run.columns is not None:
@@ -77,7 +68,8 @@ def stored(run: Run) -> tuple[str, type]:
 
 def functions(run: Run) -> dict[str, Function]:
     """What is exported, by the name of the file."""
-    made, variables = recipe(run), jax.tree.map(jnp.asarray, jax.device_get(run.variables))
+    made = programs.native(run, precision="float32")
+    variables = jax.tree.map(jnp.asarray, jax.device_get(run.variables))
     model, shape, n = made.model, run.spec.shape, graph.any_number()
     name, dtype = stored(run)
     key, how = binarization_key(fold=3), run.binarization
@@ -99,12 +91,10 @@ def functions(run: Run) -> dict[str, Function]:
             return images.binarize(x, how, key)
         return (jax.random.uniform(key, shape)[None] < x).astype(jnp.float32)
 
-    def encode(raw, y=None):
-        features = model.encode(variables, prepared(raw), y)
-        return model.reparameterize(variables, None, features, False).code
+    coded, decode = programs.coders(model, variables)
 
-    def decode(z, y=None):
-        return model.decode(variables, z, y).mean
+    def encode(raw, y=None):
+        return coded(prepared(raw), y)
 
     def sample(first, y=None):
         count = first.shape[0]

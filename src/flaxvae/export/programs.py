@@ -38,15 +38,30 @@ class Program(NamedTuple):
     what: str
 
 
-def native(run: Run) -> Recipe:
+def native(run: Run, **others: Any) -> Recipe:
     """The run's recipe with XLA's own convolutions, whatever suits this machine.
 
-    The lowering of a training is that of the machine it ran on; the variables fit both.
+    The lowering of a training is that of the machine it ran on; the variables fit both. ``others``
+    are arguments to change likewise, if the recipe has them.
     """
-    if "convolutions" not in run.plan.arguments:
+    given, known = run.plan.arguments, lookup.arguments(run.plan.function)
+    changed = {k: v for k, v in {"convolutions": "native", **others}.items() if k in known}
+    if not changed:
         return run.recipe
-    arguments = {**run.plan.arguments, "convolutions": "native"}
-    return lookup.build(run.plan.function, run.spec, **arguments)
+    return lookup.build(run.plan.function, run.spec, **{**given, **changed})
+
+
+def coders(model: Any, variables: Any) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """(x[, y]) -> code [B, D], without noise; and (z[, y]) -> the mean of p(x|z)."""
+
+    def encode(x, y=None):
+        features = model.encode(variables, x, y)
+        return model.reparameterize(variables, None, features, False).code
+
+    def decode(z, y=None):
+        return model.decode(variables, z, y).mean
+
+    return encode, decode
 
 
 def programs(run: Run) -> dict[str, Program]:
@@ -59,12 +74,7 @@ def programs(run: Run) -> dict[str, Program]:
     images: Inputs = {"x": (jnp.float32, shape)}
     codes: Inputs = {"z": (jnp.float32, (run.latent_size,))}
 
-    def encode(x, y=None):
-        features = model.encode(variables, x, y)
-        return model.reparameterize(variables, None, features, False).code
-
-    def decode(z, y=None):
-        return model.decode(variables, z, y).mean
+    encode, decode = coders(model, variables)
 
     def draw(seed):
         key = jax.random.key(seed)
