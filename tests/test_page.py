@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,6 +162,20 @@ def test_scores_that_are_damaged_are_refused(rows, tmp_path):
         pictured._scored(tmp_path / "scores.csv", test)
 
 
+def test_scores_of_which_the_parameters_are_not_known_are_not_shown(tmp_path):
+    (tmp_path / "scores.csv").write_text("index,score\n0,1.5\n")
+    spec, folder = SimpleNamespace(kind="images"), SimpleNamespace(path=tmp_path)
+    run = SimpleNamespace(path=tmp_path, spec=spec, folder=folder)
+    section = pictured._anomalies(SimpleNamespace(run=run, test=None))
+    assert "it is not known which parameters" in section.body
+
+
+def test_a_diagnosis_nested_deep_is_not_read(tmp_path):
+    (tmp_path / "diagnosis.json").write_text("[" * 100_000 + "]" * 100_000)
+    run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path), step=1)
+    assert html._diagnosis(run, None) == ("", False)
+
+
 def test_a_run_that_is_not_finished_says_so(stopped, tmp_path, capsys):
     path = shutil.copytree(stopped, tmp_path / "run")
     cli.main(["report", str(path)])
@@ -199,15 +214,18 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_run(whole, monkeypatch)
 
     monkeypatch.setattr(api.html, "write", fails)
     monkeypatch.setattr(api.figures, "write", lambda *arguments: [])
+    monkeypatch.setattr(api.outside, "flag", lambda recipes: ["--recipes", "mine.py"])
     facts = api.drawn(Subject(flaxvae.load(whole)), lambda *arguments: None)
     assert facts["page"].startswith("not written (no page today); write it with `flaxvae report")
+    assert facts["page"].endswith(" --recipes mine.py`")
 
 
 def test_verify_reads_the_page(whole, tmp_path):
     path = tmp_path / pages.NAME
     raw = (whole / pages.NAME).read_bytes()
     path.write_bytes(raw)
-    assert pages.check(path) == f"{len(raw):,} bytes, sha256 as written"
+    variables = json.loads((whole / "summary.json").read_text())["variables_sha256"]
+    assert pages.check(path) == (variables, f"{len(raw):,} bytes, sha256 as written")
     for damaged in (raw[:-1], raw.replace(b"nats", b"bits", 1), raw[:5000], b""):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="write it again"):

@@ -16,7 +16,8 @@ import flaxvae
 from conftest import TINY
 from flaxvae import api, cli
 from flaxvae.code_prior import fit_prior
-from flaxvae.runs import checkpoints, events
+from flaxvae.errors import DataError
+from flaxvae.runs import anomaly, checkpoints, events, pages
 from flaxvae.runs.folder import RunFolder, write_json
 from flaxvae.runs.verify import verify
 from flaxvae.settings import TrainSettings
@@ -220,11 +221,26 @@ def test_scores(run, monkeypatch, written):
     cli.main(["score", str(run), *written])
     path = run / ("scores-images-mine.csv" if written else "scores.csv")
     assert wrong(run) == remarks(run) == {}
+    if not written:
+        loaded, record = flaxvae.load(run), (run / anomaly.FILE).read_text()
+        anomaly.check_scores(loaded)
+        edit(run / anomaly.FILE, variables_sha256="0" * 64)
+        with pytest.raises(DataError, match="of other parameters"):
+            anomaly.check_scores(loaded)
+        (run / anomaly.FILE).write_text(record)
     whole = path.read_text()
     path.write_text(whole[: whole.rindex(",")])
+    if not written:
+        with pytest.raises(DataError, match="of other parameters"):
+            anomaly.check_scores(loaded)
     assert f"line {whole.count(chr(10))} is incomplete" in wrong(run)[path.name]
     path.write_text("")
     assert "other columns" in wrong(run)[path.name]
+
+
+def test_the_page_of_other_parameters(run):
+    pages.write(run / pages.NAME, "<p>before</p>\n", "0" * 64)
+    assert "of other parameters" in remarks(run)[pages.NAME] and wrong(run) == {}
 
 
 def test_leftovers_are_named(run):

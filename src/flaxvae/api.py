@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from flaxvae import lookup, signals, zoo
+from flaxvae import lookup, outside, signals, zoo
 from flaxvae.analysis import diagnosis
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.analysis.judgement import judge
@@ -181,7 +181,8 @@ def drawn(of: figures.Subject, stage: Callable[..., None]) -> dict[str, str]:
     try:
         return said | {"page": words.relative(html.write(of))}
     except Exception as error:  # whatever it is, the run is on disk
-        again = command("flaxvae", "report", words.relative(of.run.path))
+        found = outside.flag(of.run.folder.recipes)
+        again = command("flaxvae", "report", words.relative(of.run.path), *found)
         reason = str(error).partition("\n")[0] or type(error).__name__
         return said | {"page": f"not written ({reason}); write it with `{again}`"}
 

@@ -76,7 +76,7 @@ def score(
     from flaxvae.report import plots, tables
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import relative
-    from flaxvae.runs.anomaly import Reference
+    from flaxvae.runs.anomaly import SCORES, Reference
     from flaxvae.runs.run import load
 
     _check_names(scores)
@@ -89,7 +89,7 @@ def score(
     options: dict[str, Any] = {"images": images, "scores": scores, "normal": normal}
     options |= {"false_positive_rate": false_positive_rate, "k": k}
     options |= {"fit_steps": fit_steps, "levels": levels}
-    path = shared.target(loaded, "scores.csv", out, score, **options)
+    path = shared.target(loaded, SCORES, out, score, **options)
     reference = Reference.open(loaded, normal or loaded.plan.data.normal, settings)
     with Terminal(sys.stderr) as terminal:
         split, others = shared.images(loaded, images, place, terminal)
@@ -152,8 +152,11 @@ def score(
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([list(columns), *(r.values() for r in rows)])
     path.parent.mkdir(parents=True, exist_ok=True)
+    raw = text.getvalue().encode("utf-8", "surrogateescape")
     with writing.whole(path) as file:
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        file.write(raw)
+    if path == loaded.path / SCORES:
+        reference.wrote(raw)
     if known:
         _keep(reference, terminal)
     if pictured:

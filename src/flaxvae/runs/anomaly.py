@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -32,6 +33,7 @@ from flaxvae.runs.run import Run
 from flaxvae.settings import AnomalyScore
 
 FILE = "anomaly.json"
+SCORES = "scores.csv"  # of the test images, with the default options
 IMAGES = 2000  # at most, of the training images, and as many held-out ones
 RATE = 0.05  # of false positives, unless one is chosen
 ADVICE = "remove it, and it is written again"
@@ -66,6 +68,7 @@ class Record(TypedDict):
     held_out_images: Count
     scores: dict[str, Any]
     statistics: NotRequired[_Statistics]
+    scores_sha256: NotRequired[Sha256]  # of scores.csv, which these variables gave
 
 
 def read(path: Path) -> Any:
@@ -82,6 +85,18 @@ def read(path: Path) -> Any:
     return found
 
 
+def check_scores(run: Run) -> None:
+    """Raises DataError unless scores.csv is known to be of the run's present variables."""
+    path = run.path / FILE
+    if not path.exists():
+        raise DataError(f"without {FILE} it is not known which parameters it is of")
+    record = read(path)
+    scores = hashlib.sha256((run.path / SCORES).read_bytes()).hexdigest()
+    own = record["variables_sha256"] == digest(jax.device_get(run.variables))
+    if not own or record.get("scores_sha256") != scores:
+        raise DataError(f"it is of other parameters, or written before the last {FILE}")
+
+
 @dataclasses.dataclass
 class Reference:
     """The scores of a run's own images."""
@@ -92,6 +107,7 @@ class Reference:
     record: dict[str, Any] | None = None  # what is, or will be, in the file
     kept: Mapping[str, Any] | None = None  # what is in it
     usual: float = RATE  # of false positives, unless one is chosen
+    given: dict[str, str] = dataclasses.field(default_factory=dict)  # scores_sha256, if known
 
     @classmethod
     def open(cls, run: Run, normal: tuple[str, ...], settings: Settings) -> Reference:
@@ -103,8 +119,10 @@ class Reference:
         if path.exists():
             record = read(path)
             found.usual = record["false_positive_rate"]
-            if record["normal"] == list(normal) and record["variables_sha256"] == found.sha256:
-                found.record, found.kept = copy.deepcopy(dict(record)), record
+            if record["variables_sha256"] == found.sha256:
+                found.given = {k: v for k, v in record.items() if k == "scores_sha256"}
+                if record["normal"] == list(normal):
+                    found.record, found.kept = copy.deepcopy(dict(record)), record
         return found
 
     @property
@@ -144,6 +162,7 @@ class Reference:
             "training_images": len(train.x),
             "held_out_images": 0 if held is None else len(held.x),
             "scores": {},
+            **self.given,
         }
         if (statistics := parts["training"].statistics) is not None:
             reference = tails.reference(statistics)
@@ -207,6 +226,11 @@ class Reference:
             held = np.array(score["held_out"], np.float32)
             above = detection.threshold(held, used) if enough else None
             score["threshold"] = None if above is None else _short(above)
+
+    def wrote(self, scores: bytes) -> None:
+        """Note that scores.csv, with these bytes, is of these variables."""
+        if self.record is not None:
+            self.record["scores_sha256"] = hashlib.sha256(scores).hexdigest()
 
     def write(self) -> None:
         """Keep it in the run, if it has changed."""

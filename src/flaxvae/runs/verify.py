@@ -80,6 +80,8 @@ def verify(folder: RunFolder) -> Iterator[Finding]:
         if (folder.path / fitted.NAME).exists():
             yield _fitted(folder.path / fitted.NAME, model)
         yield from _exports(folder, model)
+        if (folder.path / pages.NAME).exists():
+            yield _page(folder.path / pages.NAME, model)
     yield from _others(folder)
     for pattern, what in LEFTOVERS.items():
         for path in sorted(folder.path.rglob(pattern)):
@@ -144,6 +146,18 @@ def _exports(folder: RunFolder, model: Mapping[str, str]) -> Iterator[Finding]:
             continue
         fits = about["variables_sha256"] == model.get("variables_sha256")
         yield Finding(True if fits else None, what, said + "; of other parameters" * (not fits))
+
+
+def _page(path: Path, model: Mapping[str, str]) -> Finding:
+    """The page of the model with these ``digests``; a resumed training keeps the old one until it
+    ends."""
+    try:
+        variables, said = pages.check(path)
+    except FAULTS as error:
+        return Finding(False, path.name, _words(error))
+    fits = variables == model.get("variables_sha256")
+    more = "; of other parameters, write it again with `flaxvae report`" * (not fits)
+    return Finding(True if fits else None, path.name, said + more)
 
 
 def _training(
@@ -378,7 +392,6 @@ def _others(folder: RunFolder) -> Iterator[Finding]:
         "restored*.npz": _arrays,
         "scores*.csv": _scores,
         anomaly.FILE: _anomaly,
-        pages.NAME: pages.check,
         "tb/events*": _events,
     }
     for kind, read in kinds.items():

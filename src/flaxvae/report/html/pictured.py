@@ -17,12 +17,13 @@ import numpy as np
 from flaxvae.analysis.evaluation import ACTIVE
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Split
-from flaxvae.errors import counted
+from flaxvae.errors import DataError, counted
 from flaxvae.report import anomaly, figures, shown, words
 from flaxvae.report.html import charts, pictures
 from flaxvae.report.html.charts import Bar, Group
 from flaxvae.report.html.document import Html, Section, details, join, tag
 from flaxvae.report.shown import Subject
+from flaxvae.runs import anomaly as scored
 from flaxvae.runs.run import Run
 
 Array = np.ndarray
@@ -216,12 +217,13 @@ def _grid(name: str, found: shown.Grid) -> Html:
 
 def _anomalies(of: Subject) -> Section | None:
     """The most unusual test images by scores.csv, with the pixels that cost most."""
-    run, path = of.run, of.run.folder.path / "scores.csv"
+    run, path = of.run, of.run.folder.path / scored.SCORES
     if run.spec.kind != "images" or not path.exists():
         return None
     try:
+        scored.check_scores(run)
         order, scores, flagged = _scored(path, of.test)
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, DataError) as error:
         said = f"scores.csv is not shown: {error}; write it again with `flaxvae score`."
         return Section("anomalies", "Anomalies", tag("p", said, class_="notice"))
     names = of.test.files if of.test.files is not None else range(len(of.test.x))

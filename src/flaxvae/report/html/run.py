@@ -6,13 +6,13 @@ that have moved.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from flaxvae.analysis import diagnosis
@@ -34,7 +34,7 @@ from flaxvae.report.html.document import (
     tag,
 )
 from flaxvae.report.shown import Subject
-from flaxvae.runs import diagnosed, pages
+from flaxvae.runs import contents, diagnosed, pages, records
 from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.run import Run
 
@@ -54,7 +54,8 @@ def write(of: Subject, missing: Sequence[str] = ()) -> Path:
     Returns:
         The file.
     """
-    return pages.write(of.run.folder.path / pages.NAME, page(of, missing))
+    variables = contents.digest(jax.device_get(of.run.variables))
+    return pages.write(of.run.folder.path / pages.NAME, page(of, missing), variables)
 
 
 def write_without_model(folder: RunFolder, why: str) -> Path:
@@ -110,7 +111,13 @@ def _header(folder: RunFolder, run: Run | None, evaluation: Any, missing: Sequen
     cards, rest = _numbers(run, evaluation) if run is not None and evaluation else ([], [])
     return join(
         [
-            tag("p", f"flaxvae · {folder.path.name}" + f" · {when}" * bool(when), class_="kicker"),
+            tag(
+                "p",
+                tag("b", "flaxvae"),
+                f" · {folder.path.name}",
+                when and f" · {when}",
+                class_="kicker",
+            ),
             tag("h1", tag("bdi", record["model"]), " on ", tag("bdi", record["data_spec"]["name"])),
             tag("p", said, class_="lead serious" if serious else "lead") if said else None,
             [tag("p", each, class_="notice", role="note") for each in missing],
@@ -150,7 +157,7 @@ def _diagnosis(run: Run, evaluation: Any) -> tuple[str, bool]:
     training alone."""
     path = run.folder.path / "diagnosis.json"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = records.parse(path.read_bytes())
         if stored["step"] == run.step:
             found = [_judgement(each) for each in stored["judgements"]]
             return diagnosed.lines(found)[0], any(each.serious for each in found)
