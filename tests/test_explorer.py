@@ -234,6 +234,20 @@ def test_latents_are_read_if_the_image_has_a_gradient_in_them():
     assert len(moving) == 4 and z.shape == (1, 6)
 
 
+@pytest.mark.parametrize("part", ["decode", "encode", "prior_sample"])
+def test_a_model_that_cannot_be_traced_loses_what_needs_it(part):
+    recipe, variables = model_of("vae")
+
+    def fails(*given):
+        raise RuntimeError("no trace\nof it")
+
+    model = recipe.model._replace(**{part: fails})
+    found = functions.trace(recipe._replace(model=model), variables)
+    lost = ["sample"] if part == "prior_sample" else ["decode", "look", "bound"]
+    assert found.missing == dict.fromkeys(lost, "no trace")
+    assert len(found.graphs) == (3 if part == "prior_sample" else 0)
+
+
 def test_a_model_that_is_not_finite_has_no_explorer():
     run = SimpleNamespace(spec=SimpleNamespace(kind="images"), variables={"w": np.array([np.nan])})
     assert "weights of the model are not finite" in explorer.section(SimpleNamespace(run=run)).body

@@ -508,14 +508,14 @@ const start = async () => {
       let numbers = null;
       const draw = async () => {
         const { z } = await run("sample", { temperature: temperature.valueAsNumber, noise: numbers });
-        go(z, `a draw from the prior, temperature ${number(temperature.valueAsNumber)}`);
+        go(z, `${facts.random ? "random codes z ~ N(0, I)" : "a draw from the prior"}, temperature ${number(temperature.valueAsNumber)}`);
       };
       const temperature = slider("Temperature", { min: 0, max: 1.5, step: 0.05, value: 1, id: "explorer-temperature" }, () => {
         output.textContent = number(temperature.valueAsNumber);
         if (numbers !== null) draw();
       });
       const output = element("output", { textContent: "1.00" });
-      made.push(element("button", { type: "button", id: "explorer-sample", textContent: "Draw from the prior", onclick: () => { numbers = noise("sample"); draw(); } }),
+      made.push(element("button", { type: "button", id: "explorer-sample", textContent: facts.random ? "Random codes" : "Draw from the prior", onclick: () => { numbers = noise("sample"); draw(); } }),
         element("label", {}, "temperature", temperature, output));
     }
     if (discrete && facts.uniform) {

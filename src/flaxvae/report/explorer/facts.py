@@ -59,6 +59,7 @@ def of(subject: Subject, functions: Functions | None) -> Facts:
         "classes": classes,
         "latents": length,
         "standard": run.recipe.standard_prior,
+        "random": not run.recipe.has_bound and run.fitted is None,  # no prior to draw from
         "code": run.recipe.code,
         **_labelled(run, some),
         **_score(subject),

@@ -66,7 +66,10 @@ def trace(recipe: Recipe, variables: Variables, fitted: FittedPrior | None = Non
         variables: of the model.
         fitted: a prior fitted to its codes, from which ``sample`` draws then.
     """
-    functions = _functions(recipe, variables, fitted)
+    try:
+        functions = _functions(recipe, variables, fitted)
+    except Exception as error:  # of its encoder or decoder, without which there is nothing
+        return Functions({}, dict.fromkeys(("decode", "look", "bound"), _reason(error)))
     label = {} if recipe.classes is None else {"label": _shape(1, dtype=jnp.int32)}
     found, missing = dict[str, Graph](), dict[str, str]()
     for name, one in functions.items():
@@ -79,9 +82,13 @@ def trace(recipe: Recipe, variables: Variables, fitted: FittedPrior | None = Non
                 outputs=one.outputs,
                 draws=NOISE if one.draws else None,
             )
-        except graph.Unsupported as error:
-            missing[name] = str(error)
+        except Exception as error:  # a recipe from outside may do anything while it is traced
+            missing[name] = _reason(error)
     return Functions(found, missing)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def latents_read(decode: Graph) -> int:
