@@ -117,6 +117,20 @@ def test_pictures_are_their_pixels(channels):
     np.testing.assert_allclose(rgba[4:7, 5:9, :3], expected, atol=0.51)
 
 
+@pytest.mark.parametrize("show", ["tiles", "strips"])
+def test_large_images_are_averaged_so_that_a_picture_is_no_larger(show):
+    images = np.random.default_rng(0).uniform(size=(10, 129, 128, 3))
+    if show == "tiles":
+        page = pictures.tiles(images, 10, "ten", gap=0)
+    else:
+        page = pictures.strips([("a", images), ("b", images)], "twenty", gap=0)
+    shown = [opened(own["src"]) for name, own in Seen(page).elements if name == "img"]
+    assert sum(3 * one.width * one.height for one in shown) <= pictures.VALUES
+    assert {one.size for one in shown} == {(640, 64)}  # the row that is left over is cut off
+    last = np.asarray(shown[0].convert("RGB"))[63, 63] / 255
+    np.testing.assert_allclose(last, images[0, 126:128, 126:].mean((0, 1)), atol=0.51 / 255)
+
+
 def test_grey_pictures_keep_what_can_be_seen():
     images = np.linspace(0, 1, 48).reshape(1, 6, 8, 1)
     for greys in (64, 15):
@@ -188,7 +202,9 @@ def test_a_run_that_is_not_finished_says_so(stopped, tmp_path, capsys):
 def test_a_run_without_a_model_has_its_settings_and_curves(whole, tmp_path, capsys):
     path = shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(path / "checkpoints")
-    cli.main(["report", str(path)])
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(path), str(tmp_path / "none")])
+    assert capsys.readouterr().out.endswith("run/report.html\n")  # what is written is said
     text = said(path)
     assert "There is no model to show:" in text and "has no checkpoints" in text
     assert "Training" in text and "flaxvae train" in text and "Samples" not in text

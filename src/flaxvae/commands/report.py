@@ -14,7 +14,7 @@ def report(
     *,
     recipes: Recipes = NO_RECIPES,
     place: Place = Place(),
-) -> list[str]:
+) -> None:
     """Write the page of a run again, report.html in its folder.
 
     The page is one file that needs no network: numbers, curves, images, and the command that trains
@@ -30,7 +30,6 @@ def report(
     from flaxvae.runs.folder import RunFolder
     from flaxvae.runs.run import load
 
-    written = []
     for path in runs:
         folder = RunFolder.open(path, recipes)
         folder.plan()  # without which there is nothing to show
@@ -38,12 +37,12 @@ def report(
         try:
             loaded = load(path, recipes)
         except FlaxvaeError as error:
-            written.append(page.write_without_model(folder, str(error)))
+            print(relative(page.write_without_model(folder, str(error))), flush=True)
             continue
         if any(vars(place).values()):
             loaded.data(place)  # wrong data are an error here
             test = loaded.data(place).test
         else:
             test = None
-        written.append(page.write(Subject(loaded, test)))
-    return [relative(path) for path in written]
+        # At once: the next run may fail.
+        print(relative(page.write(Subject(loaded, test))), flush=True)

@@ -22,6 +22,7 @@ from flaxvae.report import anomaly, figures, shown, words
 from flaxvae.report.html import charts, pictures
 from flaxvae.report.html.charts import Bar, Group
 from flaxvae.report.html.document import Html, Section, details, join, tag
+from flaxvae.report.html.pictures import VALUES
 from flaxvae.report.shown import Subject
 from flaxvae.runs import anomaly as scored
 from flaxvae.runs.run import Run
@@ -30,7 +31,7 @@ Array = np.ndarray
 SPOTS = 2000  # points of the scatter, fewer if images are large
 LOOKED_AT = 2000  # images among which are the best and the worst reconstructions
 ENDS = 10  # of these
-VALUES = 320_000  # numbers of a picture's pixels: keeps a page of colours below a megabyte
+THUMBNAILS = 1_600_000  # numbers of grey ones, of half a byte each; of coloured ones a fourth
 IDLE = 0.01  # nats: a dimension with less of a KL is grey
 
 
@@ -97,7 +98,8 @@ def _codes(of: Subject, found: shown.Scatter) -> Html:
     test, run = of.test, of.run
     drawable = run.spec.kind != "table" and len(test.shape) == 3
     size = math.prod(test.shape) / max(1, round(max(test.shape[:2]) / 32)) ** 2 if drawable else 1
-    count = min(len(found.codes), max(200, min(SPOTS, round(1_600_000 / size))))
+    most = THUMBNAILS // (4 if drawable and test.shape[-1] > 1 else 1)
+    count = min(len(found.codes), max(100, min(SPOTS, round(most / size))))
     rows = np.sort(np.random.default_rng(0).permutation(len(found.codes))[:count])
     named = [_called(test, int(i), run.spec.example) for i in rows]
     place = {int(row): i for i, row in enumerate(rows)}

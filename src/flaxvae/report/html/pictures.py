@@ -21,6 +21,7 @@ Array = np.ndarray
 GREYS = 64  # of a grey picture: more cannot be told apart in a tile, and cost bytes
 WIDE = 1040  # of the page, in CSS pixels
 TILE = 84  # of an image, at most
+VALUES = 320_000  # numbers of a picture, at most
 
 
 def png(tiles: Array, clear: Array | None = None, greys: int = GREYS) -> bytes:
@@ -80,7 +81,7 @@ def tiles(
     tile: int = TILE,
     breaks: Sequence[int] = (),
 ) -> Html:
-    """Images row by row as one picture.
+    """Images row by row as one picture, of at most VALUES numbers: see ``averaged``.
 
     Args:
         images: [N, H, W, C], or vectors [N, D].
@@ -93,6 +94,7 @@ def tiles(
     """
     if images.ndim == 2:
         return _drawn(images, columns, alt, wide)
+    images = averaged(images, _step(images, VALUES))
     sheet, clear, (height, width) = _laid(colours(np.asarray(images, float)), columns, gap, breaks)
     most = min(wide / width, tile / images.shape[2])
     scale = math.floor(most) if most >= 1 else 1  # a smaller one is the style's
@@ -104,6 +106,27 @@ def tiles(
         height=height * scale,
         class_="tiles",
     )
+
+
+def _step(images: Array, most: int) -> int:
+    """The side of the squares of pixels whose averages are at most so many numbers."""
+    count, height, width, channels = images.shape
+    step = 1
+    while count * (height // step) * (width // step) * channels > most and step < min(
+        height, width
+    ):
+        step += 1
+    return step
+
+
+def averaged(images: Array, step: int) -> Array:
+    """Images [N, H, W, C], averaged over squares; what is left over at the edges is cut off."""
+    if step == 1:
+        return images
+    count, height, width, channels = images.shape
+    h, w = height // step, width // step
+    squares = images[:, : h * step, : w * step].reshape(count, h, step, w, step, channels)
+    return squares.mean((2, 4))
 
 
 def _laid(
@@ -159,8 +182,12 @@ def _drawn(vectors: Array, columns: int, alt: str, wide: int) -> Html:
 def strips(rows: Sequence[tuple[object, Array]], alt: str, gap: int = 1) -> Html:
     """Rows of images, each with its name at the left; above it on a phone."""
     longest = max(len(images) for _, images in rows)
+    drawn = [(name, np.asarray(images)) for name, images in rows]
+    if all(images.ndim == 4 for _, images in drawn):
+        step = max(_step(images, VALUES // len(drawn)) for _, images in drawn)
+        drawn = [(name, averaged(images, step)) for name, images in drawn]
     parts = [
         (tag("span", name), tiles(images, longest, f"{alt}: {name}", gap, wide=880, tile=72))
-        for name, images in rows
+        for name, images in drawn
     ]
     return tag("div", parts, class_="strip")
