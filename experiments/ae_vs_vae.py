@@ -189,6 +189,7 @@ def ratio(before: list[Quality], after: list[Quality]) -> Figure:
 
 
 def percent(figure: Figure) -> Figure:
+    assert figure.spread is not None
     return Figure(100 * figure.mean, 100 * figure.spread)
 
 

@@ -6,6 +6,7 @@ import pytest
 from flaxvae.analysis import sample_quality
 from flaxvae.analysis.features import Seen
 from flaxvae.errors import UsageError
+from flaxvae.report import quality
 
 RNG = np.random.default_rng(0)
 
@@ -51,6 +52,12 @@ def test_perfect_samples_score_as_the_other_half_does_and_others_are_told():
     assert other["imbalance"].mean > same["imbalance"].mean + 0.2
     np.testing.assert_allclose([each.sum() for each in found.shares.values()], 1)
     assert found.shares["shifted"][2] > 0.8 > found.shares[""][2]
+
+
+def test_one_cut_has_no_spread():
+    one = sample_quality.compare(cloud(40), cloud(40), k=3)
+    assert sample_quality.figures([one])["precision"].spread is None
+    assert "±" not in quality._number(sample_quality.figures([one])["distance"], 3)
 
 
 def test_halves_are_disjoint_and_other_ones_for_each_cut_and_seed(monkeypatch):

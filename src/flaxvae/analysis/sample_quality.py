@@ -128,14 +128,14 @@ class Figure(NamedTuple):
     """A number over several cuts."""
 
     mean: float
-    spread: float  # standard deviation
+    spread: float | None  # standard deviation; None of one cut
 
 
 def figures(found: list[Quality]) -> dict[str, Figure]:
     """Each number that there is, by its name in ``Quality``."""
     columns = zip(Quality._fields, zip(*found, strict=True), strict=True)
     return {
-        name: Figure(float(np.mean(x)), float(np.std(x, ddof=1)) if len(x) > 1 else 0.0)
+        name: Figure(float(np.mean(x)), float(np.std(x, ddof=1)) if len(x) > 1 else None)
         for name, x in columns
         if x[0] is not None
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxvae.analysis import sample_quality
+from flaxvae.analysis import features, sample_quality
 from flaxvae.analysis.sample_quality import CERTAIN, Figure
 from flaxvae.report import shown
 from flaxvae.runs.quality import SampleQuality
@@ -22,6 +22,7 @@ HEADS = {
     "certain": "certain",
 }
 NAMES = {"": "test images", "own": "own prior", "fitted": "fitted prior"}
+FEW = 5  # images for each feature: of fewer, the Fréchet distance is biased upwards
 FIRST, WIDTH, MOST = 14, 11, 10  # of columns; classes that a table has room for
 UNITS = (
     "distance: the features' unit, squared, of no meaning in other features; all others: parts of "
@@ -47,7 +48,16 @@ def facts(run: Run, found: SampleQuality) -> dict[str, str]:
         said[NAMES["own"]] = f"an autoencoder has none: {shown.prior_called(run, 'own')}"
     said["halves"] = f"one half of {of} beside the other: what perfect samples would score"
     cuts = len(measured.halves)
-    said["±"] = f"standard deviation over {cuts} cuts into halves, with new samples for each"
+    if cuts > 1:
+        said["±"] = (
+            f"standard deviation over {cuts} cuts of the same images into halves, with new samples "
+            "for each"
+        )
+    if measured.half < FEW * features.SIZE:
+        said["few images"] = (
+            f"{measured.half:,} in a half, fewer than {FEW} for each of the {features.SIZE} "
+            "features: Fréchet distances are too large, those of the halves too"
+        )
     if measured.shares:
         said["certain"] = f"parts read as some class with a probability above {CERTAIN:g}"
         apart = {name: each["imbalance"] for name, each in _all(found).items()}
@@ -114,8 +124,9 @@ def _title(name: str) -> str:
 
 def _number(figure: Figure, digits: int) -> str:
     """Mean ± spread: two decimals, or of numbers of any size so many digits."""
-    if digits == 2:
-        return f"{figure.mean:.2f}±{figure.spread:.2f}"
-    size = int(np.floor(np.log10(abs(figure.mean) or 1.0)))
-    places = min(max(digits - 1 - size, 0), 3)
-    return f"{figure.mean:.{places}f}±{figure.spread:.{places}f}"
+    places = 2
+    if digits != 2:
+        size = int(np.floor(np.log10(abs(figure.mean) or 1.0)))
+        places = min(max(digits - 1 - size, 0), 3)
+    error = "" if figure.spread is None else f"±{figure.spread:.{places}f}"
+    return f"{figure.mean:.{places}f}{error}"
