@@ -114,6 +114,9 @@ def test_a_judge_reads_labels_and_factors(trained, monkeypatch):
     few = taken(data.train, np.arange(10))
     with pytest.raises(UsageError, match="20 images in both sets: expected at least 128"):
         judges.of_sets(data, few, few, "smiles", [])
+    for name in ("class", "size"):
+        with pytest.raises(UsageError, match=f"{name}.*has this name, too"):
+            judges.of_sets(data, few, few, name, ["size"])
 
 
 def test_rates_are_those_of_images_decoded_before_and_after(trained):

@@ -193,7 +193,8 @@ def interpolations(run: Run, ends: Split, steps: int = 10, path: Path = "linear"
         way = run.geodesics(start, end, steps=steps)
         straight = float(way.straight.sum())
         saved = 100 * (1 - float(way.length.sum()) / straight) if straight else 0.0
-        how = f"Geodesics of the decoder, {saved:.0f} % shorter than what straight lines decode to,"
+        shorter = f"{saved:.0f} % shorter" if saved >= 0.5 else "no shorter"
+        how = f"Geodesics of the decoder, {shorter} than what straight lines decode to,"
         found = run.decode_walks(way.z, start.y)
     else:
         found = run.interpolate(start, end, steps=steps, path=path)

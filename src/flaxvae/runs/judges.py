@@ -55,8 +55,13 @@ def of_sets(
 ) -> Judge:
     """Of an attribute that two sets of images differ in, and of others as in ``judge``.
 
-    Raises UsageError for too few images.
+    Raises UsageError for too few images, or a name that another attribute has.
     """
+    if name in (LABEL, *others):
+        other = "what labels say" if name == LABEL else "an attribute of --against"
+        raise UsageError(
+            f"--having {name}: {other} has this name, too: expected images of another name"
+        )
     count = len(having.x) + len(lacking.x)
     if count < features.BATCH:
         raise UsageError(
