@@ -185,7 +185,8 @@ def test_the_numbers_are_those_of_the_run(trained):
     assert found.bound.mean() == pytest.approx(-loaded.summary.elbo, abs=error)
 
 
-def test_what_is_missing_is_said(trained, copy, tmp_path, capsys):
+def test_what_is_missing_is_said(trained, copy, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # short paths, which no line breaks
     half = shutil.copytree(copy, tmp_path / "half")
     (half / "summary.json").unlink()
     other = shutil.copytree(copy, tmp_path / "other")

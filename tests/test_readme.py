@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def folder(tmp_path, monkeypatch, trained):
     np.save("images.npy", images)
     np.savez("mine.npz", x=images)
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "latest").symlink_to(trained)
+    shutil.copytree(trained, tmp_path / "runs" / "latest")
     (block,) = blocks("CONTRIBUTING.md", "python")
     (tmp_path / "my_models.py").write_text(block.replace("sparse_vae", "my_vae") + block)
     return tmp_path

@@ -144,7 +144,7 @@ def test_encode_and_score_keep_names(project, run, new, capsys, tmp_path):
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["file"] for row in table] == sorted(scores, key=scores.get, reverse=True)
-    assert [line.split()[1] for line in out.splitlines()[1 : 1 + len(table)]] == [
+    assert [line.split()[1] for line in out.splitlines()[2 : 2 + len(table)]] == [
         row["file"] for row in table
     ]
     for row in table:
