@@ -209,10 +209,7 @@ class Terminal:
         column = max(map(len, facts), default=0) + 2
         for name, value in facts.items():
             for line in textwrap.wrap(
-                value,
-                max(self._width - column, 20),
-                break_on_hyphens=False,
-                break_long_words=" " in value,  # a path stays in one piece, to be copied
+                value, max(self._width - column, 20), break_on_hyphens=False
             ) or [""]:
                 self._line(f"{name:<{column}}{line}".rstrip(), dim=column)
                 name = ""
