@@ -142,6 +142,7 @@ def test_the_kl_is_that_of_the_draws(assert_mean):
     assert terms.kl.mean() > 1e-3
 
 
+@pytest.mark.slow
 def test_weights_average_to_the_likelihood_of_prior_draws():
     """log p(x) by draws from the posterior, and by draws from the prior."""
     model, variables = made()

@@ -456,6 +456,7 @@ def kept(loss, params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
 
+@pytest.mark.slow
 def test_remat_keeps_less_and_changes_no_gradient():
     plain, params = built(net="resnet", channels=(8,), blocks=3)
     remat, same = built(net="resnet", channels=(8,), blocks=3, remat=True)

@@ -35,7 +35,8 @@ def rows(path):
     ],
 )
 @pytest.mark.parametrize(
-    "name", rare([n for n in zoo.RECIPES if "free_bits" in lookup.arguments(n)], "deep_vae")
+    "name",
+    rare([n for n in zoo.RECIPES if "free_bits" in lookup.arguments(n)], "deep_vae", "ladder_vae"),
 )
 def test_the_weight_is_that_of_the_loss(name, own):
     """loss = reconstruction + weight KL, of the very step."""

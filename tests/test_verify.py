@@ -364,7 +364,7 @@ def test_a_run_without_anything_yet(run):
     (run / "metrics.jsonl").unlink()
     (run / "summary.json").unlink()
     assert wrong(run) == {}
-    assert remarks(run).keys() == {"checkpoints", "summary.json", "figures"}
+    assert remarks(run).keys() == {"checkpoints", "summary.json", "figures", "report.html"}
 
 
 @pytest.mark.slow
