@@ -82,6 +82,18 @@ def rare(values, *slow):
     return [pytest.param(v, marks=pytest.mark.slow) if v in slow else v for v in values]
 
 
+def said(line, capsys):
+    """Exit code, stdout and stderr of ``flaxvae`` with the arguments in ``line``."""
+    from flaxvae import cli
+
+    code = 0
+    try:
+        cli.main(line.split())
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capsys.readouterr()
+
+
 @pytest.fixture(scope="session")
 def assert_mean():
     """The Monte Carlo rule: a mean over axis 0 lies within five of its own standard errors."""

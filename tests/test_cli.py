@@ -13,6 +13,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
+from conftest import said as run
 from flaxvae import cli, lookup, zoo
 from flaxvae.data import idx
 from flaxvae.errors import UsageError
@@ -57,16 +58,6 @@ def autoencoder(tmp_path_factory):
         patch.setattr("flaxvae.api.drawn", lambda *arguments: {})
         flaxvae.train(progress=False, model="ae", epochs=0, validation=0, run=str(path), **TINY)
     return path
-
-
-def run(line, capsys):
-    """Exit code, stdout and stderr of ``flaxvae`` with the arguments in ``line``."""
-    code = 0
-    try:
-        cli.main(line.split())
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, *capsys.readouterr()
 
 
 def listing(*folders):

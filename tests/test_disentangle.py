@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import mutual_info_score
 
 import flaxvae as fv
-from flaxvae import cli
+from conftest import said as run
 from flaxvae.analysis.disentanglement import codes
 from flaxvae.data import sources, sprites
 from flaxvae.data.pipeline import Split
@@ -41,15 +41,6 @@ def drawn(tmp_path_factory):
             other.setattr("flaxvae.api.drawn", lambda *arguments: {})
             fv.train("sprites", **choices, run=str(path), progress=False, devices=1)
         yield path
-
-
-def run(line, capsys):
-    code = 0
-    try:
-        cli.main([str(word) for word in line.split()])
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, *capsys.readouterr()
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import cli, commands
+from conftest import said as run
+from flaxvae import commands
 from flaxvae.analysis import latent_space
 from flaxvae.data.dataset import taken
 from flaxvae.errors import UsageError
@@ -155,15 +156,6 @@ def test_the_numbers_are_those_of_the_summary(subjects, monkeypatch):
     monkeypatch.setattr(of.run.folder, "finished", lambda: None)
     assert of.run.summary is None
     assert figures.Subject(of.run, of.test).evaluation == evaluated
-
-
-def run(line, capsys):
-    code = 0
-    try:
-        cli.main(line.split())
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, *capsys.readouterr()
 
 
 @pytest.mark.parametrize("words", ["samples,manifold", "samples manifold", "manifold,samples"])

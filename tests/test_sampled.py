@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 
 import flaxvae
-from flaxvae import cli
+from conftest import said
 from flaxvae.analysis import features, quality
 from flaxvae.errors import UsageError
 from flaxvae.runs import classified
-
-
-def said(line, capsys):
-    code = 0
-    try:
-        cli.main(line.split())
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture

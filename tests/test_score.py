@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import flaxvae
-from flaxvae import cli
+from conftest import said
 from flaxvae.analysis.anomaly import detection
 from flaxvae.errors import DataError
 from flaxvae.report.anomaly import hot
@@ -23,16 +23,6 @@ def run(trained, tmp_path, monkeypatch):
     copied = shutil.copytree(trained, tmp_path / "run")
     (copied / "anomaly.json").unlink(missing_ok=True)
     return copied
-
-
-def said(line, capsys):
-    """Exit code, stdout and stderr of a command."""
-    code = 0
-    try:
-        cli.main(line.split())
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, *capsys.readouterr()
 
 
 def table(path):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import flaxvae
+from conftest import said as main
 from disturbed import resume, same, sha256, steps_saved
-from flaxvae import cli, signals
+from flaxvae import signals
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs import checkpoints
 from flaxvae.training import loop
@@ -22,16 +23,6 @@ INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 def send(*numbers):
     for number in numbers:
         os.kill(os.getpid(), number)
-
-
-def main(line, capsys):
-    """Exit code, standard output and standard error."""
-    code = 0
-    try:
-        cli.main(line.split())
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, *capsys.readouterr()
 
 
 def unfinished(path):
