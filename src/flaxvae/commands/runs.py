@@ -50,7 +50,7 @@ def runs(
     from flaxvae.errors import UsageError
     from flaxvae.report import listed
     from flaxvae.report.terminal import Terminal
-    from flaxvae.runs import listing, pruning, selection
+    from flaxvae.runs import listing, selection
 
     prunes = folders[:1] == ("prune",)
     if prunes:
@@ -71,6 +71,8 @@ def runs(
     columns = tuple(name.replace("-", "_") for name in columns)
     with Terminal() as terminal:
         if prunes:
+            from flaxvae.runs import pruning  # it imports JAX
+
             _prune(chosen, keep, sort.replace("-", "_"), columns, yes, terminal)
             for folder in folders if yes else ():
                 pruning.clear(Path(folder))
