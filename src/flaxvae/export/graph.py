@@ -542,11 +542,8 @@ def _scan(build, given, params, avals):
     """A loop of known length, step by step."""
     if "num_consts" in params:
         constants, carried = params["num_consts"], params["num_carry"]
-    else:  # JAX 0.12 has trees, with None for each array
-        groups = params.get("ft_in") or ((), ())
-        constants, carried = (
-            len(jax.tree.leaves(tuple(group), is_leaf=lambda x: x is None)) for group in groups[:2]
-        )
+    else:  # JAX 0.12 says it by trees of constants, carried values and rows
+        constants, carried = (len(group) for group in params["ft_in"].unpack()[:2])
     closed, length = params["jaxpr"], int(params["length"])
     if length > LONGEST:
         raise Unsupported(f"a loop of {length:,} steps, more than {LONGEST}")
