@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from flaxvae.errors import counted
-from flaxvae.export import interpreter
+from flaxvae.export import interpreter, programs
 from flaxvae.report.explorer import facts, packing
-from flaxvae.report.explorer.functions import Functions, native, trace
+from flaxvae.report.explorer.functions import Functions, trace
 from flaxvae.report.explorer.packing import Packed
 from flaxvae.report.html.document import Html, Section, data, tag
 from flaxvae.report.shown import Subject
@@ -44,7 +44,7 @@ def section(of: Subject) -> Section | None:
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.variables)):
         return _nothing("weights of the model are not finite")
     traced: Functions | None
-    traced = trace(native(run), run.variables, run.fitted)
+    traced = trace(programs.native(run), run.variables, run.fitted)
     said: dict[str, Any] = {}
     if "decode" not in traced.graphs:
         said["instead"] = f"Its decoder does not run in a page: {traced.missing['decode']}."

@@ -14,7 +14,6 @@ Those of an image, and ``decode``, take the label [1], a class number, if the mo
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ from flaxvae.export import graph
 from flaxvae.export.graph import Graph
 from flaxvae.parts import assemble, codebook
 from flaxvae.recipe import Recipe
-from flaxvae.runs.run import Run
 
 Array = jax.Array
 NOISE = "noise"
@@ -50,19 +48,11 @@ class _Function(NamedTuple):
     labelled: bool = True  # takes the label, if the model does
 
 
-def native(run: Run) -> Recipe:
-    """The run's recipe, with convolutions as such and not as this machine computes them."""
-    arguments = dict(run.plan.arguments)
-    if "convolutions" in arguments:
-        arguments["convolutions"] = "native"
-    return dataclasses.replace(run.plan, arguments=arguments).recipe(run.spec)
-
-
 def trace(recipe: Recipe, variables: Variables, fitted: FittedPrior | None = None) -> Functions:
     """The graphs of a model.
 
     Args:
-        recipe: as ``native`` gives it.
+        recipe: as ``export.programs.native`` gives it.
         variables: of the model.
         fitted: a prior fitted to its codes, from which ``sample`` draws then.
     """
