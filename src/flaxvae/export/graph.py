@@ -542,8 +542,10 @@ def _scan(build, given, params, avals):
     """A loop of known length, step by step."""
     if "num_consts" in params:
         constants, carried = params["num_consts"], params["num_carry"]
-    else:  # JAX 0.12 says it by trees of constants, carried values and rows
+    elif "ft_in" in params:  # JAX 0.12: trees of constants, carried values and rows
         constants, carried = (len(group) for group in params["ft_in"].unpack()[:2])
+    else:
+        raise Unsupported("a loop, which this version of JAX writes in another way")
     closed, length = params["jaxpr"], int(params["length"])
     if length > LONGEST:
         raise Unsupported(f"a loop of {length:,} steps, more than {LONGEST}")
