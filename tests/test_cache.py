@@ -14,6 +14,7 @@ import pytest
 from flaxvae import cli
 from flaxvae.data import cache, containers, decode, folder, pictures, rows
 from flaxvae.errors import DataError
+from flaxvae.runs import kept as everything
 from flaxvae.settings import DataSettings
 from test_folder import cached, fails, load, numbered, pack, picture, written
 
@@ -228,11 +229,11 @@ def test_two_processes_that_build_the_same_one(photos):
 def test_nothing_is_kept_where_nothing_may_be(photos, monkeypatch):
     expected = load(photos).sha256
     home = cache.folder()
-    cache.clear()
+    everything.clear()
     monkeypatch.setenv("FLAXVAE_CACHE_DIR", "")
     data = load(photos)
     assert data.sha256 == expected == rows.digest([data.train.x, data.validation.x, data.test.x])
-    assert list(home.iterdir()) == [] and cache.entries() == []
+    assert list(home.iterdir()) == [] and everything.entries() == []
 
 
 def test_progress_is_told(photos):
@@ -256,7 +257,7 @@ def run(capsys, line):
 
 
 def test_the_command_lists_and_clears(tmp_path, photos, capsys, monkeypatch):
-    assert run(capsys, "cache")[1].startswith("no decoded pictures in ")
+    assert run(capsys, "cache")[1].startswith("nothing is kept in ")
     others = written(tmp_path / "others", numbered(9))
     load(photos), load(others), load(others, image_size=9)
     os.utime(cache.folder() / kept()[0] / "cache.json", (0, 0))
@@ -279,9 +280,26 @@ def test_the_command_lists_and_clears(tmp_path, photos, capsys, monkeypatch):
     assert run(capsys, "cache")[1] == "nothing is kept: FLAXVAE_CACHE_DIR is empty\n"
 
 
+def test_the_command_lists_and_clears_classifiers(photos, capsys):
+    load(photos)
+    home = everything.classifiers()
+    home.mkdir(parents=True)
+    for name in ("photos-01.npz", "my-digits-02.npz", ".my-digits-02.npz.1-abcd1234.partial"):
+        (home / name).write_bytes(bytes(200_000))
+    _, out, _ = run(capsys, "cache")
+    assert len(out.splitlines()) == 4
+    (line,) = [line for line in out.splitlines() if line.startswith("my-digits-02 ")]
+    assert line.split()[1] == "0.2" and line.endswith("  classifier of my-digits")
+    code, out, _ = run(capsys, "cache --clear photos")  # the pictures and their classifier
+    assert code == 0 and out.startswith("removed 2 caches, 0.2 MB") and kept() == []
+    assert [path.name for path in home.glob("[!.]*")] == ["my-digits-02.npz"]
+    assert run(capsys, "cache --clear")[1].startswith("removed 1 cache, 0.2 MB")
+    assert list(home.glob("[!.]*")) == []
+
+
 def test_a_clear_takes_nothing_from_who_reads(photos):
     data = load(photos)
-    cache.clear()
+    everything.clear()
     assert rows.digest([data.train.x, data.validation.x, data.test.x]) == data.sha256
 
 

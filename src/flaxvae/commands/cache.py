@@ -4,18 +4,19 @@ from __future__ import annotations
 
 
 def cache(*, clear: tuple[str, ...] | None = None) -> list[str]:
-    """List the decoded pictures that are kept for the next time, or remove them.
+    """List the decoded pictures and classifiers that are kept for the next time, or remove them.
 
     Args:
-        clear: Remove these, by the names that are listed; without a name, all.
+        clear: Remove these, by their names in the list, or by those of data; without a name, all.
     """
     import time
 
-    from flaxvae.data import cache as kept
+    from flaxvae import compilation
     from flaxvae.errors import counted
     from flaxvae.report import tables
+    from flaxvae.runs import kept
 
-    home = kept.folder()
+    home = compilation.root()
     if home is None:
         return ["nothing is kept: FLAXVAE_CACHE_DIR is empty"]
     if clear is not None:
@@ -24,12 +25,12 @@ def cache(*, clear: tuple[str, ...] | None = None) -> list[str]:
         return [f"removed {counted(len(gone), 'cache')}, {size / 1e6:,.1f} MB, from {home}"]
     rows = [("name", "images", "size", "MB", "last used", "source")]
     for entry in kept.entries():
-        count, *sides = entry.shape or (0,)
+        images = f"{entry.shape[0]:,}" if entry.shape else ""
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        shape = "x".join(map(str, sides))
+        shape = "x".join(map(str, entry.shape[1:]))
         mb, source = f"{entry.size / 1e6:,.1f}", entry.source or "damaged"
-        rows.append((entry.name, f"{count:,}", shape, mb, used, source))
+        rows.append((entry.name, images, shape, mb, used, source))
     if len(rows) == 1:
-        return [f"no decoded pictures in {home}"]
+        return [f"nothing is kept in {home}"]
     heading, *rest = rows
     return tables.columns(heading, rest, left=(0, 2, 4, 5))

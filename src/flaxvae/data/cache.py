@@ -30,7 +30,7 @@ from flaxvae.data import decode, rows
 from flaxvae.data.containers import Container
 from flaxvae.data.decode import Asked, Watch
 from flaxvae.data.pictures import Preprocessing, Seen
-from flaxvae.errors import DataError, UsageError, did_you_mean, remedy
+from flaxvae.errors import DataError, remedy
 
 FORMAT = 1
 _ABOUT, _ROWS = "cache.json", "rows.npy"
@@ -179,56 +179,10 @@ def _opened(path: Path) -> Decoded:
     return Decoded(x, how, about["broken"], seen, about["sha256"], about["low"], about["high"])
 
 
-# ---- all that there are
+def about(path: Path) -> tuple[str, tuple[int, ...], float]:
+    """What the rows in a folder are of, their shape, and when they were last used.
 
-
-class Entry(NamedTuple):
-    """A cache, as it is listed."""
-
-    name: str
-    source: str  # "" of one that is damaged
-    shape: tuple[int, ...]  # of its rows
-    size: int  # bytes
-    used: float  # last, in seconds since 1970
-
-
-def entries() -> list[Entry]:
-    """All caches, the last used first."""
-    home = folder()
-    if home is None or not home.is_dir():
-        return []
-    paths = [path for path in home.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(map(_entry, paths), key=lambda entry: -entry.used)
-
-
-def _entry(path: Path) -> Entry:
-    source, shape, size, used = "", tuple[int, ...](), 0, 0.0
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        size = sum(file.stat().st_size for file in path.iterdir())
-        used = (path / _ABOUT).stat().st_mtime
-        source, shape = json.loads((path / _ABOUT).read_text())["source"], _opened(path).x.shape
-    return Entry(path.name, source, shape, size, used)
-
-
-def clear(names: Sequence[str] = ()) -> list[Entry]:
-    """Remove caches, by default all, and return them; whoever has one open keeps it until the end.
-
-    Raises UsageError for a name that is of none.
+    Raises OSError, ValueError, LookupError or TypeError if it is damaged.
     """
-    home, found = folder(), entries()
-    chosen = {entry.name: entry for entry in found if not names}
-    for name in names:
-        of = {e.name: e for e in found if name in (e.name, e.name.rpartition("-")[0])}
-        if not of:
-            known = [e.name for e in found]
-            raise UsageError(
-                f"--clear {name}: expected the name of a cache, as `flaxvae cache` lists them"
-                f"{did_you_mean(name, known)}"
-            )
-        chosen |= of
-    for name in chosen:
-        assert home is not None
-        aside = writing.temporary(home / name)  # never half of one under its name
-        (home / name).rename(aside)
-        shutil.rmtree(aside)
-    return list(chosen.values())
+    source = json.loads((path / _ABOUT).read_text())["source"]
+    return str(source), _opened(path).x.shape, (path / _ABOUT).stat().st_mtime

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from flaxvae import compilation, writing
+from flaxvae import writing
 from flaxvae.analysis import features
 from flaxvae.analysis.features import Classifier
 from flaxvae.data import pipeline
@@ -27,6 +28,7 @@ from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices.batches import Watch
 from flaxvae.errors import UsageError, counted
+from flaxvae.runs import kept
 
 FORMAT = 1
 IMAGES, VALUES = 50_000, 2**28  # at most, to learn from: bounds time and memory
@@ -66,6 +68,7 @@ def classifier(data: Data, watch: Watch | None = None) -> Classifier:
     if path is not None:
         with contextlib.suppress(OSError):  # then it is trained again the next time
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            writing.clear(path.parent)
             with writing.whole(path) as file:
                 np.savez(file, *map(np.asarray, jax.tree.leaves(found.params)))
     return found
@@ -80,13 +83,13 @@ def stored(split: Split) -> np.ndarray:
 
 def _path(data: Data, images: int, epochs: int) -> Path | None:
     """Where it is kept; None if nothing is."""
-    root = compilation.root()
+    home = kept.classifiers()
     how = [features.CHANNELS, features.SIZE, features.BATCH, features.LEARNING_RATE, SEED, epochs]
     of = [data.sha256, data.labels_sha256, data.binarization, data.spec.shape, len(data.train.x)]
     classes = hashlib.sha256(np.ascontiguousarray(data.train.classes).tobytes()).hexdigest()
     key = hashlib.sha256(json.dumps([FORMAT, how, of, classes, images]).encode()).hexdigest()[:16]
     name = re.sub(r"[^\w.+-]+", "_", data.spec.name)[:60]
-    return None if root is None else root / "classifiers" / f"{name}-{key}.npz"
+    return None if home is None else home / f"{name}-{key}.npz"
 
 
 def _kept(path: Path, like: features.Params) -> features.Params | None:
@@ -98,5 +101,8 @@ def _kept(path: Path, like: features.Params) -> features.Params | None:
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
         return None
     fits = [a.shape == b.shape and a.dtype == b.dtype for a, b in zip(found, wanted, strict=True)]
-    whole = all(fits) and all(np.isfinite(a).all() for a in found)
-    return jax.tree.unflatten(tree, map(jax.numpy.asarray, found)) if whole else None
+    if not all(fits) or not all(np.isfinite(a).all() for a in found):
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # its last use
+    return jax.tree.unflatten(tree, map(jax.numpy.asarray, found))
