@@ -34,11 +34,13 @@ OURS, STREAMED, GEMM = "flaxvae", "flaxvae streamed", "gemm"
 GEMM_OPERATIONS = 2 * GEMM_SIZE**3
 FLAX = ("flax loop", "flax example")
 TORCH = ("torch DataLoader", "torch tensors", "torch tuned")
-TORCH_GPU = ("torch compiled", "torch compiled bf16")
+TORCH_GPU = ("torch DataLoader", "torch tensors", "torch compiled", "torch graph")
 TORCH_PHOTOGRAPHS = ("torch tensors", "torch tuned", "torch channels_last")
+TORCH_PHOTOGRAPHS_GPU = ("torch tensors", "torch channels_last", "torch graph")
 PHOTOGRAPHS = 4096  # so many, for 60,000 of the larger ones would not fit
 SHORT = Turns(7, 0.5)
 LONG = Turns(5, 1.0)  # of cases that differ in size: the largest takes seconds a step
+GPU = Turns(7, 0.25)  # which differ less, on a machine that is lent by the minute
 BLOCKS = Turns(4, 11.0)  # a turn begins with nothing read, and takes some blocks of images
 PAIRS, TURN = 60, 0.3  # what costs a percent or two is seen in many turns of so many seconds
 
@@ -66,7 +68,11 @@ class How(NamedTuple):
     def time(self, cases: dict[str, Case], unit: dict[str, int], turns: Turns = USUAL) -> Found:
         unit = unit | {GEMM: GEMM_OPERATIONS}
         python = {name: self.python for name in cases if name.startswith("torch")}
-        return interleaved(cases, unit, python, QUICK if self.quick else turns)
+        return interleaved(cases, unit, python, QUICK if self.quick else GPU if gpu() else turns)
+
+
+def gpu() -> bool:
+    return jax.default_backend() == "gpu"
 
 
 def _say(what: str, found: Found) -> None:
@@ -91,7 +97,7 @@ def _compared(what: str, found: Found, flops: float | None = None) -> Found:
 
 
 def training(how: How) -> list[Row]:
-    torch = TORCH + (TORCH_GPU if jax.default_backend() == "gpu" else ()) if how.has_torch() else ()
+    torch = (TORCH_GPU if gpu() else TORCH) if how.has_torch() else ()
     rows = []
     for net, shape in NETS.items():
         case = Case(net)
@@ -121,7 +127,8 @@ def photographs(how: How) -> list[Row]:
     """Residual networks and deep_vae; then batches and sizes of one resnet, each in one run."""
     torch: tuple[str, ...] = ()
     if how.has_torch():
-        torch = (*TORCH_PHOTOGRAPHS, *(("torch compiled",) if how.compiles() else ()))
+        torch = TORCH_PHOTOGRAPHS_GPU if gpu() else TORCH_PHOTOGRAPHS
+        torch += ("torch compiled",) if how.compiles() else ()
     rows = []
     for net, size, channels in (
         ("resnet", 32, 3),
@@ -135,6 +142,8 @@ def photographs(how: How) -> list[Row]:
         found = how.time(cases, dict.fromkeys(cases, case.batch), SHORT)
         _compared(f"{label}, batch {case.batch}: images/s", found)
         rows.append({"what": label, "batch": case.batch, "found": found})
+    if gpu():  # where no cache decides how large a batch or an image may be
+        return rows
     first = rows[0]["found"]
     best = sorted(torch, key=lambda name: -first[name]["rate"]["middle"])[:1]
     shapes = {
@@ -196,7 +205,7 @@ def streaming(how: How) -> list[Row]:
     _compared(f"{case.shape.label}, batch {case.batch}: images/s", found)
     steps, mib = 10 if how.quick else 2 * IMAGES // case.batch, {}
     for images in (IMAGES, 10 * IMAGES):
-        worker = Worker(STREAMED, Case("mlp512", images=images))
+        worker = Worker(STREAMED, Case("mlp512", images=images)).ready()
         worker.seconds(steps)
         worker.close()
         mib[str(images)] = worker.peak_mib
@@ -229,13 +238,13 @@ def overhead(how: How) -> list[Row]:
         rows.append({**row, "seconds": added[1]})
 
     for net in NETS:
-        worker = Worker("guard", Case(net))
+        worker = Worker("guard", Case(net)).ready()
         both = min(worker.seconds(8) + worker.seconds(8) for _ in range(3))  # without and with
         steps = 1 if how.quick else round(16 / both * TURN)
         add("guard", net, _added(worker, steps, pairs))
     for net, parts in (("conv", 5), ("mlp512", 3)):
         # What a save adds to a short epoch that outlasts it, as a part of a whole epoch's time.
-        worker = Worker("epochs", Case(net, images=IMAGES // parts))
+        worker = Worker("epochs", Case(net, images=IMAGES // parts)).ready()
         add("checkpoints", net, _added(worker, 1, pairs), 1 / parts)
     return rows
 

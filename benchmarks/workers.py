@@ -55,7 +55,11 @@ class Worker:
             text=True,
             env=environment,
         )
+
+    def ready(self) -> Worker:
+        """Wait until it has compiled what it is asked to do."""
         self._answer()
+        return self
 
     def _answer(self) -> str:
         line = self._process.stdout.readline()  # type: ignore[union-attr]
@@ -96,6 +100,8 @@ def interleaved(
         turns: how long to measure.
     """
     workers = {name: Worker(name, case, (python or {}).get(name)) for name, case in cases.items()}
+    for worker in workers.values():
+        worker.ready()
     steps = {name: worker.steps_in(turns.moment) for name, worker in workers.items()}
     rates: dict[str, list[float]] = {name: [] for name in workers}
     order = list(workers)

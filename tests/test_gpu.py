@@ -56,7 +56,8 @@ def test_training_equals_the_cpus(gpu, cpu, exact, net):
     ours = trained(gpu, 1, net=net)[-1]
     theirs = trained(cpu, 1, net=net, **({"convolutions": "gemm"} if net == "conv" else {}))[-1]
     assert int(ours.step) == int(theirs.step) > 5
-    chex.assert_trees_all_close(*jax.device_get((ours.totals, theirs.totals)), rtol=1e-4)
+    totals = jax.device_get((ours.totals, theirs.totals))
+    chex.assert_trees_all_close(*totals, rtol=1e-4, atol=1e-3)  # nats
     params = jax.device_get([state.variables["params"] for state in (ours, theirs)])
     chex.assert_trees_all_close(*params, atol=1e-3)  # a step of Adam
 

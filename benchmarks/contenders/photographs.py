@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.case import Case
-from benchmarks.contenders.pytorch import DEVICE
+from benchmarks.contenders.pytorch import DEVICE, record
 
 SIGMA_RANGE = 2 * math.log(0.01), 0.0  # of a learned sigma's log-variance
 LOG_VAR_RANGE = 5.0  # of deep_vae's log-variances, on both sides of 0
@@ -199,23 +199,29 @@ class Deep(nn.Module):
 MODELS = {"resnet": Resnet, "deep": Deep}
 
 
-def _training(channels_last: bool = False, compiled: bool = False):
+def _training(channels_last: bool = False, compiled: bool = False, recorded: bool = False):
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def make(case: Case):
         model = MODELS[case.net](case).to(DEVICE, memory_format=layout)
-        adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=recorded)
         loss_of = torch.compile(model) if compiled else model
         images = torch.from_numpy(case.data().reshape(case.images, case.size, case.size, -1))
         images = images.permute(0, 3, 1, 2).contiguous(memory_format=layout).to(DEVICE)
+        rows = torch.zeros(case.batch, dtype=torch.int64, device=DEVICE)
+
+        def step() -> None:
+            rows.random_(0, case.images)
+            x = images[rows].to(torch.float32, memory_format=layout).div(255)
+            adam.zero_grad()
+            loss_of(x).backward()
+            adam.step()
+
+        once = record(step) if recorded else step
 
         def run(steps: int) -> None:
             for _ in range(steps):
-                rows = torch.randint(0, case.images, (case.batch,), device=DEVICE)
-                x = images[rows].to(torch.float32, memory_format=layout).div(255)
-                adam.zero_grad()
-                loss_of(x).backward()
-                adam.step()
+                once()
             if DEVICE == "cuda":
                 torch.cuda.synchronize()
 
@@ -230,4 +236,5 @@ CONTENDERS = {
     "torch tuned": _training(),
     "torch channels_last": _training(channels_last=True),
     "torch compiled": _training(compiled=True),
+    "torch graph": _training(channels_last=True, recorded=True),
 }
