@@ -12,7 +12,7 @@ from typing import Any
 
 from flaxvae import flags, signals, streams
 from flaxvae.commands import COMMANDS
-from flaxvae.errors import FlaxvaeError, UsageError, typed_by
+from flaxvae.errors import FlaxvaeError, UsageError, typed_by, visible
 from flaxvae.synonyms import hint
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             lines = _run(sys.argv[1:] if argv is None else argv) or []
             for line in [lines] if isinstance(lines, str) else lines:
-                print(line)
+                print(visible(line, keep="\n"))
             return
         except FlaxvaeError as error:
             said, code = str(error), error.exit_code
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         except OSError as error:  # a folder that cannot be written, a full disk
             where = f": {error.filename}" if error.filename else ""
             said, code = f"{error.strerror or error}{where}", 3
-        print(f"flaxvae: {said}", file=sys.stderr)
+        print(f"flaxvae: {visible(said)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -138,8 +138,46 @@ def counted(number: int, what: str, many: str | None = None) -> str:
 
 
 def command(*words: object) -> str:
-    """A command, quoted for a shell: ``sample 'my data (1)'``."""
-    return shlex.join(map(str, words))
+    """A command, quoted for a shell: ``sample 'my data (1)'``.
+
+    What cannot be seen is quoted byte by byte, ``$'a\\xe2\\x80\\xae'`` in bash and zsh, so that a copy
+    of the line names the same file, and no character of it hides or moves another.
+    """
+    return " ".join(map(_quoted, map(str, words)))
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_in_bytes, word)) + "'"
+
+
+def _in_bytes(character: str) -> str:
+    if character.isprintable():
+        return f"\\{character}" if character in "\\'" else character
+    lone = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", lone))
+
+
+# Control characters, and what turns the direction of text, ends a line or takes no room. Joiners
+# (U+200C, U+200D) stay: some languages are written with them.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text in which no character hides or moves others: each such one is ``\\u202e`` or the like.
+
+    Names of files and classes come from strangers. ``keep`` are characters to leave as they are.
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        one = found[0]
+        return one if one in keep else one.encode("unicode_escape").decode()
+
+    return _UNSEEN.sub(escaped, text)
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """Standard output and error, whose failures do not stop the work.
 
 With a log on a full disk, a closed pipe or a closed terminal, what cannot be written is dropped,
-and the program continues as if it had been.
+and the program continues as if it had been. Characters that hide or move others are written as
+escapes (``errors.visible``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from flaxvae.errors import visible
+
+_LAYOUT = "\n\r\t\x1b"  # of lines, and of colours on a terminal
 _FAULTS = (OSError, ValueError)  # ValueError: the stream is closed
 
 
@@ -28,7 +32,7 @@ class Steady:
 
     def write(self, text: str) -> int:
         try:
-            self._stream.write(text)
+            self._stream.write(visible(text, keep=_LAYOUT))
         except UnicodeEncodeError:
             known = self._stream.encoding
             self.write(text.encode(known, "replace").decode(known))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from flaxvae.errors import Finding, counted
+from flaxvae.errors import Finding, counted, visible
 
 LINES, QUIET = 20, 10.0  # epoch lines in all; seconds between progress lines without a bar
 COLUMNS = {  # a record's keys and their column headings
@@ -170,7 +170,9 @@ class Terminal:
         widest = max(digits.values(), default=0)  # numbers line up at their units
         self._line()
         self._table({k: " " * (widest - digits.get(k, widest)) + v for k, v in facts.items()})
-        self._line("\nNext:" * bool(next_commands))
+        self._line()
+        if next_commands:
+            self._line("Next:")
         column = max([len(command) for command, _ in next_commands], default=0)
         fits = all(column + len(words) + 4 <= self._width for _, words in next_commands)
         for command, words in next_commands:
@@ -217,7 +219,7 @@ class Terminal:
     def _line(self, text: str = "", dim: int = 0) -> None:
         """Write a line, its first ``dim`` characters dimmed on a terminal."""
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        text = text.encode(encoding, "replace").decode(encoding)
+        text = visible(text).encode(encoding, "replace").decode(encoding)
         self._spoke, self._empty = time.monotonic(), not text
         if self._console:
             from rich.text import Text

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
+from flaxvae.errors import visible
+
 _VOID = {"br", "hr", "img", "input", "meta"}
-_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # nor any page's
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # nor any page's
 
 
 class Html(str):
@@ -38,8 +40,12 @@ class Section(NamedTuple):
 
 
 def escape(text: object) -> Html:
-    """Text as markup; characters that no page may hold, such as half a surrogate, become U+FFFD."""
-    return Html(html.escape(_NO_TEXT.sub("\ufffd", str(text))))
+    """Text as markup, in which no character hides or moves others; half a surrogate is U+FFFD."""
+    return Html(html.escape(_text(str(text))))
+
+
+def _text(text: str) -> str:
+    return _NO_TEXT.sub("\ufffd", visible(text, keep="\n\t"))
 
 
 def tag(name: str, /, *inside: object, **attributes: Any) -> Html:
@@ -72,12 +78,20 @@ def join(parts: object) -> Html:
 
 def data(value: Any, **attributes: Any) -> Html:
     """A value for the page's scripts, in an element with these attributes: ``JSON.parse`` reads
-    its ``textContent``."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    its ``textContent``. Text in it is as ``escape`` has it."""
+    text = json.dumps(_seen(value), separators=(",", ":"), allow_nan=False)
     # Inside a script element nothing is unescaped, and only these could end it.
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return tag("script", Html(text), type="application/json", **attributes)
+
+
+def _seen(value: Any) -> Any:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list | tuple):
+        return list(map(_seen, value))
+    return {_seen(k): _seen(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def table(
