@@ -140,8 +140,8 @@ def counted(number: int, what: str, many: str | None = None) -> str:
 def command(*words: object) -> str:
     """A command, quoted for a shell: ``sample 'my data (1)'``.
 
-    What cannot be seen is quoted byte by byte, ``$'a\\xe2\\x80\\xae'`` in bash and zsh, so that a copy
-    of the line names the same file, and no character of it hides or moves another.
+    What cannot be seen is quoted byte by byte, ``$'a\\xe2\\x80\\xae'`` in bash and zsh, so that a
+    copy of the line names the same file, and no character of it hides or moves another.
     """
     return " ".join(map(_quoted, map(str, words)))
 
