@@ -16,7 +16,7 @@ from jax import lax
 
 from conftest import rare
 from flaxvae import zoo
-from flaxvae.export import graph, interpreter
+from flaxvae.export import interpreter, tracing
 from flaxvae.recipe import DataSpec
 from flaxvae.report import explorer
 from flaxvae.report.explorer import facts, functions, packing
@@ -153,7 +153,7 @@ CASES = {
 def test_the_engine_computes_every_operation_as_numpy_does():
     with jax.numpy_rank_promotion("allow"):
         graphs = {
-            name: graph.trace(f, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+            name: tracing.trace(f, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
             for name, (f, shapes) in CASES.items()
         }
     compare(graphs, [(name, inputs_of(one)) for name, one in graphs.items()], 2e-6)
@@ -278,7 +278,7 @@ def test_an_image_decoded_beforehand_is_that_of_its_place_in_the_plane(standard)
 def test_shared_weights_are_stored_once():
     weights = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
     x = jax.ShapeDtypeStruct((1, 40), jnp.float32)
-    one, two = graph.trace(lambda x: x @ weights, x), graph.trace(lambda x: x @ weights + 1, x)
+    one, two = tracing.trace(lambda x: x @ weights, x), tracing.trace(lambda x: x @ weights + 1, x)
     alone = packing.pack({"one": one})
     both = packing.pack({"one": one, "two": two})
     assert len(alone.data) == weights.nbytes and len(both.data) == weights.nbytes + 4

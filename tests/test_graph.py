@@ -9,7 +9,8 @@ import pytest
 
 from conftest import rare
 from flaxvae import lookup
-from flaxvae.export import graph, interpreter
+from flaxvae.export import interpreter, tracing
+from flaxvae.export.graph import Unsupported
 from test_zoo import CASES, RECIPES, SPEC, batch_of, variables
 
 OTHERS = [case for case in CASES if case not in RECIPES and case.split("-")[0] != "cvae"]
@@ -62,11 +63,11 @@ def test_graphs_compute_what_jax_does(case):
     z = jax.jit(encode)(x, *y)
     for function, given in ((encode, x), (decode, z)):
         expected = jax.jit(function)(given, *y)
-        any_batch = graph.trace(function, *like(graph.any_number(), given, *y))
-        (found,) = graph.run(any_batch, given, *y)
+        any_batch = tracing.trace(function, *like(tracing.any_number(), given, *y))
+        (found,) = interpreter.run(any_batch, given, *y)
         close(found, expected)
-        one = graph.trace(function, given[:1], *(each[:1] for each in y))
-        (found,) = graph.run(one, given[:1], *(each[:1] for each in y))
+        one = tracing.trace(function, given[:1], *(each[:1] for each in y))
+        (found,) = interpreter.run(one, given[:1], *(each[:1] for each in y))
         close(found, expected[:1])
         assert {op.name for op in one.ops} <= set(interpreter.OPERATIONS)
         json.dumps([(op.params, one.shapes[op.output]) for op in one.ops])
@@ -82,26 +83,26 @@ def test_what_depends_on_constants_alone_is_a_constant():
         unused = jnp.sin(x).sum()
         return {"y": jax.nn.relu(x) @ jnp.flip(2 * weights, 0) + noise[None]}, unused
 
-    made = graph.trace(lambda x: function(x)[0], np.ones((4, 2), np.float32), names=["x"])
+    made = tracing.trace(lambda x: function(x)[0], np.ones((4, 2), np.float32), names=["x"])
     assert [op.name for op in made.ops] == ["max", "dot_general", "add"]
     held = {value.shape: value for value in made.constants.values()}
     np.testing.assert_array_equal(held[2, 3], [[6, 8, 10], [0, 2, 4]])
     np.testing.assert_allclose(held[1, 3][0], jax.random.normal(jax.random.key(1), (3,)), 1e-6)
     x = np.float32([[1, -1], [0, 2], [3, 4], [-5, -6]])
-    np.testing.assert_allclose(graph.run(made, x)[0], function(x)[0]["y"], rtol=1e-6)
+    np.testing.assert_allclose(interpreter.run(made, x)[0], function(x)[0]["y"], rtol=1e-6)
     assert list(made.inputs) == ["x"] and list(made.outputs) == ["output0"]
 
 
 def test_constants_stay_as_small_as_they_are():
     bias = np.arange(3, dtype=np.float32)
-    shape = jax.ShapeDtypeStruct((graph.any_number(), 50, 50, 3), np.float32)
+    shape = jax.ShapeDtypeStruct((tracing.any_number(), 50, 50, 3), np.float32)
     own = jnp.asarray(bias)[None, None, None]
-    made = graph.trace(lambda x: (x + 2 * own) * jnp.full(x.shape, 0.5), shape)
+    made = tracing.trace(lambda x: (x + 2 * own) * jnp.full(x.shape, 0.5), shape)
     assert [op.name for op in made.ops] == ["add", "mul"]
     assert max(value.size for value in made.constants.values()) == 3
     assert made.shapes[made.ops[-1].output] == ("float32", ("batch", 50, 50, 3))
     x = np.random.default_rng(0).normal(size=(2, 50, 50, 3)).astype(np.float32)
-    np.testing.assert_allclose(graph.run(made, x)[0], (x + 2 * bias) / 2, rtol=1e-6)
+    np.testing.assert_allclose(interpreter.run(made, x)[0], (x + 2 * bias) / 2, rtol=1e-6)
 
 
 def test_loops_and_reductions_are_written_out():
@@ -116,9 +117,9 @@ def test_loops_and_reductions_are_written_out():
         return *ends, total, rows, x.at[:, 2:4].set(x[:, 5:7]), x[:, ::3], jnp.stack([x, x], 1)
 
     x = np.random.default_rng(1).normal(size=(3, 7)).astype(np.float32)
-    made = graph.trace(function, x)
+    made = tracing.trace(function, x)
     assert not {"reduce", "scan", "scatter", "stack"} & {op.name for op in made.ops}
-    for found, expected in zip(graph.run(made, x), function(jnp.asarray(x)), strict=True):
+    for found, expected in zip(interpreter.run(made, x), function(jnp.asarray(x)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -133,16 +134,16 @@ def test_draws_are_made_of_uniform_numbers():
 
     bits = [jax.random.bits(k, s) for k, s in zip(jax.random.split(key), [(n, 3), (n, 2)])]
     uniform = np.concatenate(bits, 1).astype(np.float64) / 2**32
-    shape = jax.ShapeDtypeStruct((graph.any_number(),), np.float32)
-    made = graph.trace(lambda x: (draw(x.shape[0]), x), shape, names=["x"], draws="uniform")
+    shape = jax.ShapeDtypeStruct((tracing.any_number(),), np.float32)
+    made = tracing.trace(lambda x: (draw(x.shape[0]), x), shape, names=["x"], draws="uniform")
     assert made.shapes[made.inputs["uniform"]] == ("float32", ("batch", 5))
     low = np.float32(np.floor(uniform * 2**24) / 2**24)
-    codes, noise, _ = graph.run(made, np.zeros(n), low)
+    codes, noise, _ = interpreter.run(made, np.zeros(n), low)
     expected = draw(n)
     np.testing.assert_array_equal(codes, expected[0])
     np.testing.assert_allclose(noise, expected[1], rtol=1e-5, atol=1e-6)
     extremes = np.float32([[0] * 5, [1 - 2**-24] * 5])
-    assert all(np.isfinite(each).all() for each in graph.run(made, np.zeros(2), extremes))
+    assert all(np.isfinite(each).all() for each in interpreter.run(made, np.zeros(2), extremes))
 
 
 def test_what_cannot_be_said_is_refused():
@@ -154,8 +155,8 @@ def test_what_cannot_be_said_is_refused():
         "'dynamic_slice'": lambda x: jax.lax.dynamic_slice(x, (0, x[0, 0].astype(int)), (2, 1)),
     }
     for words, function in refused.items():
-        with pytest.raises(graph.Unsupported, match=words):
-            graph.trace(function, x)
-    made = graph.trace(lambda x: x + 1, x)
+        with pytest.raises(Unsupported, match=words):
+            tracing.trace(function, x)
+    made = tracing.trace(lambda x: x + 1, x)
     with pytest.raises(ValueError, match="input0 of shape"):
-        graph.run(made, x[:1])
+        interpreter.run(made, x[:1])

@@ -11,7 +11,7 @@ import pytest
 from conftest import rare
 from flaxvae import zoo
 from flaxvae.errors import UsageError
-from flaxvae.export import graph, onnx, onnx_graph
+from flaxvae.export import interpreter, onnx, onnx_graph, tracing
 from test_zoo import RECIPES, SHAPE, data, run_of
 
 pytest.importorskip("onnx")
@@ -57,7 +57,7 @@ def test_onnxruntime_computes_what_jax_does(case):
             width = made.shapes[made.inputs["uniform"]][1][1]
             rng = np.random.default_rng(1)
             given = [rng.random((5, width), np.float32), *list(examples(function, 5))[1:]]
-            expected = graph.run(made, *given)[0]
+            expected = interpreter.run(made, *given)[0]
         else:
             given = list(examples(function, 5))
             expected = jax.jit(lambda *arrays, f=function.function: f(*arrays))(*given)
@@ -97,7 +97,7 @@ def test_files_take_images_as_decoded(conv, tmp_path, monkeypatch):
     scorer = onnxruntime.InferenceSession(tmp_path / "scorer.onnx")
     score, anomalous = scorer.run(None, {"image": x})
     function = onnx.functions(conv)["scorer"]
-    close(score, graph.run(onnx.traced(function), x)[0])
+    close(score, interpreter.run(onnx.traced(function), x)[0])
     np.testing.assert_array_equal(anomalous, score > 60)
     about = scorer.get_modelmeta().custom_metadata_map
     assert about["threshold"] == "60.0" and "nats" in about["what"]
@@ -121,9 +121,9 @@ def test_a_thresholded_image_is_binarized_in_the_file():
     made = onnx.traced(onnx.functions(run)["encoder"])
     x = np.full((1, *SHAPE), 127, np.uint8)
     code = session(run, "encoder", made).run(None, {"image": x})[0]
-    np.testing.assert_array_equal(graph.run(made, x * 0)[0], graph.run(made, x)[0])
-    close(code, graph.run(made, x * 0)[0])
-    assert (graph.run(made, x + 1)[0] != code).any()
+    np.testing.assert_array_equal(interpreter.run(made, x * 0)[0], interpreter.run(made, x)[0])
+    close(code, interpreter.run(made, x * 0)[0])
+    assert (interpreter.run(made, x + 1)[0] != code).any()
 
 
 def test_what_onnx_has_not_is_refused(conv, tmp_path, monkeypatch):
@@ -137,7 +137,7 @@ def test_composed_functions_keep_their_digits(name):
     """Near 0, and at the ends of their domains."""
     small = np.float32([0, 1e-30, 1e-7, 3e-4, 0.1, 0.5, 0.9, 0.99999994])
     x = np.concatenate([small, -small[:-1]])
-    made = graph.trace(getattr(jax.lax, name), jax.ShapeDtypeStruct(x.shape, np.float32))
+    made = tracing.trace(getattr(jax.lax, name), jax.ShapeDtypeStruct(x.shape, np.float32))
     build = onnx_graph.Builder()
     (out,) = onnx_graph.add(build, made, ["x"])
     from onnx import TensorProto, helper, numpy_helper
@@ -148,7 +148,7 @@ def test_composed_functions_keep_their_digits(name):
     opset = [helper.make_opsetid("", onnx_graph.OPSET)]
     proto = helper.make_model(whole, opset_imports=opset, ir_version=onnx_graph.IR)
     found = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})[0]
-    np.testing.assert_allclose(found, graph.run(made, x)[0], rtol=2e-6)
+    np.testing.assert_allclose(found, interpreter.run(made, x)[0], rtol=2e-6)
 
 
 def test_constants_are_told_apart_by_what_is_in_them():

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from flaxvae.export.graph import Graph
+from flaxvae.export.graph import BATCH, Graph
 
 Array = np.ndarray
-BATCH = "batch"
 
 
 def run(graph: Graph, *arrays: Any) -> list[Array]:

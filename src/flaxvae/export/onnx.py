@@ -29,7 +29,7 @@ from flaxvae.analysis.anomaly.scores import SAMPLES
 from flaxvae.data import images
 from flaxvae.data.pipeline import binarization_key
 from flaxvae.errors import UsageError
-from flaxvae.export import graph, onnx_graph, programs
+from flaxvae.export import onnx_graph, programs, tracing
 from flaxvae.export.graph import Graph, Unsupported
 from flaxvae.runs import export_folder
 from flaxvae.runs.run import Run
@@ -70,7 +70,7 @@ def functions(run: Run) -> dict[str, Function]:
     """What is exported, by the name of the file."""
     made = programs.native(run, precision="float32")
     variables = jax.tree.map(jnp.asarray, jax.device_get(run.variables))
-    model, shape, n = made.model, run.spec.shape, graph.any_number()
+    model, shape, n = made.model, run.spec.shape, tracing.any_number()
     name, dtype = stored(run)
     key, how = binarization_key(fold=3), run.binarization
 
@@ -143,7 +143,7 @@ def traced(function: Function) -> Graph:
     def positional(*arrays):
         return function.function(*arrays)
 
-    made = graph.trace(
+    made = tracing.trace(
         positional,
         *function.inputs.values(),
         names=names,

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxvae.export.graph import Graph, Op, Shape, Unsupported
-from flaxvae.export.interpreter import BATCH
+from flaxvae.export.graph import BATCH, Graph, Op, Shape, Unsupported
 
 OPSET, IR = 18, 10
 _LAST = 2**63 - 1  # the end of an axis of any length

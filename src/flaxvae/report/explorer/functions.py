@@ -24,7 +24,7 @@ import numpy as np
 from flaxvae.analysis import fitted_prior
 from flaxvae.analysis.fitted_prior import FittedPrior
 from flaxvae.core import Variables
-from flaxvae.export import graph
+from flaxvae.export import tracing
 from flaxvae.export.graph import Graph
 from flaxvae.parts import assemble, codebook
 from flaxvae.recipe import Recipe
@@ -65,7 +65,7 @@ def trace(recipe: Recipe, variables: Variables, fitted: FittedPrior | None = Non
     for name, one in functions.items():
         inputs = one.inputs | (label if one.labelled else {})
         try:
-            found[name] = graph.trace(
+            found[name] = tracing.trace(
                 one.of,
                 *inputs.values(),
                 names=[*inputs],
