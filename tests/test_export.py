@@ -15,6 +15,7 @@ import pytest
 
 import flaxvae
 from flaxvae import cli, plan, zoo
+from flaxvae.analysis import fitted_prior
 from flaxvae.data import pipeline
 from flaxvae.errors import DataError, UsageError
 from flaxvae.export import card, formats, jax_export, onnx, programs, pytorch, safetensors, weights
@@ -258,44 +259,6 @@ def test_without_flatbuffers_one_line_says_what_to_install(run, tmp_path, monkey
     assert not [*tmp_path.iterdir()]
 
 
-def row(name):
-    """The line of a recipe in the table of docs/ways_out.md, {format: taken}."""
-    lines = (Path(__file__).parents[1] / "docs" / "ways_out.md").read_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("| recipe | `jax` |"))
-    header, found = lines[start], lines[start + 2 + [*zoo.RECIPES].index(name)]
-    assert found.startswith(f"| `{name}` |")
-    cells = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in (header, found)]
-    return {form: cell == "yes" for form, cell in zip(*cells, strict=True) if form != "recipe"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.RECIPES)
-def test_the_table_of_recipes_and_formats(run, tmp_path, name):
-    pytest.importorskip("flatbuffers")
-    ours, taken = other(run, model=name, **({} if name == "deep_vae" else {"net": "mlp"})), {}
-    for form in ("jax", "torch"):
-        try:
-            formats.FORMATS[form].check(ours)
-            taken[form] = True
-        except UsageError:
-            taken[form] = False
-    assert taken == {form: row(name)[form] for form in taken}
-    jax_export.write(ours, tmp_path)
-    recipe, variables = ours.recipe, ours.variables
-    x = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
-    y = () if recipe.classes is None else (np.int32([0, 3, 9]),)
-    features = recipe.model.encode(variables, x, *y)
-    code = recipe.model.reparameterize(variables, None, features, False).code
-    close = {"rtol": 1e-5, "atol": 1e-5}
-    np.testing.assert_allclose(called(tmp_path, "encode", x, *y), code, **close)
-    mean = recipe.model.decode(variables, code, *y).mean
-    np.testing.assert_allclose(called(tmp_path, "decode", np.asarray(code), *y), mean, **close)
-    assert np.isfinite(called(tmp_path, "score", x, np.uint32([1, 2, 3]), *y)).all()
-    assert (tmp_path / "sample.jax").exists() == ours.generates
-    if ours.generates:
-        assert called(tmp_path, "sample", np.uint32([1, 2, 3]), *y).shape == x.shape
-
-
 # ---- PyTorch
 
 
@@ -314,7 +277,7 @@ def rare(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-COLOUR = flaxvae.DataSpec("c", (7, 6, 3), levels=256)
+COLOUR = flaxvae.DataSpec("c", (7, 6, 3), levels=256, classes=10)
 
 
 RESNET = {"net": "resnet", "channels": (4, 6), "blocks": 2}
@@ -326,6 +289,12 @@ ODD = {"net": "mlp", "widths": (9, 5), "activation": "gelu"}
     [
         (COLOUR, {"net": "conv", "likelihood": "gaussian_shared"}),
         (COLOUR, {"net": "mlp", "widths": (), "likelihood": "gaussian", "sigma": 0.3}),
+        (COLOUR, {"model": "cvae", "net": "conv", "likelihood": "logistic_mixture"}),
+        (None, {"model": "ae", "net": "mlp", "widths": (9,)}),
+        rare(COLOUR, {"model": "cvae", "likelihood": "gaussian_pixel"} | RESNET),
+        rare(COLOUR, {"model": "cvae", "net": "mlp", "widths": ()}),
+        rare(COLOUR, {"model": "denoising_ae", "likelihood": "discretized_logistic"} | RESNET),
+        rare(COLOUR, {"net": "mlp", "likelihood": "logistic_mixture", "components": 3}),
         rare(COLOUR, RESNET | {"likelihood": "discretized_logistic"}),
         rare(None, {"net": "conv", "likelihood": "continuous_bernoulli"}),
         rare(COLOUR, ODD | {"likelihood": "gaussian_pixel"}),
@@ -334,24 +303,59 @@ ODD = {"net": "mlp", "widths": (9, 5), "activation": "gelu"}
     ],
 )
 def test_pytorch_is_the_model(run, tmp_path, spec, settings):
-    ours = other(run, spec, latent_dim=3, **settings)
+    compare_with_pytorch(other(run, spec, **{"latent_dim": 3} | settings), tmp_path)
+
+
+def compare_with_pytorch(ours, folder):
+    """Every number of model.py against the house's; returns the module."""
     torch = pytest.importorskip("torch")
-    model = module(tmp_path, ours).load()
-    draw = np.random.default_rng(1)
+    model, draw = module(folder, ours).load(), np.random.default_rng(1)
     x = np.float32(draw.integers(0, 256, (4, *ours.spec.shape)) / 255)
-    z = np.float32(draw.normal(size=(4, 3)))
+    z = np.float32(draw.normal(size=(4, ours.latent_size)))
+    y = () if ours.recipe.classes is None else (np.int32([0, 9, 3, 3]),)
     theirs = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    point = not ours.recipe.has_bound
     with jax.disable_jit(), torch.no_grad():  # nothing to compile
-        q = ours.recipe.model.encode(ours.variables, x)
-        p = ours.recipe.model.decode(ours.variables, z)
+        q = ours.recipe.model.encode(ours.variables, x, *y)
+        p = ours.recipe.model.decode(ours.variables, z, *y)
         log_px, mean = p.log_prob(x), p.mean
-        for name, found in zip(("mean", "log_var"), model.encode(theirs), strict=True):
-            np.testing.assert_allclose(found.numpy(), q[name], rtol=1e-5, atol=1e-5)
-        found = np.moveaxis(model.decode(torch.from_numpy(z)).numpy(), 1, -1)
+        names, found = ("code",) if point else ("mean", "log_var"), model.encode(theirs, *y)
+        for name, head in zip(names, [found] if point else found, strict=True):
+            np.testing.assert_allclose(head.numpy(), q[name], rtol=1e-5, atol=1e-5)
+        found = np.moveaxis(model.decode(torch.from_numpy(z), *y).numpy(), 1, -1)
         np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-5)
-        found = model.log_prob(theirs, torch.from_numpy(z)).numpy()
+        found = model.log_prob(theirs, torch.from_numpy(z), *y).numpy()
         np.testing.assert_allclose(found, log_px, rtol=1e-5, atol=1e-4)
-    assert model.sample(2).shape == (2, *theirs.shape[1:])
+        if point:
+            own = ours.recipe.model.decode(ours.variables, q["code"], *y).log_prob(x)
+            np.testing.assert_allclose(-model.score(theirs, *y).numpy(), own, rtol=1e-5, atol=1e-4)
+        else:
+            score = model.score(theirs, *y, samples=2)
+            assert score.shape == (4,) and torch.isfinite(score).all()
+    assert model.sample(4, *y).shape == theirs.shape == model(theirs, *y).shape
+    return model
+
+
+def test_pytorch_draws_from_the_prior_that_was_fitted(run, tmp_path):
+    """Two Gaussians far apart, each with a covariance."""
+    torch = pytest.importorskip("torch")
+    cholesky = np.float32([[[0.1, 0], [0.2, 0.3]], [[0.5, 0], [-0.5, 0.1]]])
+    mean = np.float32([[-9, 5], [9, -5]])
+    params = {"log_weights": np.log([0.25, 0.75]), "mean": mean, "cholesky": cholesky}
+    params = jax.tree.map(lambda array: jax.numpy.asarray(array, "f4"), params)
+    ours = dataclasses.replace(run, fitted=fitted_prior.FittedPrior("mixture", params, 2))
+    model, seen = module(tmp_path, ours).load(), []
+    model.decode = seen.append  # what it is asked to decode
+    torch.manual_seed(0)
+    model.sample(4000)
+    z = seen[0].numpy()
+    for k, at in enumerate((z[:, 0] < 0, z[:, 0] > 0)):
+        np.testing.assert_allclose(at.mean(), [0.25, 0.75][k], atol=0.04)
+        np.testing.assert_allclose(z[at].mean(0), mean[k], atol=0.1)
+        np.testing.assert_allclose(np.cov(z[at].T), cholesky[k] @ cholesky[k].T, atol=0.05)
+    flow = dataclasses.replace(run, fitted=fitted_prior.FittedPrior("flow", {}, 2))
+    assert "There is no `model.sample`" in pytorch.write(flow, tmp_path)
+    assert "sample(" not in pytorch.source(flow, None)
 
 
 @pytest.fixture(scope="module")
@@ -389,18 +393,68 @@ def test_the_threshold_goes_along(scored, run, tmp_path):
 @pytest.mark.parametrize(
     ("model", "settings", "words"),
     [
-        ("cvae", {"net": "mlp"}, "conditional"),
-        ("mog_vae", {"net": "mlp"}, "other latents"),
-        ("flow_vae", {"net": "mlp"}, "other latents"),
-        ("ae", {"net": "mlp"}, "other latents"),
+        ("mog_vae", {"net": "mlp"}, "a learned prior"),
+        ("flow_vae", {"net": "mlp"}, "another posterior"),
+        ("ladder_vae", {"net": "mlp"}, "levels of latents"),
+        ("gumbel_vae", {"net": "mlp"}, "discrete latents"),
         ("vae", {"net": "mlp", "precision": "bf16"}, "bf16"),
-        ("vae", {"net": "mlp", "likelihood": "logistic_mixture"}, "logistic_mixture"),
     ],
 )
 def test_what_pytorch_cannot_hold_is_refused(run, tmp_path, model, settings, words):
-    with pytest.raises(UsageError, match=f"torch.*{words}.*: expected Gaussian latents"):
+    with pytest.raises(UsageError, match=f"torch.*{words}.*: expected a plain code, or Gaussian"):
         formats.write(other(run, model=model, **settings), "torch", tmp_path / "out")
     assert not [*tmp_path.iterdir()]
+
+
+# ---- recipe by format
+
+
+def test_every_recipe_is_in_the_table():
+    assert {row(name)["jax"] for name in zoo.RECIPES} == {"yes"}
+
+
+def row(name):
+    """The line of a recipe in the table of docs/ways_out.md, {format: what is said}."""
+    lines = (Path(__file__).parents[1] / "docs" / "ways_out.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| recipe | `jax` |"))
+    header, found = lines[start], lines[start + 2 + [*zoo.RECIPES].index(name)]
+    assert found.startswith(f"| `{name}` |")
+    cells = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in (header, found)]
+    return dict(zip(*cells, strict=True))
+
+
+def taken(form, run):
+    """What the table says of a model and a format."""
+    try:
+        formats.FORMATS[form].check(run)
+    except UsageError as error:
+        return str(error).split(": ")[1].removeprefix(f"{run.plan.model} has ")
+    return "yes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.RECIPES)
+def test_the_table_of_recipes_and_formats(run, tmp_path, name):
+    pytest.importorskip("flatbuffers")
+    ours = other(run, model=name, **({} if name == "deep_vae" else {"net": "mlp"}))
+    assert row(name)["jax"] == taken("jax", ours) == "yes"
+    assert row(name)["torch"] == taken("torch", ours)
+    if taken("torch", ours) == "yes":
+        compare_with_pytorch(ours, tmp_path)
+    jax_export.write(ours, tmp_path)
+    recipe, variables = ours.recipe, ours.variables
+    x = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    y = () if recipe.classes is None else (np.int32([0, 3, 9]),)
+    features = recipe.model.encode(variables, x, *y)
+    code = recipe.model.reparameterize(variables, None, features, False).code
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(called(tmp_path, "encode", x, *y), code, **close)
+    mean = recipe.model.decode(variables, code, *y).mean
+    np.testing.assert_allclose(called(tmp_path, "decode", np.asarray(code), *y), mean, **close)
+    assert np.isfinite(called(tmp_path, "score", x, np.uint32([1, 2, 3]), *y)).all()
+    assert (tmp_path / "sample.jax").exists() == ours.generates
+    if ours.generates:
+        assert called(tmp_path, "sample", np.uint32([1, 2, 3]), *y).shape == x.shape
 
 
 # ---- the Embedding Projector

@@ -28,32 +28,39 @@ class Layer(NamedTuple):
     convolution: bool = False
     inputs: Map | None = None  # what its inputs are, flattened
     outputs: Map | None = None
+    labels: int = 0  # further inputs after those: the label, one-hot
 
 
 class Layers(NamedTuple):
-    """The layers of a VAE with Gaussian latents, in the order of the data's way."""
+    """The layers of a model with one vector of latents, in the order of the data's way."""
 
     encoder: list[Layer]
-    mean: Layer
-    log_var: Layer
+    heads: list[Layer]
     decoder: list[Layer]
 
 
 def layers(
-    net: str, shape: Map, values: int, widths: Sequence[int], channels: Sequence[int], blocks: int
+    net: str,
+    shape: Map,
+    values: int,
+    widths: Sequence[int],
+    channels: Sequence[int],
+    blocks: int,
+    heads: Sequence[str] = ("mean", "log_var"),
+    labels: int = 0,
 ) -> Layers:
     """Those of ``networks.mlp``, or ``image_networks.conv`` and ``resnet``, with these settings."""
     raw = (*shape[:-1], values)
-    mean, log_var = (Layer(("encoder", "heads", name)) for name in ("mean", "log_var"))
+    ends = [Layer(("encoder", "heads", name)) for name in heads]
     if net == "mlp":
         names = [f"Dense_{i}" for i in range(len(widths))]
         into = [Layer(("encoder", "body", name)) for name in names]
         back = [Layer(("decoder", "body", name)) for name in names]
         if names:
-            into[0] = into[0]._replace(inputs=shape)
+            into[0] = into[0]._replace(inputs=shape, labels=labels)
         else:  # a linear model
-            mean, log_var = mean._replace(inputs=shape), log_var._replace(inputs=shape)
-        return Layers(into, mean, log_var, [*back, Layer(("decoder", "out"), outputs=raw)])
+            ends = [each._replace(inputs=shape, labels=labels) for each in ends]
+        return Layers(into, ends, [*back, Layer(("decoder", "out"), outputs=raw)])
     smallest = (*small(shape, len(channels)), channels[-1])
     stem = net == "resnet"
     blocks = blocks if stem else 0
@@ -68,11 +75,11 @@ def layers(
     into = [one("encoder", "stem")] if stem else []
     for i in range(len(channels)):
         into += [one("encoder", f"conv_{i}"), *block("encoder", i)]
-    into.append(Layer(("encoder", "dense"), inputs=smallest))
+    into.append(Layer(("encoder", "dense"), inputs=smallest, labels=labels))
     back = [Layer(("decoder", "dense_0")), Layer(("decoder", "dense_1"), outputs=smallest)]
     for i in reversed(range(len(channels))):
         back += [*block("decoder", i), one("decoder", f"conv_{i}")]
-    return Layers(into, mean, log_var, back + ([one("decoder", "stem")] if stem else []))
+    return Layers(into, ends, back + ([one("decoder", "stem")] if stem else []))
 
 
 def small(shape: Map, halvings: int) -> tuple[int, int]:
@@ -92,7 +99,8 @@ def to_torch(layer: Layer, params: Mapping[str, Any]) -> tuple[np.ndarray, np.nd
     if layer.convolution:
         return kernel.transpose(3, 2, 0, 1), bias
     if layer.inputs is not None:
-        kernel = kernel[_order(layer.inputs)]
+        order = _order(layer.inputs)
+        kernel = kernel[[*order, *range(len(order), len(order) + layer.labels)]]
     if layer.outputs is not None:
         kernel, bias = kernel[:, _order(layer.outputs)], bias[_order(layer.outputs)]
     return kernel.T, bias

@@ -1,7 +1,7 @@
-"""A VAE as one readable file of PyTorch, ``model.py``, with its weights beside it.
+"""A model as one readable file of PyTorch, ``model.py``, with its weights beside it.
 
-For Gaussian latents with the prior N(0, I), networks mlp, conv and resnet. The file is
-``model.py.txt`` with the blocks that this model needs.
+For one vector of latents, Gaussian with the prior N(0, I) or a plain code, and networks mlp, conv
+and resnet. The file is ``model.py.txt`` with the blocks that this model needs.
 """
 
 from __future__ import annotations
@@ -30,29 +30,30 @@ ACTIVATIONS = {
     "elu": "nn.ELU",
 }
 NORMAL = ("gaussian", "gaussian_shared", "gaussian_pixel")
-LIKELIHOODS = ("bernoulli", "continuous_bernoulli", *NORMAL, "discretized_logistic")
-TWICE = ("gaussian_pixel", "discretized_logistic")  # two values for each of x
+LOGISTIC = ("discretized_logistic", "logistic_mixture")
+POINT, GAUSSIAN = ("code",), ("mean", "log_var")  # the encoder's heads
 
 
 def check(run: Run) -> None:
-    """Raises UsageError for a model that is not such a VAE."""
-    params, recipe, arguments = run.variables["params"], run.recipe, run.plan.arguments
-    heads = params.get("encoder", {}).get("heads", {})
-    why = ""
+    """Raises UsageError for a model that is not of this kind."""
+    params, recipe, model = run.variables["params"], run.recipe, run.plan.model
+    heads, why = {*params.get("encoder", {}).get("heads", {})}, ""
     if run.plan.function not in zoo.RECIPES.values() and run.plan.function not in zoo.RECIPES:
         why = "a recipe from outside"
-    elif {*heads} != {"mean", "log_var"} or "latents" in params or not recipe.standard_prior:
-        why = f"{run.plan.model} has other latents"
-    elif recipe.classes is not None:
-        why = f"{run.plan.model} is conditional"
-    elif arguments.get("precision") != "float32":
+    elif recipe.hierarchy is not None:
+        why = f"{model} has levels of latents"
+    elif recipe.codes is not None:
+        why = f"{model} has discrete latents"
+    elif heads not in ({*POINT}, {*GAUSSIAN}):
+        why = f"{model} has another posterior"
+    elif "latents" in params or not recipe.standard_prior:
+        why = f"{model} has a learned prior"
+    elif run.plan.arguments.get("precision") != "float32":
         why = "it computes in bf16"
-    elif _settled(run)["likelihood"] not in LIKELIHOODS:
-        why = f"likelihood {_settled(run)['likelihood']}"
     if why:
         raise UsageError(
-            f"--to torch: {why}: expected Gaussian latents, the prior N(0, I), and likelihood "
-            f"{', '.join(LIKELIHOODS)}; choose jax, which takes all"
+            f"--to torch: {why}: expected a plain code, or Gaussian latents with the prior N(0, "
+            "I), in float32; choose jax, which takes all"
         )
 
 
@@ -65,9 +66,13 @@ def write(run: Run, folder: Path) -> str:
     limit = thresholds["elbo"]["threshold"] if "elbo" in thresholds else None
     writing.text(folder / "model.py", source(run, limit))
     shape = ", ".join(map(str, _first(run.spec.shape)))
-    flagged = ""
+    y = "" if run.recipe.classes is None else ", y"
+    code = "mean, log_var" if _heads(run) == GAUSSIAN else "mean"
+    said = ""
     if limit is not None:
-        flagged = f"`model.unusual(x)` compares `score` with the threshold, {limit:.6g} nats.\n"
+        said += f"`model.unusual(x{y})` compares `score` with the threshold, {limit:.6g} nats.\n"
+    if not _samples(run):
+        said += "There is no `model.sample`: the prior that was fitted is a flow.\n"
     return f"""\
 `model.py` is the network in PyTorch, without flaxvae; `weights.safetensors` are its weights. Images
 have their channels first, [N, {shape}]:
@@ -76,11 +81,11 @@ have their channels first, [N, {shape}]:
 from model import load
 
 model = load()
-mean, log_var = model.encode(x)
-images = model.decode(mean)
+{code} = model.encode(x{y})
+images = model.decode(mean{y})
 ```
 
-{flagged}"""
+{said}"""
 
 
 def _first(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -92,12 +97,38 @@ def _settled(run: Run) -> Mapping[str, Any]:
     return run.plan.settled(run.spec).arguments
 
 
+def _heads(run: Run) -> tuple[str, ...]:
+    return POINT if {*run.variables["params"]["encoder"]["heads"]} == {*POINT} else GAUSSIAN
+
+
+def _samples(run: Run) -> bool:
+    """Whether the file has the prior: N(0, I), or Gaussians fitted to the codes."""
+    return run.fitted is None or run.fitted.kind != "flow"
+
+
+def _values(run: Run) -> int:
+    """Numbers that the decoder gives for each point of space."""
+    own, channels = _settled(run), run.spec.shape[-1]
+    pairs = channels * (channels - 1) // 2
+    return {
+        "gaussian_pixel": 2 * channels,
+        "discretized_logistic": 2 * channels,
+        "logistic_mixture": own["components"] * (1 + 2 * channels + pairs),
+    }.get(own["likelihood"], channels)
+
+
 def _layers(run: Run) -> layouts.Layers:
     own = _settled(run)
     channels = (32, 64) if own["net"] == "conv" else own["channels"]
-    values = run.spec.shape[-1] * (1 + (own["likelihood"] in TWICE))
     return layouts.layers(
-        own["net"], run.spec.shape, values, own["widths"], channels, own["blocks"]
+        own["net"],
+        run.spec.shape,
+        _values(run),
+        own["widths"],
+        channels,
+        own["blocks"],
+        _heads(run),
+        run.recipe.classes or 0,
     )
 
 
@@ -112,51 +143,57 @@ def state_dict(run: Run) -> dict[str, np.ndarray]:
 
     encoder, decoder = _numbers(own, found)
     for name, layer in zip(encoder, found.encoder, strict=True):
-        put(f"encoder.{name}", layer)
-    put("mean", found.mean)
-    put("log_var", found.log_var)
+        put(name, layer)
+    for name, layer in zip(_heads(run), found.heads, strict=True):
+        put(name, layer)
     for name, layer in zip(decoder, found.decoder, strict=True):
         put(f"decoder.{name}", layer)
     if own["likelihood"] == "gaussian_shared":
         state["raw_log_var"] = np.asarray(params["likelihood"]["raw_log_var"])
+    if run.fitted is not None and _samples(run):
+        fitted = jax.device_get(run.fitted.params)
+        state |= {f"prior_{name}": np.asarray(array) for name, array in fitted.items()}
     return state
 
 
 def _numbers(own: Mapping[str, Any], found: layouts.Layers) -> tuple[list[str], list[str]]:
-    """What the layers are called in ``nn.Sequential``: their places among all modules."""
+    """What the layers are called: ``nn.Sequential`` numbers all its modules."""
     if own["net"] == "mlp":
         count = len(own["widths"])
-        return [str(1 + 2 * i) for i in range(count)], [str(2 * i) for i in range(count + 1)]
+        return [f"encoder.{2 * i}" for i in range(count)], [str(2 * i) for i in range(count + 1)]
     stem, sizes = own["net"] == "resnet", 2 if own["net"] == "conv" else len(own["channels"])
     blocks = own["blocks"] if stem else 0
 
     def residual(at: int) -> list[str]:
         return [f"{at + j}.conv_{k}" for j in range(blocks) for k in range(2)]
 
-    encoder, at = (["0"], 2) if stem else ([], 0)
+    maps, at = (["0"], 2) if stem else ([], 0)
     for _ in range(sizes):
-        encoder += [str(at), *residual(at + 1)]
+        maps += [str(at), *residual(at + 1)]
         at += blocks + 2  # and the activation
-    encoder.append(str(at + 1))
     decoder, at = ["0", "2"], 4
     for _ in range(sizes):
         decoder += [*residual(at), str(at + blocks + 1)]
         at += blocks + 2
-    return encoder, decoder + ([str(at + 1)] if stem else [])
+    return [*(f"maps.{name}" for name in maps), "encoder.0"], decoder + [str(at + 1)] * stem
 
 
 def source(run: Run, threshold: float | None) -> str:
     """model.py: the template's blocks for this model, with its settings."""
     own, spec = _settled(run), run.spec
     net, likelihood = own["net"], own["likelihood"]
-    wanted = {net, likelihood} | ({"images"} if net != "mlp" else set())
+    wanted = {net, likelihood, "variational" if _heads(run) == GAUSSIAN else "point"}
+    wanted |= {"images"} if net != "mlp" else set()
     wanted |= {"normal"} if likelihood in NORMAL else set()
     wanted |= {"learned"} if likelihood in NORMAL[1:] else set()
+    wanted |= {"logistic"} if likelihood in LOGISTIC else set()
+    wanted |= {"labels"} if run.recipe.classes is not None else set()
+    wanted |= {"sample", "standard" if run.fitted is None else "fitted"} if _samples(run) else set()
     wanted |= {"threshold"} if threshold is not None else set()
     values: dict[str, Any] = {
         "SHAPE": _first(spec.shape),
         "LATENTS": run.latent_size,
-        "VALUES": spec.shape[-1] * (1 + (likelihood in TWICE)),
+        "VALUES": _values(run),
     }
     if net == "mlp":
         values["WIDTHS"] = tuple(own["widths"])
@@ -166,8 +203,14 @@ def source(run: Run, threshold: float | None) -> str:
         values["BLOCKS"] = own["blocks"]
     if likelihood == "gaussian":
         values["LOG_VAR"] = 2 * math.log(own["sigma"])
-    if likelihood == "discretized_logistic":
+    if likelihood in LOGISTIC:
         values["LEVELS"] = spec.levels
+    if likelihood == "logistic_mixture":
+        values["COMPONENTS"] = own["components"]
+    if run.recipe.classes is not None:
+        values["CLASSES"] = run.recipe.classes
+    if run.fitted is not None and "fitted" in wanted:
+        values["PRIOR_COMPONENTS"] = len(run.fitted.params["mean"])
     if threshold is not None:
         values["THRESHOLD"] = threshold
     lines = [f"{name} = {value!r}" for name, value in values.items()]
@@ -175,8 +218,10 @@ def source(run: Run, threshold: float | None) -> str:
     lines.append(f"ACTIVATION = {ACTIVATIONS[activation]}")
     template = resources.files("flaxvae.export").joinpath("model.py.txt").read_text("utf-8")
     text = kept(template, wanted, "\n".join(lines))
+    if run.recipe.classes is None:
+        text = re.sub(r", y(?=[,)])", "", text)  # the label, wherever one is taken
     safe = re.sub(r"[^\w ,.()\[\]-]", "?", f"{run.plan.model} on {spec.name}")
-    return text.replace("TITLE", f"A VAE that flaxvae trained: {safe}.", 1)
+    return text.replace("TITLE", f"A model that flaxvae trained: {safe}.", 1)
 
 
 def kept(template: str, wanted: Collection[str], settings: str) -> str:

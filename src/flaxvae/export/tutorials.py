@@ -120,7 +120,7 @@ def params(found: Found, data: DataSpec) -> dict[str, Any]:
         raise UsageError(f"weights of a convolutional network on {data.name}: expected images")
     widths = settings.get("widths", ())
     layers = layouts.layers(settings["net"], shape, shape[-1], widths, (32, 64), 0)
-    slots = [*layers.encoder, layers.mean, layers.log_var, *layers.decoder]
+    slots = [*layers.encoder, *layers.heads, *layers.decoder]
     given = [*found.encoder, *found.heads, *found.decoder]
     result: dict[str, Any] = {}
     for slot, one in zip(slots, given, strict=True):
