@@ -128,7 +128,7 @@ def photographs(how: How) -> list[Row]:
     torch: tuple[str, ...] = ()
     if how.has_torch():
         torch = TORCH_PHOTOGRAPHS_GPU if gpu() else TORCH_PHOTOGRAPHS
-        torch += ("torch compiled",) if how.compiles() else ()
+        torch += ("torch compiled",) if not gpu() and how.compiles() else ()
     rows = []
     for net, size, channels in (
         ("resnet", 32, 3),

@@ -45,7 +45,7 @@ def _training(rows: Rows) -> list[str]:
             if name != GEMM:
                 lines.append(
                     f"| {name} | {_told(found['rate'])} | {'' if name == OURS else _times(found)} "
-                    f"| {100 * found['of_peak']['middle']:.0f} % | {found['peak_mib']:,.0f} MiB |"
+                    f"| {100 * found['of_peak']['middle']:.2g} % | {found['peak_mib']:,.0f} MiB |"
                 )
         peak = row["found"][GEMM]["rate"]
         lines += ["", f"GEMM peak in the same run: {_told(peak, scale=1e-9)} GFLOP/s.", ""]
@@ -106,7 +106,7 @@ def _likelihood(rows: Rows) -> list[str]:
             lines.append(
                 f"| {who} | {_told(found['rate'], ',.1f')} | "
                 f"{'' if who == OURS else _times(found)} | "
-                f"{100 * found['of_peak']['middle']:.0f} % |"
+                f"{100 * found['of_peak']['middle']:.2g} % |"
             )
     return [*lines, "", f"Temporary memory: {row['mib']:.1f} MiB."]
 

@@ -59,7 +59,10 @@ def test_training_equals_the_cpus(gpu, cpu, exact, net):
     totals = jax.device_get((ours.totals, theirs.totals))
     chex.assert_trees_all_close(*totals, rtol=1e-4, atol=1e-3)  # nats
     params = jax.device_get([state.variables["params"] for state in (ours, theirs)])
-    chex.assert_trees_all_close(*params, atol=1e-3)  # a step of Adam
+    ours, theirs = (np.concatenate([x.ravel() for x in jax.tree.leaves(p)]) for p in params)
+    # Where a gradient is nothing but rounding, Adam makes a whole step of it: here or there.
+    assert np.mean(np.abs(ours - theirs) > 1e-4) < 0.01
+    assert np.abs(ours - theirs).max() < 1e-2
 
 
 def test_native_convolutions_equal_the_cpus(gpu, cpu, exact):

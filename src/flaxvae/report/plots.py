@@ -308,6 +308,7 @@ def bars(
             ax.set_yticks(range(len(names)), names if ax is axes[0] else [""] * len(names))
             ax.set(title=group, xlabel=xlabel, ylim=(-0.6, len(names) - 0.4))
             ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.xaxis.set_major_formatter("{x:,.0f}")
             ax.tick_params(axis="y", length=0)
             ax.grid(True, axis="x")
     return path
