@@ -1,15 +1,21 @@
-"""``python -m experiments [choose] [NAME …]``: run studies (by default all) and rewrite README.md.
+"""``python -m experiments [NAME …] [--epochs N]``: run studies (by default all), rewrite README.md.
 
-With ``choose``, compare the settings that the studies tried, on held-out images.
+``python -m experiments choose [NAME …]`` compares the settings that the studies tried, on held-out
+images; ``python -m experiments table`` runs nothing, and writes README.md from the saved results.
+``--epochs`` is for a study of models that are all trained for as many. Rows are saved as they are
+found, and runs are resumed: a study that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
 import sys
 import time
+from types import ModuleType
 
-from experiments import choices, table
+from experiments import choices, runs, table
 
 STUDIES = (
     "flax_example",
@@ -40,32 +46,40 @@ NOT_RUN = ("depth",)
 
 
 def main(arguments: list[str]) -> None:
-    choose = arguments[:1] == ["choose"]
-    names = arguments[1:] if choose else arguments
-    known = STUDIES + NOT_RUN
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(STUDIES + NOT_RUN))
+    parser.add_argument("--epochs", type=int, help="instead of the study's own")
+    asked = parser.parse_args(arguments)
+    what = asked.names[0] if asked.names[:1] in (["choose"], ["table"]) else ""
+    names, known = asked.names[1:] if what else asked.names, STUDIES + NOT_RUN
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in known}
     for name in names:
         if name not in known:
-            sys.exit(f"unknown study {name!r}: expected one of {', '.join(known)}")
-    modules = {name: importlib.import_module(f"experiments.{name}") for name in known}
+            parser.error(f"unknown study {name!r}: expected one of {', '.join(known)}")
+        if asked.epochs and "epochs" not in inspect.signature(modules[name].study).parameters:
+            parser.error(f"--epochs with {name}: expected a study of one number of epochs")
+    if asked.epochs and (what or len(names) != 1):
+        parser.error("--epochs: expected the name of one study to run")
     missed = []
-    for name in names or STUDIES:
+    for name in () if what == "table" else names or STUDIES:
         print(f"=== {name}", flush=True)
-        if choose:
+        if what == "choose":
             choices.choose(name, getattr(modules[name], "CHOICES", {}))
         else:
-            missed += run(name, modules[name])
+            missed += run(name, modules[name], asked.epochs)
     (table.HERE / "README.md").write_text(table.readme(modules))
     if missed:
         sys.exit("\n".join(["outside the expected range:", *missed]))
 
 
-def run(name: str, module) -> list[str]:
+def run(name: str, module: ModuleType, epochs: int | None = None) -> list[str]:
     """Run a study and save its rows; returns those outside the expected range."""
-    start = time.monotonic()
-    rows = module.study()
-    table.save(name, rows, (time.monotonic() - start) / 60)
-    for row in rows:
+    start, rows = time.monotonic(), []
+    for row in module.study(epochs=epochs) if epochs else module.study():
         print(" | ".join(row), flush=True)
+        table.put(name, row)
+        rows.append(row)
+    table.save(name, rows, (time.monotonic() - start) / 60, runs.machine())
     return table.misses(rows, module.BESIDE)
 
 

@@ -1,11 +1,12 @@
 """Depth: models of 4 to 32 blocks of latents, and what they gain and cost.
 
-`deep_vae` on MNIST with dynamic binarization, two epochs each, with the settings of the study of
-hierarchies over feature maps.
+`deep_vae` on MNIST with dynamic binarization, with the settings of the study of hierarchies over
+feature maps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from experiments import runs
@@ -28,23 +29,21 @@ BESIDE = [
 ]
 
 
-def study() -> list[Row]:
-    rows, nats, speeds = [], {}, {}
+def study(epochs: int = EPOCHS) -> Iterator[Row]:
+    nats, speeds = {}, {}
     for blocks, levels in GROWTH.items():
-        run = runs.train(f"deep_{blocks}_blocks", "deep_vae", **setting(EPOCHS, levels))
+        run = runs.train(f"deep_{blocks}_blocks_{epochs}", "deep_vae", **setting(epochs, levels))
         nats[blocks], speeds[blocks] = negative_elbo(run), runs.images_per_second(run)
-        where = run.spec.name, f"{EPOCHS} epochs, {runs.parameters(run):,} parameters"
-        rows += [
-            Row(f"{ELBO}, {blocks} blocks", *where, f"{nats[blocks]:.2f}"),
-            Row(f"images/s of training, {blocks} blocks", *where, f"{speeds[blocks]:.0f}"),
-        ]
-    draw_growth(runs.FIGURES / "depth.png", nats, speeds)
-    return rows
+        name, budget = run.spec.name, f"{epochs} epochs, {runs.parameters(run):,} parameters"
+        yield Row(f"{ELBO}, {blocks} blocks", name, budget, f"{nats[blocks]:.2f}")
+        budget, speed = runs.timed(budget), f"{speeds[blocks]:.0f}"
+        yield Row(f"images/s of training, {blocks} blocks", name, budget, speed)
+        draw_growth(runs.FIGURES / "depth.png", nats, speeds, epochs)
 
 
-def draw_growth(path: Path, nats: dict[int, float], speeds: dict[int, float]) -> None:
+def draw_growth(path: Path, nats: dict[int, float], speeds: dict[int, float], epochs: int) -> None:
     """-ELBO and speed against the number of blocks."""
-    title = f"More blocks of latents: deep_vae on MNIST, {EPOCHS} epochs each"
+    title = f"More blocks of latents: deep_vae on MNIST, {epochs} epochs each"
     panels = [("test −ELBO, nats", nats), ("images/s of training", speeds)]
     with page(path, title, [(0, 0, 560, 400), (700, 0, 560, 400)]) as axes:
         for ax, (name, found) in zip(axes, panels, strict=True):

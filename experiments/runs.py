@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import table
 from flaxvae import api
 from flaxvae import plan as planning
 from flaxvae.analysis.evaluation import Evaluation
@@ -85,6 +86,17 @@ def extend(run: Run, **choices: Any) -> Run:
 def parameters(run: Run) -> int:
     """Number of parameters of a model."""
     return sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+
+
+def machine() -> str:
+    """The GPU that this process computes on; on a CPU ``table.CORES``."""
+    device = jax.devices()[0]
+    return table.CORES if device.platform == "cpu" else device.device_kind
+
+
+def timed(budget: str) -> str:
+    """The budget of a row that tells a time, with the GPU if there is one."""
+    return budget if machine() == table.CORES else f"{budget}, {machine()}"
 
 
 def minutes(run: Run) -> float:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
+CORES = "2 shared CPU cores"
 
 
 class Row(NamedTuple):
@@ -73,20 +74,41 @@ def misses(rows: list[Row], beside: Iterable[Beside]) -> list[str]:
     return found
 
 
-def save(name: str, rows: list[Row], minutes: float) -> None:
+class Kept(NamedTuple):
+    """What results/<name>.json holds."""
+
+    rows: list[Row]
+    minutes: float  # of the whole study
+    machine: str  # that it ran on
+
+
+def save(name: str, rows: list[Row], minutes: float, machine: str = CORES) -> None:
     """Save a study's rows in results/<name>.json."""
-    record = {"minutes": round(minutes, 1), "rows": [row._asdict() for row in rows]}
-    _write(HERE / "results" / f"{name}.json", record)
+    record = {"minutes": round(minutes, 1), "machine": machine}
+    _write(_path(name), record | {"rows": [row._asdict() for row in rows]})
 
 
-def load(name: str) -> tuple[list[Row], float] | None:
-    """A study's saved rows and minutes; None if it has not been run."""
-    path = HERE / "results" / f"{name}.json"
-    if not path.exists():
+def put(name: str, row: Row) -> None:
+    """Save one row, in the place of the saved one of the same quantity and data if there is one.
+
+    So a study that is stopped keeps what it found.
+    """
+    kept = load(name) or Kept([], 0, CORES)
+    same = [row if (row[:2] == each[:2]) else each for each in kept.rows]
+    save(name, same if row in same else [*same, row], kept.minutes, kept.machine)
+
+
+def load(name: str) -> Kept | None:
+    """A study's saved rows; None if it has not been run."""
+    if not _path(name).exists():
         return None
-    record = json.loads(path.read_text())
+    record = json.loads(_path(name).read_text())
     rows = [Row(*(row[field] for field in Row._fields)) for row in record["rows"]]
-    return rows, record["minutes"]
+    return Kept(rows, record["minutes"], record.get("machine", CORES))
+
+
+def _path(name: str) -> Path:
+    return HERE / "results" / f"{name}.json"
 
 
 def save_choices(name: str, outcomes: dict[str, dict[str, float]]) -> None:
@@ -116,7 +138,7 @@ def readme(studies: dict[str, ModuleType]) -> str:
         'image unless stated otherwise. "±" is a standard error over images, for one training.',
         '"-log p(x), k = 1,000" is an upper bound on -log p(x) from 1,000 importance samples.',
         '"Pixels in [0, 1]" under a Bernoulli, the default, give cross-entropies, which do not',
-        "bound a log-density. Times were measured on 2 shared CPU cores.",
+        f"bound a log-density. Times were measured on {CORES}, unless a GPU is named.",
         "",
         "A number outside its expected range, on either side, fails the study and the tests: a",
         "number that is too good is an error as well. No setting should be chosen on the reported",
@@ -129,10 +151,11 @@ def readme(studies: dict[str, ModuleType]) -> str:
         kept = load(name)
         if kept is None:
             continue
-        rows, minutes = kept
+        rows, minutes, machine = kept
         title, _, text = (module.__doc__ or "").strip().partition("\n")
         lines += ["", f"## {title.rstrip('.')}", "", text.strip(), ""]
-        lines += [f"`make experiments ARGS={name}` ({minutes:g} minutes)", ""]
+        where = "" if machine == CORES else f", {machine}"
+        lines += [f"`make experiments ARGS={name}` ({minutes:g} minutes{where})", ""]
         lines += _table(rows, module.BESIDE)
         kept_choices = load_choices(name)
         for what, choice in getattr(module, "CHOICES", {}).items():

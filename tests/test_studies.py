@@ -121,7 +121,7 @@ def test_studies_train_by_settings_that_there_are(name, monkeypatch):
 
     monkeypatch.setattr(runs, "train", train)
     with pytest.raises(InterruptedError):
-        MODULES[name].study()
+        list(MODULES[name].study())
     assert len(planned) == 1
 
 
