@@ -6,9 +6,9 @@ Adam at falling learning rates; here Muon makes roughly orthogonal steps in batc
 fewer epochs. The encoder's gradient is doubly reparameterized (Tucker et al. 2018; for the VAE that
 of Roeder et al. 2017), and the KL is annealed over the first tenth of the training, at most ten
 epochs. The second half trains all three models for the same, few epochs, and evaluates them with
-1,000 samples: more samples in training give a better model. `python -m experiments.iwae --epochs N
---k K …` trains rows of the first half alone, for another number of epochs: the paper's 3,280, say,
-on a GPU.
+1,000 samples: more samples in training give a better model. On a GPU,
+`python -m experiments.iwae --epochs 3280` trains the first half alone at the paper's budget, and
+with `--k 50` one row of it.
 
 Muon, its learning rate, the annealing and the scale of the initial weights were first chosen on the
 test images, with 60 and 100 epochs. The rows here were trained with these settings, so they are to
