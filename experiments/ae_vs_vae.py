@@ -16,23 +16,26 @@ fitting a mixture, of a VAE 19.2 and 17.7 (not checked against the paper's table
 other networks, trained longer, and of another feature space, so only the ratios can stand beside
 ours.
 
-Interpolations are straight lines between the codes of 500 pairs of test images, in ten steps. Of
-images between the ends it is said how many are read as a digit, and how far the features go: the
-length of the path as a multiple of the straight line between its ends. Here AE and VAE hardly
-differ, and by these two numbers neither beats a cross-fade of the pixels by much, or at all: the
-classifier is as sure of two digits on top of each other.
+Interpolations between the codes of pairs of test images, in ten steps: straight, on a sphere, and
+the geodesic of the decoder, in this order in the table. Of images between the ends it is said how
+many are read as a digit, and how many lie among real images: within reach of the fifth neighbour of
+a test image in the classifier's features (the precision of `flaxvae quality`). Of the way from end
+to end, its length in these features and in pixels, as multiples of the straight line between its
+ends, and its longest step in features, as a multiple of the mean one: 1 if the digit changes at an
+even pace, 10 if it jumps. A cross-fade of pixels is straight in pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import runs
 from experiments.table import Beside, Row
-from flaxvae.analysis import probes, sample_quality
+from flaxvae.analysis import probes, quality, sample_quality
 from flaxvae.analysis.features import Classifier, Seen
 from flaxvae.analysis.sample_quality import CERTAIN, Figure, Quality
 from flaxvae.data.pipeline import Data
@@ -41,7 +44,8 @@ from flaxvae.runs import classified
 from flaxvae.runs.run import Run
 
 EPOCHS, LATENTS, MODELS = 5, (2, 8, 32), ("ae", "vae")
-PAIRS, STEPS = 500, 11
+NETS = {"": "mlp", "conv ": "conv"}  # by what the rows of its models begin with
+PAIRS, STEPS, PATHS = 200, 11, ("linear", "spherical", "geodesic")
 COUNT, SHOWN = 16, 32  # images in a row of the picture, of models with so many latents
 TRAINED = f"{EPOCHS} epochs"
 
@@ -50,6 +54,8 @@ BEFORE, AFTER = "{} {}: Fréchet distance, N(0, I)", "{} {}: Fréchet distance, 
 RATIO = "{} {}: distance with N(0, I) / with the mixture"
 SURE_BEFORE, SURE_AFTER = "{} {}: read as a digit, %, N(0, I)", "{} {}: read as a digit, %, mixture"
 BETWEEN, LENGTH = "{}: read as a digit, %, interpolations", "{}: length of interpolations"
+AMONG, JUMP = "{}: among real images, %, interpolations", "{}: longest step of interpolations"
+PIXELS = "{}: length of interpolations in pixels"
 FLOOR, SURE = "half of the test images: Fréchet distance", "test images: read as a digit, %"
 ACCURACY, FADE = "accuracy of the classifier, %", "cross-fade of pixels"
 LEFT = {2: (0.0555, 0.0560), 8: (0.0370, 0.0380), 32: (0.0165, 0.0175)}  # by components of MNIST
@@ -112,39 +118,37 @@ for size in LATENTS:
     ]
 
 
-def study() -> list[Row]:
-    found = {
-        (model, size): runs.train(f"ae_vs_vae_{model}_{size}", model, **setting(size))
-        for size in LATENTS
-        for model in MODELS
-    }
-    some = found["ae", SHOWN]
-    data, name = some.data(), some.spec.name
-    judge, test = classified.classifier(data), data.test.images()
-    ends = test[:PAIRS], test[PAIRS : 2 * PAIRS]
-    rows = [*of_real(judge, data, name), *of_path(FADE, judge, faded(*ends), name, "")]
-    for size, mse in components(data.train.images(), test).items():
-        rows.append(Row(MSE.format("PCA", size), name, "", f"{mse:.5f}"))
-    shown = {"test images": test[:COUNT]}
-    for (model, size), run in found.items():
-        fitted = run.fit_prior(data.train)
-        rows += measured(fitted, model, size, data)
-        lines = run.interpolate(*ends, steps=STEPS)
-        rows += of_path(f"{model} {size}", judge, lines, name, TRAINED)
-        if size == SHOWN:
-            shown |= pictures(fitted, model.upper(), test[:COUNT], lines)
+def study() -> Iterator[Row]:
+    judge = real = None
+    shown: dict[str, np.ndarray] = {}
+    for (called, net), size, model in itertools.product(NETS.items(), LATENTS, MODELS):
+        run = runs.train(f"ae_vs_vae_{net}_{model}_{size}", model, **setting(net, size))
+        data, name, test = run.data(), run.spec.name, run.data().test.images()
+        ends = test[:PAIRS], test[PAIRS : 2 * PAIRS]
+        if judge is None or real is None:
+            judge = classified.classifier(data)
+            real = judge.see(test)
+            yield from of_real(real, data, name)
+            yield from of_paths(FADE, judge, real, [faded(*ends)], name, "")
+            for count, mse in components(data.train.images(), test).items():
+                yield Row(MSE.format("PCA", count), name, "", f"{mse:.5f}")
+        fitted, of = run.fit_prior(data.train), called + model
+        yield from measured(fitted, of, size, data)
+        lines = [run.interpolate(*ends, steps=STEPS, path=path) for path in PATHS]
+        yield from of_paths(f"{of} {size}", judge, real, lines, name, TRAINED)
+        if size == SHOWN and not called:
+            shown = shown or {"test images": test[:COUNT]}
+            shown |= pictures(fitted, model.upper(), test[:COUNT], lines[0])
     title = f"The same networks as autoencoder and as VAE: MNIST, {SHOWN} latents, {TRAINED}"
     plots.image_grid(runs.FIGURES / "ae_vs_vae.png", [*shown.values()], [*shown], title=title)
-    return rows
 
 
-def setting(size: int) -> dict[str, Any]:
-    return {"dataset": "mnist", "net": "mlp", "latent_dim": size, "epochs": EPOCHS}
+def setting(net: str, size: int) -> dict[str, Any]:
+    return {"dataset": "mnist", "net": net, "latent_dim": size, "epochs": EPOCHS}
 
 
-def of_real(judge: Classifier, data: Data, name: str) -> list[Row]:
+def of_real(real: Seen, data: Data, name: str) -> list[Row]:
     """What perfect samples would score."""
-    real = judge.see(data.test.images())
     halves = sample_quality.measure(real, {}, half=2500).halves
     found = sample_quality.figures(halves)
     assert real.probabilities is not None
@@ -198,20 +202,30 @@ def told(figure: Figure) -> str:
 
 
 class Path(NamedTuple):
-    """Interpolations, as a classifier sees them."""
+    """Interpolations, as a classifier sees them; steps are of features f."""
 
     between: float  # the part of the images between both ends that are read as some class
-    length: float  # the mean of sum_i |f_i+1 - f_i| / |f_last - f_first|, of features f; 1 at least
+    among: float  # the part of them within reach of a real image's fifth neighbour
+    length: float  # the mean of sum_i |f_i+1 - f_i| / |f_last - f_first|; 1 at least
+    jump: float  # the mean of max_i |f_i+1 - f_i| / mean_i |f_i+1 - f_i|; 1 at least
 
 
-def path(seen: Seen, steps: int) -> Path:
+def path(seen: Seen, real: Seen, steps: int) -> Path:
     """Of N interpolations of so many images, [N * steps] in a row; N, if ends differ."""
     features = seen.features.reshape(-1, steps, seen.features.shape[-1])
     assert seen.probabilities is not None
     certain = (seen.probabilities.max(-1) > CERTAIN).reshape(-1, steps)[:, 1:-1]
-    walked = np.linalg.norm(np.diff(features, axis=1), axis=-1).sum(1)
-    straight = np.linalg.norm(features[:, -1] - features[:, 0], axis=-1)
-    return Path(float(certain.mean()), float(np.mean(walked / straight)))
+    inner = features[:, 1:-1].reshape(-1, features.shape[-1])
+    among = quality.neighbours(real.features, inner).precision
+    each = np.linalg.norm(np.diff(features, axis=1), axis=-1)
+    jump = float(np.mean(each.max(1) / each.mean(1)))
+    return Path(float(certain.mean()), among, relative(features), jump)
+
+
+def relative(points: np.ndarray) -> float:
+    """The length of curves [N, steps, D] over the distance of their ends, on average."""
+    walked = np.linalg.norm(np.diff(points, axis=1), axis=-1).sum(1)
+    return float(np.mean(walked / np.linalg.norm(points[:, -1] - points[:, 0], axis=-1)))
 
 
 def faded(start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -220,12 +234,20 @@ def faded(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return (1 - part) * start[:, None] + part * end[:, None]
 
 
-def of_path(what: str, judge: Classifier, lines: np.ndarray, name: str, budget: str) -> list[Row]:
-    found = path(judge.see(lines.reshape(-1, *lines.shape[2:])), lines.shape[1])
-    return [
-        Row(BETWEEN.format(what), name, budget, f"{100 * found.between:.1f}"),
-        Row(LENGTH.format(what), name, budget, f"{found.length:.2f}"),
-    ]
+def of_paths(
+    what: str, judge: Classifier, real: Seen, lines: list[np.ndarray], name: str, budget: str
+) -> list[Row]:
+    """Rows with a number for each kind of path, of images [N, STEPS, *shape]."""
+    found = [path(judge.see(x.reshape(-1, *x.shape[2:])), real, x.shape[1]) for x in lines]
+    pixels = [relative(x.reshape(*x.shape[:2], -1)) for x in lines]
+    rows = {
+        BETWEEN: [f"{100 * x.between:.1f}" for x in found],
+        AMONG: [f"{100 * x.among:.1f}" for x in found],
+        LENGTH: [f"{x.length:.2f}" for x in found],
+        JUMP: [f"{x.jump:.2f}" for x in found],
+        PIXELS: [f"{x:.2f}" for x in pixels],
+    }
+    return [Row(each.format(what), name, budget, ", ".join(x)) for each, x in rows.items()]
 
 
 def pictures(run: Run, model: str, x: np.ndarray, lines: np.ndarray) -> Mapping[str, np.ndarray]:
