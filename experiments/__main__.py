@@ -50,15 +50,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(STUDIES + NOT_RUN))
     parser.add_argument("--epochs", type=int, help="instead of the study's own")
     asked = parser.parse_args(arguments)
+    budget = {} if asked.epochs is None else {"epochs": asked.epochs}
     what = asked.names[0] if asked.names[:1] in (["choose"], ["table"]) else ""
     names, known = asked.names[1:] if what else asked.names, STUDIES + NOT_RUN
     modules = {name: importlib.import_module(f"experiments.{name}") for name in known}
     for name in names:
         if name not in known:
             parser.error(f"unknown study {name!r}: expected one of {', '.join(known)}")
-        if asked.epochs and "epochs" not in inspect.signature(modules[name].study).parameters:
+        if budget.keys() - inspect.signature(modules[name].study).parameters:
             parser.error(f"--epochs with {name}: expected a study of one number of epochs")
-    if asked.epochs and (what or len(names) != 1):
+    if budget and (what or len(names) != 1):
         parser.error("--epochs: expected the name of one study to run")
     missed = []
     for name in () if what == "table" else names or STUDIES:
@@ -66,16 +67,16 @@ def main(arguments: list[str]) -> None:
         if what == "choose":
             choices.choose(name, getattr(modules[name], "CHOICES", {}))
         else:
-            missed += run(name, modules[name], asked.epochs)
+            missed += run(name, modules[name], **budget)
     (table.HERE / "README.md").write_text(table.readme(modules))
     if missed:
         sys.exit("\n".join(["outside the expected range:", *missed]))
 
 
-def run(name: str, module: ModuleType, epochs: int | None = None) -> list[str]:
+def run(name: str, module: ModuleType, **budget: int) -> list[str]:
     """Run a study and save its rows; returns those outside the expected range."""
     start, rows = time.monotonic(), []
-    for row in module.study(epochs=epochs) if epochs else module.study():
+    for row in module.study(**budget):
         print(" | ".join(row), flush=True)
         table.put(name, row)
         rows.append(row)
