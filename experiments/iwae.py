@@ -6,9 +6,10 @@ Adam at falling learning rates; here Muon makes roughly orthogonal steps in batc
 fewer epochs. The encoder's gradient is doubly reparameterized (Tucker et al. 2018; for the VAE that
 of Roeder et al. 2017), and the KL is annealed over the first tenth of the training, at most ten
 epochs. The second half trains all three models for the same, few epochs, and evaluates them with
-1,000 samples: more samples in training give a better model. On a GPU,
-`python -m experiments.iwae --epochs 3280` trains the first half alone at the paper's budget, and
-with `--k 50` one row of it.
+1,000 samples: more samples in training give a better model. `python -m experiments.iwae` trains the
+first half alone, with `--k 50` one row of it, with `--epochs 3280` at the paper's budget. The row of
+k = 50 was trained so, in 5 minutes on an H200 that other studies shared, and for fewer epochs than
+the others: it is 0.1 nats, half a standard error, above the paper's.
 
 Muon, its learning rate, the annealing and the scale of the initial weights were first chosen on the
 test images, with 60 and 100 epochs. The rows here were trained with these settings, so they are to
@@ -27,7 +28,7 @@ from experiments.table import Beside, Row
 from flaxvae.runs.run import Run
 
 PAPER = {1: 86.76, 5: 85.54, 50: 84.78}
-EPOCHS = 600
+EPOCHS = {1: 600, 5: 600, 50: 400}
 EQUAL = 10
 SHORT, STEPS = 30, 250
 CHOSEN = "Muon 0.003, KL annealed"
@@ -74,16 +75,21 @@ BESIDE = [
     ),
     Beside(
         quantity(5, LONG),
-        84.78,
+        quantity(50, LONG),
         85.54,
-        "no better than the paper's k = 50; no worse than the paper",
+        "no better than k = 50; no worse than the paper",
         f"paper, 3,280 epochs: {PAPER[5]}",
+    ),
+    Beside(
+        quantity(50, LONG),
+        82.90,
+        quantity(5, LONG),
+        "no better than the paper's with two stochastic layers; falls with k",
+        f"paper, 3,280 epochs: {PAPER[50]}",
     ),
     Beside(quantity(1, FEW), quantity(1, LONG), 102.0, AFTER + "no worse than flax's example"),
     Beside(quantity(5, FEW), quantity(5, LONG), quantity(1, FEW), AFTER + "falls with k"),
-    Beside(
-        quantity(50, FEW), PAPER[50], quantity(5, FEW), "no better than the paper; falls with k"
-    ),
+    Beside(quantity(50, FEW), quantity(50, LONG), quantity(5, FEW), AFTER + "falls with k"),
 ]
 
 
@@ -98,19 +104,19 @@ def row(k: int, epochs: int, draws: int = LONG) -> Row:
     return Row(quantity(k, draws), run.spec.name, f"{epochs:,} epochs", told)
 
 
-def study(epochs: int = EPOCHS) -> Iterator[Row]:
+def study(epochs: int | None = None) -> Iterator[Row]:
     for k in PAPER:
-        yield row(k, epochs)
+        yield row(k, epochs or EPOCHS[k])
     for k in PAPER:
         yield row(k, EQUAL, FEW)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--k", type=int, nargs="+", choices=[*PAPER], default=[*PAPER])
     chosen = parser.parse_args()
     for k in chosen.k:
-        found = row(k, chosen.epochs)
+        found = row(k, chosen.epochs or EPOCHS[k])
         print(" | ".join(found), f"| paper: {PAPER[k]}", flush=True)
         table.put("iwae", found)
