@@ -26,6 +26,7 @@ STUDIES = (
     "vamp",
     "ladder",
     "deep",
+    "depth",
     "deep_frey",
     "colour",
     "gumbel",
@@ -41,22 +42,20 @@ STUDIES = (
     "kill_and_resume",
     "choosing",
 )
-# No results that hold; with them a study belongs above.
-NOT_RUN = ("depth",)
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(STUDIES + NOT_RUN))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(STUDIES))
     parser.add_argument("--epochs", type=int, help="instead of the study's own")
     asked = parser.parse_args(arguments)
     budget = {} if asked.epochs is None else {"epochs": asked.epochs}
     what = asked.names[0] if asked.names[:1] in (["choose"], ["table"]) else ""
-    names, known = asked.names[1:] if what else asked.names, STUDIES + NOT_RUN
-    modules = {name: importlib.import_module(f"experiments.{name}") for name in known}
+    names = asked.names[1:] if what else asked.names
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in STUDIES}
     for name in names:
-        if name not in known:
-            parser.error(f"unknown study {name!r}: expected one of {', '.join(known)}")
+        if name not in STUDIES:
+            parser.error(f"unknown study {name!r}: expected one of {', '.join(STUDIES)}")
         if budget.keys() - inspect.signature(modules[name].study).parameters:
             parser.error(f"--epochs with {name}: expected a study of one number of epochs")
     if budget and (what or len(names) != 1):

@@ -44,9 +44,10 @@ from flaxvae.runs import classified
 from flaxvae.runs.run import Run
 
 EPOCHS, LATENTS, MODELS = 5, (2, 8, 32), ("ae", "vae")
-NETS = {"": "mlp", "conv ": "conv"}  # by what the rows of its models begin with
 PAIRS, STEPS, PATHS = 200, 11, ("linear", "spherical", "geodesic")
 COUNT, SHOWN = 16, 32  # images in a row of the picture, of models with so many latents
+# Networks and latents, by what the rows of their models begin with.
+NETS = {"": ("mlp", LATENTS), "conv ": ("conv", (SHOWN,))}
 TRAINED = f"{EPOCHS} epochs"
 
 MSE, SPREAD = "{} {}: MSE per pixel", "{} {}: standard deviation of a code"
@@ -121,7 +122,7 @@ for size in LATENTS:
 def study() -> Iterator[Row]:
     judge = real = None
     shown: dict[str, np.ndarray] = {}
-    for (called, net), size, model in itertools.product(NETS.items(), LATENTS, MODELS):
+    for called, net, size, model in members():
         run = runs.train(f"ae_vs_vae_{net}_{model}_{size}", model, **setting(net, size))
         data, name, test = run.data(), run.spec.name, run.data().test.images()
         ends = test[:PAIRS], test[PAIRS : 2 * PAIRS]
@@ -141,6 +142,12 @@ def study() -> Iterator[Row]:
             shown |= pictures(fitted, model.upper(), test[:COUNT], lines[0])
     title = f"The same networks as autoencoder and as VAE: MNIST, {SHOWN} latents, {TRAINED}"
     plots.image_grid(runs.FIGURES / "ae_vs_vae.png", [*shown.values()], [*shown], title=title)
+
+
+def members() -> Iterator[tuple[str, str, int, str]]:
+    for called, (net, sizes) in NETS.items():
+        for size, model in itertools.product(sizes, MODELS):
+            yield called, net, size, model
 
 
 def setting(net: str, size: int) -> dict[str, Any]:

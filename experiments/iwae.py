@@ -6,10 +6,10 @@ Adam at falling learning rates; here Muon makes roughly orthogonal steps in batc
 fewer epochs. The encoder's gradient is doubly reparameterized (Tucker et al. 2018; for the VAE that
 of Roeder et al. 2017), and the KL is annealed over the first tenth of the training, at most ten
 epochs. The second half trains all three models for the same, few epochs, and evaluates them with
-1,000 samples: more samples in training give a better model. `python -m experiments.iwae` trains the
-first half alone, with `--k 50` one row of it, with `--epochs 3280` at the paper's budget. The row of
-k = 50 was trained so, in 5 minutes on an H200 that other studies shared, and for fewer epochs than
-the others: it is 0.1 nats, half a standard error, above the paper's.
+1,000 samples: more samples in training give a better model. `python -m experiments.iwae` trains
+the first half alone, with `--k 50` one row of it, with `--epochs 3280` at the paper's budget. The
+row of k = 50 was trained so, in 5 minutes on an H200 that other studies shared, and for fewer
+epochs than the others: it is 0.1 nats, half a standard error, above the paper's.
 
 Muon, its learning rate, the annealing and the scale of the initial weights were first chosen on the
 test images, with 60 and 100 epochs. The rows here were trained with these settings, so they are to
