@@ -146,7 +146,7 @@ def test_the_gain_is_that_of_the_bound(with_prior):
     test, model = with_prior.data().test, with_prior.recipe.model
     split = with_prior.split(test)
     other = jax.random.fold_in(jax.random.key(0), 2**32 - 1)
-    z = jnp.asarray(with_prior._draw(split, with_prior.variables, other, None))
+    z = jnp.asarray(with_prior._programs.draw(split, with_prior.variables, other, None))
     fitted_to = np.asarray(with_prior.posterior_draws(split))
     apart = z - with_prior.encode(split), fitted_to - with_prior.encode(split)
     assert abs(np.corrcoef(*map(np.ravel, apart))[0, 1]) < 0.2  # not the noise of the fit

@@ -222,7 +222,7 @@ def test_the_figure_before_the_first_epoch_has_no_curves(trained, monkeypatch):
 def test_samples_come_in_turns_of_which_the_first_are_the_same(trained, monkeypatch):
     run = load(trained)
     many = run.sample(10, seed=3)
-    monkeypatch.setattr("flaxvae.trained.DRAWN", 4)
+    monkeypatch.setattr("flaxvae.trained.sampling.DRAWN", 4)
     again = run.sample(10, seed=3)
     np.testing.assert_allclose(run.sample(3, seed=3), again[:3], atol=1e-6)
     assert many.shape == again.shape and len({x.tobytes() for x in again}) == 10

@@ -1,17 +1,11 @@
-"""A trained model: a recipe with its variables, and what it can do with arrays.
-
-    model = Trained(recipe, state.variables)
-    model.encode(x), model.decode(z), model.sample(64), model.reconstruct(x), model.score(x)
-
-It needs no folder; a ``Run`` is a Trained with the folder that it came from.
-"""
+"""A recipe with trained variables, and what it can do with arrays."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +17,7 @@ from flaxvae.analysis import evaluation, fitted_prior, geodesic, latent_space, r
 from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
-from flaxvae.data import images, labels, pipeline, pixels, rows
+from flaxvae.data import pipeline
 from flaxvae.data.pipeline import Split
 from flaxvae.data.tables import Columns
 from flaxvae.declared import (
@@ -38,31 +32,16 @@ from flaxvae.declared import (
 )
 from flaxvae.devices import batches
 from flaxvae.devices import mesh as meshes
-from flaxvae.distributions import draw_rows
-from flaxvae.errors import UsageError, counted, did_you_mean
+from flaxvae.errors import UsageError, counted
 from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.settings import AnomalyScore, Binarization
+from flaxvae.trained import completion, sampling
+from flaxvae.trained.completion import Restored
+from flaxvae.trained.inputs import Inputs
+from flaxvae.trained.programs import SIZES, Programs
 
 Array = jax.Array
-DRAWN = 64  # rows that are drawn down a hierarchy at a time, each time with all its maps
-SIZES = 8  # small batches are padded to powers of this: 1, 8, 64 and 512 images
 Path = Literal["linear", "spherical", "geodesic"]  # between codes
-# What depends on the recipe alone, and takes the variables.
-_COMPILED = (
-    *("_draw", "_encode", "_reconstruct", "_reconstruct_drawn", "_terms", "_binarize"),
-    *("_prior_sample", "_decode"),
-)
-RESTORED = 4  # images that are restored at a time, each with all its chains
-
-
-class Restored(NamedTuple):
-    """Completions of N images of which only a part is seen."""
-
-    completions: np.ndarray  # [N, K, *shape] means of p(x|z) at draws of z, with the seen pixels
-    mean: np.ndarray  # [N, *shape] of as many completions as there are chains
-    log_p: np.ndarray  # [N] nats: in expectation at most log p of what is seen
-    effective: np.ndarray  # [N] effective sample size of the chains
-    acceptance: float  # of Hamiltonian Monte Carlo, on average
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -121,7 +100,7 @@ class Trained:
 
     def encode(self, x: Any, y: Any = None, *, watch: batches.Watch | None = None) -> np.ndarray:
         """The code of each image, [N, D], without noise: ``recipe.code`` says what it is."""
-        return self._encode(self.split(x, y), self.variables, jax.random.key(0), watch)
+        return self._programs.encode(self.split(x, y), self.variables, jax.random.key(0), watch)
 
     @typed
     def decode(
@@ -141,11 +120,13 @@ class Trained:
         if not len(z):
             return self._shown(np.zeros((0, *self.spec.shape), np.float32))
         y, size = self.labels(y, len(z)), batches.rows_at_once(len(z), self.spec.shape, base=SIZES)
-        parts, key = [], _of_pixels(seed) if draw_pixels else None
+        parts, key = [], sampling.key_of_pixels(seed) if draw_pixels else None
         for start in range(0, len(z), size):
             some = np.arange(start, start + size) % len(z)  # the last batch is padded
             labels = None if y is None else y[some]
-            parts.append(self._decode(self.variables, z[some], labels, key, np.uint32(some)))
+            parts.append(
+                self._programs.decode(self.variables, z[some], labels, key, np.uint32(some))
+            )
         return self._shown(np.concatenate(jax.device_get(parts))[: len(z)])
 
     def _shown(self, x: np.ndarray) -> np.ndarray:
@@ -176,7 +157,6 @@ class Trained:
         have, or a prior that is not fitted yet.
         """
         codes, fitted = self.recipe.codes, self._prior(prior)
-        scale = self._scale(temperature) if fitted is None else _one(temperature)
         if temperature != (1.0,) and codes is not None and codes.prior is None:
             raise UsageError(
                 f"--temperature {declared.seen(temperature)} has no effect on the uniform prior of "
@@ -188,14 +168,8 @@ class Trained:
             names = np.array(self.spec.names)
             y = names[np.arange(n) * len(names) // n]
         key = jax.random.key(seed)
-        drawn = 1 << (n - 1).bit_length()  # so that only a few sizes are compiled
-        if fitted is not None:
-            z = np.asarray(self._fitted_sample(fitted.params, key, drawn, scale))
-        elif self.recipe.hierarchy is None:
-            z = self._prior_sample(self.variables, key, drawn, scale)
-        else:
-            z = self._down(n, lambda i, _: self._prior_sample(self.variables, i, DRAWN, scale), key)
-        return self.decode(z[:n], y, draw_pixels=draw_pixels, seed=seed)
+        z = sampling.codes(self._programs, self.variables, fitted, key, n, temperature)
+        return self.decode(z, y, draw_pixels=draw_pixels, seed=seed)
 
     @typed
     def fit_prior(
@@ -218,7 +192,8 @@ class Trained:
         """
         codes = self.posterior_draws(x, y, seed=seed)
         options: dict[str, Any] = {"components": components, "seed": seed, **flow}
-        return dataclasses.replace(self, fitted=fitted_prior.fit(codes, kind, **options))
+        fitted = fitted_prior.fit(codes, kind, **options)
+        return dataclasses.replace(self, fitted=fitted).compiled_like(self)
 
     @typed
     def posterior_draws(
@@ -228,9 +203,8 @@ class Trained:
 
         Raises UsageError for discrete latents.
         """
-        if self.recipe.codes is not None:
-            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
-        return self._draw(self.split(x, y), self.variables, jax.random.key(seed), watch)
+        self._check_continuous()
+        return self._programs.draw(self.split(x, y), self.variables, jax.random.key(seed), watch)
 
     def prior_gain(self, x: Any, y: Any = None, *, seed: Seed = 0) -> fitted_prior.Improvement:
         """What the fitted prior gains on images that it was not fitted to, in nats.
@@ -242,7 +216,7 @@ class Trained:
         split, log_prior = self.split(x, y), self.recipe.model.prior_log_prob
         # Other noise than of the codes that it was fitted to, which rows of a number would share.
         key, own = jax.random.fold_in(jax.random.key(seed), 2**32 - 1), None
-        z = self._draw(split, self.variables, key, None)
+        z = self._programs.draw(split, self.variables, key, None)
         if self.recipe.has_bound and log_prior is not None:
             own = np.asarray(jax.jit(log_prior)(self.variables, z, split.classes))
         return fitted_prior.improvement(self.fitted, z, own)
@@ -288,33 +262,14 @@ class Trained:
                 f"{self._called}"
             )
         below = np.int32(sum(hierarchy.blocks[:levels]))
-        codes, scale = self.encode(x, y), self._scale(temperature)
+        codes, scale = self.encode(x, y), sampling.of_levels(temperature, hierarchy)
 
         def some(key: Array, rows: np.ndarray) -> Array:
-            return self._redraw(self.variables, key, codes[rows % len(codes)], below, scale)
-
-        return self.decode(self._down(len(codes), some, jax.random.key(seed)), y)
-
-    def _down(self, n: int, some: Callable[[Array, np.ndarray], Array], key: Array) -> np.ndarray:
-        """n rows of z drawn down a hierarchy, DRAWN at a time: ``some`` of a key and the rows."""
-        parts = [
-            np.asarray(some(jax.random.fold_in(key, start), np.arange(start, start + DRAWN)))
-            for start in range(0, n, DRAWN)
-        ]
-        return np.concatenate(parts)[:n]
-
-    def _scale(self, temperature: tuple[float, ...]) -> Any:
-        """One number, or of several, one for each level, those of the KL's columns."""
-        hierarchy = self.recipe.hierarchy
-        if len(temperature) == 1:
-            return temperature[0]
-        if hierarchy is None or len(temperature) != len(hierarchy.names):
-            names = () if hierarchy is None else hierarchy.names
-            other = f", or one for each level, {', '.join(names)}" if len(names) > 1 else ""
-            raise UsageError(
-                f"--temperature {declared.seen(temperature)}: expected one number{other}"
+            return self._programs.redraw(
+                self.variables, key, codes[rows % len(codes)], below, scale
             )
-        return np.asarray(hierarchy.each(temperature), np.float32)
+
+        return self.decode(sampling.down(len(codes), some, jax.random.key(seed)), y)
 
     @property
     def _unfitted(self) -> str:
@@ -330,11 +285,9 @@ class Trained:
         """
         split = self.split(x, y)
         if not draw_pixels:
-            return self._shown(self._reconstruct(split, self.variables, jax.random.key(0)))
-        own = pipeline.fingerprints(split)
-        return self._shown(
-            self._reconstruct_drawn(split, self.variables, _of_pixels(seed), None, own)
-        )
+            return self._shown(self._programs.reconstruct(split, self.variables, jax.random.key(0)))
+        key, own = sampling.key_of_pixels(seed), pipeline.fingerprints(split)
+        return self._shown(self._programs.reconstruct_drawn(split, self.variables, key, None, own))
 
     @typed
     def score(
@@ -354,7 +307,7 @@ class Trained:
         """
         split, key = self.split(x, y), jax.random.key(seed)
         inputs = (self.variables, np.int32(samples))
-        terms = self._terms(split, inputs, key, watch, pipeline.fingerprints(split))
+        terms = self._programs.terms(split, inputs, key, watch, pipeline.fingerprints(split))
         return terms["reconstruction"] + terms["kl"]
 
     @typed
@@ -372,7 +325,13 @@ class Trained:
         split = self.split(x, y)
         options: dict[str, Any] = {"seed": seed, "mesh": self.mesh, "stages": stages}
         return scoring.measure(
-            self.recipe, self.variables, split, names, settings, terms=self._terms, **options
+            self.recipe,
+            self.variables,
+            split,
+            names,
+            settings,
+            terms=self._programs.terms,
+            **options,
         )
 
     def evaluate(
@@ -434,13 +393,12 @@ class Trained:
         ``y`` is as in ``interpolate``. Raises UsageError for discrete latents, and for other
         numbers of images.
         """
-        if self.recipe.codes is not None:
-            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
+        self._check_continuous()
         if y is None and isinstance(start, Split):
             y = start.y
         first, last = self._ends(start, end, y)
         labels = self.labels(y, len(first))
-        found = self._geodesics(self.variables, first, last, labels, steps)
+        found = self._programs.geodesics(self.variables, first, last, labels, steps)
         return jax.tree.map(np.asarray, found)
 
     def _ends(self, start: Any, end: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -466,8 +424,7 @@ class Trained:
 
         By default all units have the same ``usage`` [D], and the first ones are walked.
         """
-        if self.recipe.codes is not None:
-            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
+        self._check_continuous()
         size = self.latent_size
         usage = -np.arange(size, dtype=float) if usage is None else np.asarray(usage)
         if usage.shape != (size,):
@@ -518,96 +475,49 @@ class Trained:
         x = x.astype(np.float32)
         if (*x.shape[1:], 1) == self.spec.shape:
             x = x[..., None]
-        self._check_shape(x.shape, "images")
+        self._inputs.check_shape(x.shape, "images")
         latents = self._latents(prior)
         if completions > chains:
             raise UsageError(f"--completions {completions}: expected at most {chains}, the chains")
-        space, count = x.shape[:3], len(x)
-        if hidden is not None and np.shape(hidden) not in (space, space[1:]):
-            raise UsageError(
-                f"hidden pixels of shape {np.shape(hidden)}: expected {space} or {space[1:]}"
-            )
-        seen = np.broadcast_to(True if hidden is None else np.equal(hidden, 0), space)
-        x = np.where(seen[..., None], x, np.float32(0))
-        if not np.isfinite(x).all():
-            raise UsageError("images with seen pixels that are no numbers: expected them hidden")
-        numbers, key = self.labels(y, count), jax.random.key(seed)
-        how: dict[str, Any] = {"binary": self.spec.binary, "temperatures": temperatures}
-
-        def some(variables, key, y, mask, labels):
-            what = restoration.Seen(y, mask, noise)
-            model = latents(variables)
-            return restoration.completed(model, key, what, labels, chains=chains, **how)
-
-        some = self._restorers.setdefault((prior, noise, temperatures, chains), jax.jit(some))
-        parts = []
-        for start in range(0, count, RESTORED):
-            rows = np.arange(start, start + RESTORED) % count
-            labels = None if numbers is None else numbers[rows]
-            own = jax.random.fold_in(key, start)
-            mask = seen[rows].astype(np.float32)
-            parts.append(some(self.variables, own, x[rows], mask, labels))
-            if watch is not None:
-                jax.block_until_ready(parts[-1])
-                watch(min(start + RESTORED, count), count)
-        found = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
-        each = None if numbers is None else np.repeat(np.broadcast_to(y, count), chains)
-        images = self.decode(found.z.reshape(count * chains, -1), each)
-        images = np.clip(images, 0, 1).reshape(count, chains, *x.shape[1:])
-        if not noise:
-            images = np.where(seen[:, None, ..., None], x[:, None], images)
-        chosen = np.arange(completions) * chains // completions
-        log_p = np.logaddexp.reduce(found.log_w, 1) - np.log(chains)
-        return Restored(
-            images[:, chosen],
-            images.mean(1),
-            log_p,
-            found.effective,
-            float(found.acceptance.mean()),
+        seen, numbers = completion.seen(x, hidden), self.labels(y, len(x))
+        kind = (noise, temperatures, chains)
+        program = completion.program(latents, self.spec.binary, *kind)
+        program = self._restorers.setdefault((prior, *kind), program)
+        found = completion.drawn(
+            program, self.variables, jax.random.key(seed), seen, numbers, watch
         )
+        each = None if numbers is None else np.repeat(np.broadcast_to(y, len(x)), chains)
+        means = self.decode(found.z.reshape(len(x) * chains, -1), each)
+        return completion.restored(found, means, seen, not noise, completions)
 
     @functools.cached_property
-    def _restorers(self) -> dict[tuple[Any, ...], Callable[..., restoration.Completed]]:
+    def _restorers(self) -> dict[tuple[Any, ...], completion.Program]:
         """Compiled programs of ``restore``, by what they are compiled for."""
         return {}
 
     def _latents(self, prior: str | None) -> Callable[[Variables], restoration.Latents]:
         """The model of ``restore``, for some variables."""
-        model, fitted, log_prior = self.recipe.model, self._prior(prior), None
-        if self.recipe.codes is not None:
-            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
+        fitted = self._prior(prior)
+        self._check_continuous()
         if len(self.spec.shape) != 3:
             raise UsageError(f"{self._called} is of {self.spec.kind}: expected one of images")
-        if self.recipe.has_bound:
-            log_prior = model.prior_log_prob
-        if fitted is None and log_prior is None:
+        if fitted is not None:
+            return functools.partial(completion.of_fitted, self.recipe, fitted)
+        if not self.recipe.has_bound or self.recipe.model.prior_log_prob is None:
             raise UsageError(f"{self._called} has no prior: expected one; {self._fit_one}")
+        return functools.partial(completion.of_own, self.recipe)
 
-        def of(variables: Variables) -> restoration.Latents:
-            def decode(z, y):
-                return model.decode(variables, z, y)
-
-            if fitted is not None:
-                draw = functools.partial(fitted_prior.sample, fitted)
-                density = functools.partial(fitted_prior.log_prob, fitted)
-                return restoration.Latents(draw, lambda z, y: density(z), decode)
-            assert log_prior is not None
-
-            def drawn(key, n):
-                return model.prior_sample(variables, key, n)
-
-            return restoration.Latents(drawn, lambda z, y: log_prior(variables, z, y), decode)
-
-        return of
+    def _check_continuous(self) -> None:
+        if self.recipe.codes is not None:
+            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
 
     def code(self, variables: Variables, key, batch: Batch) -> Array:
         """``encode`` as a function of a batch, for ``batches.over_split``."""
-        return self._latent(variables, None, batch).code
+        return self._programs.code(variables, key, batch)
 
     def reconstruction(self, variables: Variables, key, batch: Batch) -> Array:
         """``reconstruct`` as a function of a batch, for ``batches.over_split``."""
-        z = self._latent(variables, None, batch).z
-        return self.recipe.model.decode(variables, z, batch.y).mean
+        return self._programs.reconstruction(variables, key, batch)
 
     def labels(self, y: Any, n: int) -> np.ndarray | None:
         """Class numbers [n] for a conditional model, from one label for all or one for each.
@@ -616,21 +526,7 @@ class Trained:
 
         Raises UsageError if they are missing, or not among the data's classes.
         """
-        if self.recipe.classes is None:
-            return None
-        known = labels.listed(self.spec.names)
-        if y is None:
-            raise UsageError(f"{self._called} is conditional: expected labels, {known}")
-        shape = np.shape(y)
-        if len(shape) > 1 or (shape and shape != (n,)):
-            raise UsageError(f"labels of shape {shape}: expected one label or {n}")
-        found, strange = labels.find(y, self.spec.names)
-        if strange is not None:
-            hint = did_you_mean(str(strange), map(str, self.spec.labels or ()))
-            raise UsageError(
-                f"label {strange}: expected {known}, the classes of {self.spec.name}{hint}"
-            )
-        return np.broadcast_to(found, (n,))
+        return self._inputs.labels(y, n)
 
     def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
         """Images, checked and prepared as in training, with class numbers.
@@ -642,57 +538,14 @@ class Trained:
             UsageError: a shape other than the model's, or missing labels that it needs.
             DataError: values that are not finite, or outside [0, 1].
         """
-        if isinstance(x, Split):
-            self._check_shape((len(x.x), *x.shape), what)
-            return x._replace(y=self.labels(x.y if y is None else y, len(x.x)), names=None)
-        large, x, shape = rows.is_mapped(x), np.asarray(x), self.spec.shape
-        if x.shape[1:] != shape and (*x.shape[1:], 1) == shape:
-            x = x[..., None]
-        elif x.shape[1:] != shape and x.ndim == 4 and (*x.shape[2:], x.shape[1]) == shape:
-            x = np.moveaxis(x, 1, -1)
-        self._check_shape(x.shape, what)
-        x = pixels.array(x, what)
-        if self.spec.kind == "table":
-            pixels.values(x, what)  # finite ones
-            stored = x.astype(np.float32) if self.columns is None else self.columns.standardized(x)
-            return Split(stored, self.labels(y, len(x)), 1.0, bounded=False)
-        form = pixels.known_form(x.dtype, pixels.values(x, what), self._peak(x), self.signed, what)
-        stored = rows.Rows(x, convert=form.of) if large else form.of(x)
-        return self.prepared(Split(stored, self.labels(y, len(x)), form.peak), what)
+        return self._inputs.split(x, y, what)
 
     def prepared(self, split: Split, what: str = "images") -> Split:
         """Images as stored, binarized if those of the training were.
 
         Raises UsageError if they are grey, and the model is of binary ones.
         """
-        if self.binarization == "none":
-            binary = (np.isin(part, (0, split.peak)).all() for part in rows.chunks(split.x))
-            if self.spec.binary and not all(binary):
-                raise UsageError(
-                    f"{what} are grey, but {self._called} was built for binary ones: expected 0 "
-                    "and 1; binarize them, or give Trained the binarization used in training"
-                )
-            return split
-        key, own = pipeline.binarization_key(fold=3), pipeline.fingerprints(split)
-        return split._replace(x=self._binarize(split, {}, key, None, own), peak=1.0)
-
-    def _check_shape(self, seen: tuple[int, ...], what: str) -> None:
-        if seen[1:] != self.spec.shape or not seen[0]:
-            wanted = ", ".join(map(str, self.spec.shape))
-            raise UsageError(f"{what} of shape {seen}: expected [N, {wanted}] with N >= 1")
-
-    def _peak(self, x: np.ndarray) -> float:
-        if self.peak is not None:
-            return self.peak
-        levels = self.spec.levels
-        if levels is not None:
-            return float(levels - 1)
-        return float(np.iinfo(x.dtype).max) if x.dtype.kind == "u" else 255.0
-
-    def _latent(self, variables, key, batch):
-        model = self.recipe.model
-        features = model.encode(variables, batch.x, batch.y)
-        return model.reparameterize(variables, key, features, False)
+        return self._inputs.prepared(split, what)
 
     @functools.cached_property
     def latent_size(self) -> int:
@@ -706,102 +559,25 @@ class Trained:
 
         What either compiles from now on serves both.
         """
-        self.__dict__.update({name: getattr(other, name) for name in _COMPILED})
+        self.__dict__["_programs"] = other._programs
         return self
 
-    # Compiled once for each of a few sizes.
+    @functools.cached_property
+    def _programs(self) -> Programs:
+        return Programs(self.recipe, self.mesh, self.binarization)
 
     @functools.cached_property
-    def _draw(self):
-        return batches.over_split(lambda *given: self._latent(*given).z, self.mesh, base=SIZES)
-
-    @functools.cached_property
-    def _fitted_sample(self):
-        def drawn(params, key, n, temperature):
-            assert self.fitted is not None
-            return fitted_prior.sample(self.fitted._replace(params=params), key, n, temperature)
-
-        return jax.jit(drawn, static_argnums=2)
-
-    @functools.cached_property
-    def _encode(self):
-        return batches.over_split(self.code, self.mesh, base=SIZES)
-
-    @functools.cached_property
-    def _reconstruct(self):
-        return batches.over_split(self.reconstruction, self.mesh, base=SIZES)
-
-    @functools.cached_property
-    def _reconstruct_drawn(self):
-        def drawn(variables, keys, batch):
-            z = self._latent(variables, None, batch).z
-            return draw_rows(self.recipe.model.decode(variables, z, batch.y), keys)
-
-        return batches.over_split(drawn, self.mesh, base=SIZES)
-
-    @functools.cached_property
-    def _terms(self):
-        return batches.over_split(batches.own_terms(self.recipe.model), self.mesh, base=SIZES)
-
-    @functools.cached_property
-    def _binarize(self):
-        how = self.binarization
-
-        def each(variables, keys, batch):
-            drawn = jax.vmap(lambda x, key: images.binarize(x, how, key))(batch.x, keys)
-            return drawn.astype(jnp.uint8)
-
-        return batches.over_split(each, self.mesh, base=SIZES)
-
-    @functools.cached_property
-    def _prior_sample(self):
-        draw = self.recipe.model.prior_sample
-        return jax.jit(lambda v, key, n, t: draw(v, key, n, None, t), static_argnums=2)
-
-    @functools.cached_property
-    def _redraw(self):
-        redraw = self.recipe.model.redraw
-        assert redraw is not None
-        return jax.jit(redraw)
-
-    @functools.cached_property
-    def _geodesics(self):
-        decode = self.recipe.model.decode
-
-        def found(variables, start, end, labels, steps):
-            def curve(z, y):
-                return geodesic.points(decode(variables, z, y))
-
-            return geodesic.geodesics(curve, start, end, labels, steps=steps)
-
-        return jax.jit(found, static_argnums=4)
-
-    @functools.cached_property
-    def _decode(self):
-        decode = self.recipe.model.decode
-
-        def decoded(variables, z, y, key, rows):
-            p = decode(variables, z, y)
-            if key is None:
-                return p.mean
-            return draw_rows(p, jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
-
-        return jax.jit(decoded)
-
-
-def _one(temperature: tuple[float, ...]) -> float:
-    """The temperature of a prior without levels."""
-    if len(temperature) > 1:
-        raise UsageError(
-            f"--temperature {declared.seen(temperature)}: expected one number, since the fitted "
-            "prior has no levels"
+    def _inputs(self) -> Inputs:
+        return Inputs(
+            self.spec,
+            self.recipe.classes is not None,
+            self._called,
+            self.peak,
+            self.signed,
+            self.columns,
+            self.binarization,
+            self._programs.binarize,
         )
-    return temperature[0]
-
-
-def _of_pixels(seed: int) -> Array:
-    """The key of draws from p(x|z), beside those of z from the same seed."""
-    return jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
 
 
 def evaluate(
