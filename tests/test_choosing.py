@@ -1,5 +1,7 @@
 """What the data decide: likelihood, network and epochs, chosen once, recorded, overridable."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ from flaxvae.errors import UsageError
 from flaxvae.grid import make_grid
 from flaxvae.recipe import DataSpec
 from flaxvae.report import sweeps, words
+from flaxvae.runs import records
+from flaxvae.runs.folder import RunFolder
 from flaxvae.settings import Body, DataSettings
 
 PHOTOGRAPHS = DataSpec("faces", (28, 20, 1), levels=256, examples=1_565, grey=0.7)
@@ -130,6 +134,30 @@ def test_a_setting_without_effect_beside_what_was_chosen_is_refused(choices, sai
     plan = planning.make_plan(**choices)  # there are data with which it has one
     with pytest.raises(UsageError, match=said):
         planning.settle([plan], PHOTOGRAPHS)
+
+
+def test_levels_of_maps_are_chosen_and_a_network_that_has_no_use_is_not(tmp_path):
+    plan = planning.make_plan("deep_vae", epochs=3)
+    found = plan.settled(PHOTOGRAPHS)
+    assert found.arguments["levels"] == ("14x2", "7x3", "4x2", "1x1")
+    assert plan.chosen(PHOTOGRAPHS).keys() == {"likelihood", "levels"}
+    assert found.arguments["net"] == "auto" and "net" not in words.choices(found)
+    assert plan.like(found) == found == found.settled(PHOTOGRAPHS)
+    mine = planning.make_plan("deep_vae", epochs=3, levels=("7x1", "1x1"))
+    assert mine.settled(PHOTOGRAPHS).arguments["levels"] == ("7x1", "1x1")
+    grid = make_grid("deep_vae", 1, width=[4, 8]).settled(PHOTOGRAPHS)
+    assert {plan.arguments["levels"] for plan in grid.plans().values()} == {
+        found.arguments["levels"]
+    }
+    with pytest.raises(UsageError, match="expected images; use vae or ladder_vae"):
+        plan.settled(PHOTOGRAPHS._replace(shape=(6,))).recipe(PHOTOGRAPHS._replace(shape=(6,)))
+    # An older flaxvae has written that it chose a network.
+    folder = RunFolder.create(tmp_path / "old", found, {"parameters": 1})
+    record = json.loads((folder.path / "run.json").read_text())
+    record["arguments"]["net"] = "conv"
+    old = {name: x for name, x in record.items() if name != "seal"}
+    (folder.path / "run.json").write_text(json.dumps(records.sealed(old)))
+    assert RunFolder.open(folder.path).plan() == found
 
 
 def test_of_a_sweep_one_member_needs_to_use_a_setting():

@@ -14,7 +14,7 @@ import pytest
 
 import flaxvae
 from conftest import TINY
-from flaxvae import api, cli, commands, declared, settings, sweeps, zoo
+from flaxvae import api, cli, commands, declared, lookup, settings, sweeps, zoo
 from flaxvae import plan as planning
 from flaxvae.code_prior import fit_prior
 from flaxvae.errors import UsageError
@@ -276,8 +276,22 @@ def notes(kind):
 
 
 DEPENDENT = [
-    (model, name) for model in MODELS for name, kind in planning.kinds(model).items() if notes(kind)
+    (model, name)
+    for model in MODELS
+    for name, kind in planning.kinds(model).items()
+    if notes(kind) and not lookup.without(model).keys() & {name, *(n.name for n in notes(kind))}
 ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_setting_that_a_recipe_does_nothing_with_is_refused(model):
+    unused = lookup.without(model)
+    assert bool(unused) == (model == "deep_vae")
+    for name in unused:
+        with pytest.raises(UsageError, match=r"has no effect: .*; leave it out"):
+            flaxvae.make_plan(model, **{name: good(name)})
+        flat = planning.flat(planning.make_plan(model))
+        assert not declared.has_effect(planning.kinds(model)[name], flat)
 
 
 @pytest.mark.parametrize(("model", "name"), DEPENDENT)

@@ -65,7 +65,9 @@ def test_levels_that_suit_an_image(size, words):
         ({"latent_channels": (0, 2)}, r"--latent-channels 0 2: expected 2 numbers, 1 or more"),
         ({"latent_channels": (1,)}, r"--latent-channels 1: expected 2 numbers"),
         ({"width": 0}, "--width 0"),
-        ({"net": "mlp"}, "--net mlp: expected none"),
+        ({"net": "mlp"}, "--net mlp has no effect: deep_vae has a network of its own"),
+        ({"net": "conv"}, "--net conv has no effect: deep_vae has a network of its own"),
+        ({"widths": (8, 4)}, "--widths 8 4 has no effect: deep_vae has a network of its own"),
         ({"share_top": True}, "--share-top with 1 block of the smallest maps: expected 2 or more"),
     ],
 )

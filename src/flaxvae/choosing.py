@@ -7,7 +7,7 @@ the data alone, and written down as chosen. ``experiments/choosing.py`` has the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from flaxvae.recipe import DataSpec
@@ -27,6 +27,12 @@ class Choice(NamedTuple):
 
     value: Any
     why: str
+
+
+class ByData(NamedTuple):
+    """A recipe's own setting that the data decide where it is None or empty: a part of its type."""
+
+    choose: Callable[[DataSpec], Choice]
 
 
 def likelihood(data: DataSpec) -> Choice:

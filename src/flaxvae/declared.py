@@ -73,6 +73,19 @@ class Only:
         return " or ".join(self.values) if self.within is None else self.within.words
 
 
+class Never(NamedTuple):
+    """A setting has no effect, in one recipe of those that share it: a part of a type."""
+
+    why: str
+
+
+class Without:
+    """A recipe does nothing with some settings of a shared record: a part of the record's type."""
+
+    def __init__(self, *names: str, why: str):
+        self.names, self.note = names, Never(why)
+
+
 class Alias(NamedTuple):
     """Other ways to give a value: a part of an ``Annotated`` type."""
 
@@ -195,11 +208,18 @@ def plain(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
+def notes(kind: Any) -> tuple[Any, ...]:
+    """The notes of a declared type."""
+    return get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+
+
 def has_effect(kind: Any, settings: Settings) -> bool:
     """Whether a setting of this declared type has an effect beside the others, as far as known."""
-    notes = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
-    known = (note for note in notes if isinstance(note, Only) and note.name in settings)
-    return all(note.holds(settings) for note in known)
+    found = notes(kind)
+    known = (note for note in found if isinstance(note, Only) and note.name in settings)
+    return not any(isinstance(note, Never) for note in found) and all(
+        note.holds(settings) for note in known
+    )
 
 
 def idle(kinds: Settings, settings: Sequence[Settings], usual: Sequence[Settings]) -> str | None:
@@ -211,7 +231,7 @@ def idle(kinds: Settings, settings: Sequence[Settings], usual: Sequence[Settings
         usual: choices to take from without a word: defaults.
     """
     for name, kind in kinds.items():
-        for note in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
+        for note in notes(kind):
             chosen = [s for s in settings if all(s[name] != other.get(name) for other in usual)]
             if isinstance(note, Only) and chosen and not any(map(note.holds, chosen)):
                 found, other = chosen[0][note.name], flag(note.name)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from flaxvae import choosing, declared
 from flaxvae.errors import UsageError
@@ -90,11 +90,38 @@ def arguments(model: str | Variant, choices: Mapping[str, Any] | None = None) ->
     return found
 
 
+def _types(model: str | Variant) -> dict[str, Any]:
+    return get_type_hints(recipe(model), localns={"Recipe": Recipe}, include_extras=True)
+
+
+def without(model: str | Variant) -> dict[str, declared.Never]:
+    """The settings that a recipe shares with others and does nothing with, by name."""
+    notes = [note for kind in _types(model).values() for note in declared.notes(kind)]
+    return {
+        name: note.note
+        for note in notes
+        if isinstance(note, declared.Without)
+        for name in note.names
+    }
+
+
+def by_data(model: str | Variant) -> dict[str, choosing.ByData]:
+    """A recipe's own arguments that the data decide where nobody else does, by name."""
+    return {
+        name: note
+        for name, kind in _types(model).items()
+        for note in declared.notes(kind)
+        if isinstance(note, choosing.ByData)
+    }
+
+
 def hints(model: str | Variant) -> dict[str, Any]:
     """The declared type of each of a recipe's arguments, {name: type}."""
-    found = get_type_hints(recipe(model), localns={"Recipe": Recipe}, include_extras=True)
+    found = _types(model)
     shared_ones = [declared.hints(type(record)) for record in shared(model).values()]
-    return {k: v for hints in shared_ones for k, v in hints.items()} | {
+    fields = {k: v for hints in shared_ones for k, v in hints.items()}
+    unused = {k: Annotated[fields[k], note] for k, note in without(model).items()}
+    return {**fields, **unused} | {
         k: found.get(k, Any if default is None else type(default))
         for k, default in own(model).items()
     }
@@ -103,8 +130,8 @@ def hints(model: str | Variant) -> dict[str, Any]:
 def chosen(model: str | Variant, choices: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a recipe, from a flat dictionary of choices.
 
-    Raises UsageError for an unknown recipe, an argument it does not take, or a value that does not
-    fit the argument's declared type.
+    Raises UsageError for an unknown recipe, an argument that it does not take or does nothing with,
+    or a value that does not fit the argument's declared type.
     """
     records, rest = shared(model), own(model)
     known = [*(field for record in records.values() for field in vars(record)), *rest]
@@ -113,6 +140,13 @@ def chosen(model: str | Variant, choices: Mapping[str, Any]) -> dict[str, Any]:
         meant = hint(unknown[0], known)
         name = recipe(model).__name__
         raise UsageError(f"unknown argument {unknown[0]!r} for model {name!r}{meant}")
+    usual = {name: x for record in records.values() for name, x in vars(record).items()}
+    for name, note in without(model).items():
+        if name in choices and choices[name] != usual[name]:
+            raise UsageError(
+                f"{declared.flag(name)} {declared.seen(choices[name])} has no effect: {note.why}; "
+                "leave it out"
+            )
     for parameter, default in records.items():
         own_choices = {k: v for k, v in choices.items() if k in vars(default)}
         records[parameter] = dataclasses.replace(default, **own_choices)
@@ -122,9 +156,10 @@ def chosen(model: str | Variant, choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def body(model: str | Variant, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a recipe's arguments those that are ``Body``'s, if it takes one."""
+    """Of a recipe's arguments those that are ``Body``'s, if it takes one and uses them."""
     takes = any(isinstance(record, Body) for record in shared(model).values())
-    return {k: settings[k] for k in vars(Body()) if takes}
+    unused = without(model)
+    return {k: settings[k] for k in vars(Body()) if takes and k not in unused}
 
 
 def build(model: str | Variant, data: DataSpec, **choices: Any) -> Recipe:

@@ -14,6 +14,8 @@ from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.settings import DataSettings, TrainSettings, asdict
 from flaxvae.synonyms import hint
 
+_EMPTY = (None, ())
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -40,7 +42,12 @@ class Plan:
 
     def chosen(self, spec: DataSpec) -> dict[str, Choice]:
         """What these data decide, of what the plan leaves open: by name."""
-        return choosing.chosen(self._may_be_open(), spec)
+        own = {
+            name: note.choose(spec)
+            for name, note in lookup.by_data(self.function).items()
+            if self.arguments[name] in _EMPTY
+        }
+        return choosing.chosen(self._may_be_open(), spec) | own
 
     def settled(self, spec: DataSpec) -> Plan:
         """The plan, with this chosen."""
@@ -50,6 +57,7 @@ class Plan:
         """The plan, with what it leaves open as it is in another plan."""
         settings, others = self._may_be_open(), flat(other)
         names = [name for name in settings if choosing.is_open(settings, name)]
+        names += [n for n in lookup.by_data(self.function) if self.arguments[n] in _EMPTY]
         return self._with({name: others[name] for name in names if name in others})
 
     def _may_be_open(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from flaxvae import choosing, declared, parts
+from flaxvae.choosing import ByData, Choice
 from flaxvae.declared import Only
 from flaxvae.errors import UsageError
 from flaxvae.recipe import Codes, DataSpec, Recipe
@@ -598,12 +599,25 @@ def ladder_vae(
     )
 
 
+_OWN_NETWORK = declared.Without(
+    *("net", "widths", "activation", "channels", "blocks"), why="deep_vae has a network of its own"
+)
+
+
+def _levels(data: DataSpec) -> Choice:
+    """Levels that suit the images."""
+    if len(data.shape) != 3:  # which the recipe refuses
+        return Choice((), "no images")
+    size = (data.shape[0], data.shape[1])
+    return Choice(tuple(parts.resolutions.by_default(size)), f"{size[0]}x{size[1]} images")
+
+
 def deep_vae(
     data: DataSpec,
-    body: Body = Body(),
+    body: Annotated[Body, _OWN_NETWORK] = Body(),
     bound: Bound = Bound(),
     *,
-    levels: tuple[str, ...] = (),
+    levels: Annotated[tuple[str, ...], ByData(_levels)] = (),
     width: int = 16,
     latent_channels: tuple[int, ...] = (),
     share_top: bool = False,
@@ -622,8 +636,7 @@ def deep_vae(
     _positive(width=width)
     seen = f"--model deep_vae on {data.name}"
     _check(len(data.shape) == 3, seen, "images; use vae or ladder_vae for others")
-    body = choosing.body(data, body)
-    _check(body.net == "conv", f"--net {body.net}", "none, for deep_vae has a network of its own")
+    _check(body.net in ("auto", "conv"), f"--net {body.net}", f"none: {_OWN_NETWORK.note.why}")
     h, w, c = data.shape
     chosen = parts.resolutions.levels((h, w), levels, width, latent_channels)
     _check(

@@ -126,6 +126,12 @@ def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
     writing.text(path, json.dumps(records.sealed(value), **how) + "\n")
 
 
+def _used(function: lookup.Variant, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded arguments, but for those that once were recorded of a recipe that ignores them."""
+    unused = lookup.without(function)
+    return {name: value for name, value in arguments.items() if name not in unused}
+
+
 class RunFolder:
     """The files of one run; knows their names and formats, but nothing about models.
 
@@ -234,7 +240,7 @@ class RunFolder:
         try:
             return Plan(
                 name,
-                lookup.arguments(function, record["arguments"]),
+                lookup.arguments(function, _used(function, record["arguments"])),
                 DataSettings(**record["data"]),
                 TrainSettings(**record["training"]),
                 function,
