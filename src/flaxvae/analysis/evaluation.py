@@ -54,7 +54,9 @@ class Evaluation:
     code_variance: tuple[float, ...] | None = None  # [D] over images, for continuous codes
     codes_used: int | None = None  # for discrete codes
     perplexity: float | None = None  # exp(entropy of their frequencies)
-    active_units: int | None = None  # of code_variance above 0.01 (Burda et al. 2015)
+    # Of code_variance above 0.01 (Burda et al. 2015). None of a hierarchy: the mean of a lower z
+    # follows the z above it, and so varies even where it adds nothing
+    active_units: int | None = None
     elbo: float | None = None
     elbo_standard_error: float | None = None  # over images
     kl: float | None = None
@@ -182,7 +184,7 @@ def numbers(recipe: Recipe, split: Split, found: Mapping[str, np.ndarray]) -> Ev
     if recipe.codes is None:
         variance = found["code"].var(0, dtype=np.float64)
         result["code_variance"] = tuple(variance.tolist())
-        if recipe.has_bound:
+        if recipe.has_bound and recipe.hierarchy is None:
             result["active_units"] = int((variance > ACTIVE).sum())
     else:
         counts = np.unique(found["indices"], return_counts=True)[1]

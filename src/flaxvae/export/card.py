@@ -116,6 +116,8 @@ def _numbers(run: Run) -> str:
     rows = [f"| {escape(name)} | {value:.6g} |" for _, name, value in _metrics(found)]
     if found.active_units is not None:
         rows.append(f"| active units | {found.active_units} of {len(found.code_variance or ())} |")
+    if found.active_blocks is not None:
+        rows.append(f"| active blocks | {found.active_blocks} of {len(found.kl_per_unit or ())} |")
     if found.codes_used is not None and run.recipe.codes is not None:
         rows.append(f"| codes used | {found.codes_used} of {run.recipe.codes.size} |")
     return "\n".join(
@@ -201,7 +203,7 @@ def _limits(run: Run) -> str:
     )
     if found is not None and found.log_px == "cross_entropy":
         lines.append(f"Its numbers in nats are no log-likelihoods: {_MEANS['cross_entropy']}.")
-    if found is not None and found.active_units == 0:
+    if found is not None and 0 in (found.active_units, found.active_blocks):
         lines.append("No latent dimension is used: it has collapsed to the prior.")
     if not run.finished:
         lines.append("Its training is not finished.")

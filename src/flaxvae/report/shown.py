@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxvae.analysis import latent_space
-from flaxvae.analysis.evaluation import Evaluation
+from flaxvae.analysis.evaluation import ACTIVE, Evaluation
 from flaxvae.analysis.neighbours import nearest
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Split, binarized
@@ -235,7 +235,7 @@ def traversals(
     prior is not N(0, I), units move over the range of the test images' codes.
     """
     run, evaluation = of.run, of.evaluation
-    units = units or min(max(evaluation.active_units or 0, 2), 10)
+    units = units or min(max(_in_use(evaluation), 2), 10)
     start, codes, through = None, None, "through the prior's mean"
     if image is not None:
         one = taken(of.test, np.array([image]))
@@ -302,9 +302,16 @@ def pixels(split: Split, rows: slice) -> np.ndarray:
     return split.images(rows)
 
 
+def _in_use(evaluation: Evaluation) -> int:
+    """How many units the codes of images use; of a hierarchy, how many vary."""
+    if evaluation.active_blocks is None:
+        return evaluation.active_units or 0
+    return sum(variance > ACTIVE for variance in evaluation.code_variance or ())
+
+
 def collapse(evaluation: Evaluation) -> str:
     """What a title adds if the codes carry no information on the images."""
-    none = evaluation.active_units == 0 or evaluation.codes_used == 1
+    none = 0 in (evaluation.active_units, evaluation.active_blocks) or evaluation.codes_used == 1
     return "; posterior collapse: no unit is in use" if none else ""
 
 

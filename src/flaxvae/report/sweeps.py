@@ -83,7 +83,7 @@ def _cell(row: Row, name: str) -> str:
 def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
     """A table's headings, its cells, and the names of its rows."""
     measures = [name for name in MEASURES if any(name in row for row in table)]
-    if "active_blocks" in measures:  # these say more of a hierarchy than its units do
+    if {"active_blocks", "active_units"} <= {*measures}:  # of an older flaxvae's hierarchies
         measures.remove("active_units")
     if not any("likelihood" in row["settings"] for row in table):
         measures = [name for name in measures if name != "bits_per_dim"]
