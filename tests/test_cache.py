@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flaxvae import cli
-from flaxvae.data import cache, containers, decode, folder, pictures, rows
+from flaxvae.data import cache, containers, decode, folder, pictures, rows, tar_index
 from flaxvae.errors import DataError
 from flaxvae.runs import kept as everything
 from flaxvae.settings import DataSettings
@@ -185,6 +185,30 @@ def test_what_stops_decoding_leaves_nothing(photos, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         folder.load(str(photos), DataSettings(str(photos)), stopped)
     assert kept() == []
+
+
+@pytest.mark.parametrize("damage", [None, lambda raw: raw[:50], lambda raw: b"\xff" + raw[1:]])
+def test_a_compressed_tar_is_decompressed_once(tmp_path, photos, monkeypatch, damage):
+    opened, decompress = [], containers._Plain._decompressed
+
+    def counted(plain):
+        opened.append(plain)
+        return decompress(plain)
+
+    monkeypatch.setattr(containers._Plain, "_decompressed", counted)
+    path = pack(tmp_path / "pets.tar.gz", photos)
+    first, again = load(path), load(path)
+    assert len(opened) == 1 and first.sha256 == again.sha256
+    assert first.train.files == again.train.files
+    if damage is None:
+        os.utime(path)  # another time of change: it may be another
+        load(path)
+    else:
+        (index,) = tar_index.folder().iterdir()
+        index.write_bytes(damage(index.read_bytes()))
+        assert load(path).sha256 == first.sha256
+    assert len(opened) == 2 and not kept()[0].startswith(".")
+    assert {entry.source for entry in everything.entries()} >= {"files in pets", str(path)}
 
 
 def test_two_who_build_the_same_one(photos, monkeypatch, counting):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from flaxvae.data import tar_index
 from flaxvae.errors import DataError, counted, remedy
 
 ZIPS, TARS = (".zip",), (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -227,46 +228,69 @@ def _zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Container:
 
 
 def _tar(path: Path, stack: contextlib.ExitStack) -> Container:
-    """A tar; a compressed one is read from a scratch file, which has no name on the disk."""
-    plain = stack.enter_context(_plain(path))
-    archive = stack.enter_context(tarfile.TarFile(fileobj=plain))
-    about, read_at = path.stat(), _reader(plain)
-    files = [info for info in archive if info.isfile()]
-    outside = [info.name for info in files if not _safe(info.name)]
+    """A tar; a compressed one is read from a scratch file, which has no name on the disk.
+
+    If it is known which files that one holds, it is decompressed only when one of them is read.
+    """
+    with path.open("rb") as file:
+        module = _decompressor(file.read(6))
+    plain, stamp = _Plain(path, module, stack), tar_index.stamp(path)
+    files = None if module is None else tar_index.kept(path, stamp)
+    if files is None:
+        archive = stack.enter_context(tarfile.TarFile(fileobj=plain.file()))
+        infos = [info for info in archive if info.isfile()]
+        files = [tar_index.File(info.name, info.size, info.offset_data) for info in infos]
+        if module is not None and tar_index.stamp(path) == stamp:
+            tar_index.keep(path, stamp, files)
+    outside = [one.name for one in files if not _safe(one.name)]
     inside = {
-        info.name.removeprefix("./"): info
-        for info in files
-        if _safe(info.name) and not _hidden(info.name.removeprefix("./"))
+        one.name.removeprefix("./"): one
+        for one in files
+        if _safe(one.name) and not _hidden(one.name.removeprefix("./"))
     }
-    whole = about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
     def read(name: str) -> bytes:
-        return read_at(inside[name].offset_data, min(inside[name].size, MOST_FILE))
+        return plain.read(inside[name].offset, min(inside[name].size, MOST_FILE))
 
-    members = [Member(n, i.size, (i.size, i.offset_data, *whole)) for n, i in inside.items()]
+    members = [Member(n, one.size, (one.size, one.offset, *stamp)) for n, one in inside.items()]
     return Container(path, sorted(members), read, _outside(outside))
 
 
-@contextlib.contextmanager
-def _plain(path: Path) -> Iterator[BinaryIO]:
-    """A tar's bytes, decompressed if they are not."""
-    with path.open("rb") as file:
-        start = file.read(6)
-        file.seek(0)
-        module = _decompressor(start)
-        if module is None:
-            yield file
-            return
-        most = max(RATIO * path.stat().st_size, FREE)
-        with tempfile.TemporaryFile() as scratch, module(path) as packed:
-            done = 0
-            while block := packed.read(2**20):
-                done += len(block)
-                if done > most:
-                    _check_bomb(path, done)
-                scratch.write(block)
+class _Plain:
+    """A tar's bytes, decompressed at the first use if they are not plain."""
+
+    def __init__(self, path: Path, module: Any, stack: contextlib.ExitStack):
+        self._path, self._module, self._stack = path, module, stack
+        self._lock = threading.Lock()
+        self._file: BinaryIO | None = None
+        self._read: Callable[[int, int], bytes] | None = None
+
+    def file(self) -> BinaryIO:
+        if self._file is None:
+            opened = self._path.open("rb") if self._module is None else self._decompressed()
+            self._file = self._stack.enter_context(opened)
+        return self._file
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Some bytes, in any thread."""
+        with self._lock:
+            if self._read is None:
+                self._read = _reader(self.file())
+        return self._read(offset, size)
+
+    def _decompressed(self) -> Any:
+        most, done = max(RATIO * self._path.stat().st_size, FREE), 0
+        with contextlib.ExitStack() as stack:
+            scratch = stack.enter_context(tempfile.TemporaryFile())
+            with self._module(self._path) as packed:
+                while block := packed.read(2**20):
+                    done += len(block)
+                    if done > most:
+                        _check_bomb(self._path, done)
+                    scratch.write(block)
             scratch.seek(0)
-            yield scratch
+            stack.pop_all()
+            return scratch
 
 
 def _decompressor(start: bytes) -> Any:

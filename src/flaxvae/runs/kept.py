@@ -2,6 +2,7 @@
 
 <user's cache>/flaxvae/pictures/       decoded pictures (``data.cache``), a folder each
 <user's cache>/flaxvae/classifiers/    classifiers of training images (``classified``), a file each
+<user's cache>/flaxvae/archives/       which files compressed tars hold (``data.tar_index``)
 
 Compiled programs are not listed: they have a limit of their own (``compilation``). Nothing here
 imports JAX.
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flaxvae import compilation, writing
-from flaxvae.data import cache
+from flaxvae.data import cache, tar_index
 from flaxvae.errors import UsageError, did_you_mean
 
 CLASSIFIERS = "classifiers"
@@ -36,9 +37,13 @@ class Entry(NamedTuple):
 def entries() -> list[Entry]:
     """All that is kept, the last used first."""
     pictures = [_pictures(path) for path in _visible(cache.folder()) if path.is_dir()]
-    home = classifiers()
-    trained = [_classifier(path) for path in _visible(home) if path.suffix == ".npz"]
-    return sorted([*pictures, *trained], key=lambda entry: -entry.used)
+    files = [
+        _file(path, what)
+        for folder, what in ((classifiers(), "classifier of"), (tar_index.folder(), "files in"))
+        for path in _visible(folder)
+        if path.suffix == ".npz"
+    ]
+    return sorted([*pictures, *files], key=lambda entry: -entry.used)
 
 
 def classifiers() -> Path | None:
@@ -62,11 +67,11 @@ def _pictures(path: Path) -> Entry:
     return Entry(path.name, path, source, shape, size, used)
 
 
-def _classifier(path: Path) -> Entry:
+def _file(path: Path, what: str) -> Entry:
     size, used = 0, 0.0
     with contextlib.suppress(OSError):
         size, used = path.stat().st_size, path.stat().st_mtime
-    return Entry(path.stem, path, f"classifier of {_data(path.stem)}", (), size, used)
+    return Entry(path.stem, path, f"{what} {_data(path.stem)}", (), size, used)
 
 
 def _data(name: str) -> str:
