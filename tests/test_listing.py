@@ -152,6 +152,15 @@ def test_damaged_rows_are_passed_over(runs):
         ("data=photos", {"better", "busy", "good", "half"}),
         ("created>=2026-01-02", {"better", "good"}),
         ("state=stopped", {"half"}),
+        ("elbo<0", {"better", "good"}),
+        ("elbo<-8.5e1", {"good"}),
+        ("elbo=none", {"busy", "flipped", "half", "swept"}),
+        ("elbo!=none", {"better", "good"}),
+        ("elbo != -80.5", {"busy", "flipped", "good", "half", "swept"}),
+        ("model='vae'", {"busy", "good", "half", "swept"}),
+        ('model = "beta_vae"', {"better"}),
+        ("model='*vae'", set()),
+        ("widths=512 256", {"good"}),
     ],
 )
 def test_conditions(runs, condition, expected):
@@ -172,8 +181,12 @@ def test_what_is_no_condition_is_refused(runs):
         selection.where(entries, ["elbo<100"])
     make(runs / "density", 3.0)
     assert len(selection.where(listing([runs]).entries, ["elbo<100"])) == 3
-    with pytest.raises(UsageError, match="expected a name, one of ="):
-        selection.where(entries, ["beta"])
+    for condition in ("epochs<nan", "epochs<'2'"):
+        with pytest.raises(UsageError, match="expected a number, as epochs is one"):
+            selection.where(entries, [condition])
+    for condition in ("beta", "beta=", "=4", ""):
+        with pytest.raises(UsageError, match="expected a name, one of ="):
+            selection.where(entries, [condition])
 
 
 @pytest.mark.parametrize(
@@ -265,7 +278,7 @@ def test_only_what_is_safe_is_removed(runs, capsys):
         "half: it holds thesis.tex, which flaxvae did not write",
         "flipped: its run.json is damaged",
         "linked: a link to",
-        "swept: a sweep",
+        "swept: a sweep, which is never removed here: all its members would go; remove it by hand",
         "removed 2 runs",
     ):
         assert reason in said, reason

@@ -34,9 +34,10 @@ def runs(
 
     Args:
         folders: Folders of runs, sweeps or runs. With the word prune before them, the runs that
-            --where and --keep choose are shown, and with --yes removed: never one in training, nor
-            what is no run or holds other files.
-        where: Only runs of which all of these hold, such as 'beta>=4' 'model=*vae'.
+            --where and --keep choose are shown, and with --yes removed: never one in training, a
+            sweep or its members, nor what is no run or holds other files.
+        where: Only runs of which all of these hold, such as 'beta>=4' 'model=*vae'; none stands for
+            what is not known, and a value in further quotes for just that text.
         sort: In the order of this name, the newest, the largest ELBO, or the smallest first.
         reverse: In the opposite order.
         columns: Show these names rather than the usual ones.

@@ -34,7 +34,7 @@ def _unfit(entry: Entry) -> str:
     """``spared``, but for its lock."""
     path = entry.path
     if entry.kind == "sweep":
-        return "a sweep, which is removed as a whole by hand"
+        return "a sweep, which is never removed here: all its members would go; remove it by hand"
     if (path.parent / "sweep.json").exists():
         return "a member of a sweep, whose table is of all its members"
     if path.is_symlink():

@@ -6,6 +6,7 @@ Nothing here imports JAX.
 from __future__ import annotations
 
 import fnmatch
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -24,14 +25,16 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_FORM = re.compile(r"\s*([A-Za-z][\w-]*)\s*(<=|>=|!=|==?|<|>)\s*(.*?)\s*", re.S)
+_FORM = re.compile(r"\s*([A-Za-z][\w-]*)\s*(<=|>=|!=|==?|<|>)\s*(.+?)\s*", re.S)
+_QUOTED = re.compile(r"""(["'])(.*)\1""", re.S)
 FALLING = ("elbo", "created", "train_elbo", "validation_elbo")  # the best, or the newest, first
 
 
 def where(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]:
     """Those that fulfil all conditions, such as ``beta>=4``; of text, ``*`` stands for any.
 
-    What is not known of a run fulfils no condition but ``!=``.
+    A value in quotes is text, just as it is. What is not known of a run is ``none``, and fulfils no
+    other condition but ``!=``.
 
     Raises UsageError for a name that is known of none, no condition, or -ELBO meant by ``elbo``.
     """
@@ -46,7 +49,8 @@ def where(entries: Sequence[Entry], conditions: Sequence[str]) -> list[Entry]:
         name, sign, value = check("where", form[1], entries), form[2].replace("==", "="), form[3]
         _check_sign(condition, name, sign, value, entries)
         seen = {each.path: listing.facts(each).get(name) for each in found}
-        orders = sign not in ("=", "!=") and _number(value) is None
+        number = _number(value)
+        orders = sign not in ("=", "!=") and (number is None or math.isnan(number))
         if orders and any(map(_is_number, seen.values())):
             raise UsageError(f"--where {condition}: expected a number, as {name} is one")
         found = [each for each in found if _holds(seen[each.path], sign, value)]
@@ -87,12 +91,14 @@ def _check_sign(condition: str, name: str, sign: str, value: str, entries: Seque
 
 def _holds(seen: Any, sign: str, value: str) -> bool:
     if seen is None:
-        return sign == "!=" and value.casefold() != "none"
-    number = _number(value)
+        return sign == ("=" if value.casefold() == "none" else "!=")
+    number, quoted = _number(value), _QUOTED.fullmatch(value)
     if _is_number(seen) and number is not None:
         return bool(_COMPARE[sign](seen, number))
-    text, value = declared.short(seen).casefold(), value.casefold()
-    if sign in ("=", "!="):
+    text, value = declared.short(seen).casefold(), (quoted[2] if quoted else value).casefold()
+    if isinstance(seen, list):  # as it is typed or as it is shown: 512 256 or 512x256
+        text, value = text.replace(" ", "x"), "x".join(value.split())
+    if sign in ("=", "!=") and not quoted:
         return fnmatch.fnmatchcase(text, value) == (sign == "=")
     return bool(_COMPARE[sign](text, value))
 
