@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import flaxvae
 from conftest import said
 from flaxvae.analysis import features, quality
-from flaxvae.errors import UsageError
+from flaxvae.errors import DataError, UsageError, typed_by
 from flaxvae.runs import classified
+from flaxvae.runs import quality as sampled
 
 
 @pytest.fixture
@@ -107,6 +109,22 @@ def test_what_cannot_be_measured(run, capsys, flags, words):
     assert code == 2 and err.count("\n") == 1
     assert all(word in err for word in words), err
     assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("prior", "advice"), [("own", "lower --learning-rate"), ("fitted", "`flaxvae fit-prior`")]
+)
+def test_samples_that_are_not_finite_are_refused(prior, advice):
+    class Diverged:
+        recipe, spec, path = SimpleNamespace(classes=None), SimpleNamespace(binary=False), "runs/a"
+
+        def sample(self, n, **_):
+            return np.where(np.arange(n) < 2, np.nan, 0.5)[:, None, None, None]
+
+    draw = sampled.sampler(Diverged(), None, prior, None)
+    expected = rf"a: 2 of 9 samples of the {prior} prior have pixels that are not finite.*{advice}"
+    with typed_by("flaxvae"), pytest.raises(DataError, match=expected):
+        draw(9, 0)
 
 
 def test_a_classifier_needs_labels(run):

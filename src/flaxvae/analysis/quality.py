@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxvae.declared import Positive, Seed, typed
-from flaxvae.errors import UsageError
+from flaxvae.errors import UsageError, counted
 
 Array = np.ndarray
 
@@ -145,8 +145,11 @@ def _checked(features: Array, least: int) -> Array:
     if x.ndim != 2 or len(x) < least:
         seen = "x".join(map(str, x.shape)) or "a number"
         raise UsageError(f"features of {seen}: expected [N, F], at least {least} rows")
-    if not np.isfinite(x).all():
-        raise UsageError("features that are not finite: expected finite numbers")
+    if lost := int((~np.isfinite(x).all(1)).sum()):
+        raise UsageError(
+            f"features of {lost} of {counted(len(x), 'image')} are not finite: expected finite "
+            "numbers; leave out those images, or look at them: their pixels may not be finite"
+        )
     return x
 
 

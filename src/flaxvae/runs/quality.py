@@ -17,7 +17,7 @@ from flaxvae.analysis.sample_quality import Measured
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.devices.batches import Watch
-from flaxvae.errors import UsageError
+from flaxvae.errors import DataError, UsageError, counted
 from flaxvae.runs import classified
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ Prior = Literal["own", "fitted"]
 HALF = 2500  # by default: real images in a half, and samples
 MOST = 20_000  # real images that are looked at
 _AT_ONCE = 1024
+_ADVICE = {
+    "own": "train it again with --clip-norm or a lower --learning-rate",
+    "fitted": "fit it again with `flaxvae fit-prior`",
+}
 
 
 class SampleQuality(NamedTuple):
@@ -126,6 +130,11 @@ def sampler(
             assert data.train.y is not None
             options["y"] = rng.choice(data.train.y, n)
         images = run.sample(n, seed=seed, **options)
+        if lost := int((~np.isfinite(images).reshape(n, -1).all(1)).sum()):
+            raise DataError(
+                f"{run.path}: {lost} of {counted(n, 'sample')} of the {prior} prior have pixels "
+                f"that are not finite: expected a model that has not diverged; {_ADVICE[prior]}"
+            )
         return see(np.clip(images, 0, 1).astype(np.float32))
 
     return draw
