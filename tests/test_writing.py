@@ -65,6 +65,16 @@ def test_names_of_unfinished_files_differ_and_are_short(tmp_path):
     assert listing(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("name", ["\u65e5" * 80, "\u00fc" * 120, "half \udcff" + "x" * 200])
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path, name):
+    path = tmp_path / name
+    path.with_name(name[:9]).write_text("other")
+    writing.text(path, "whole")
+    with writing.whole_folder(path.with_name(name[:-1])) as folder:
+        (folder / "file").write_text("")
+    assert path.read_text() == "whole" and len(listing(tmp_path)) == 3
+
+
 def test_nothing_is_written_through_a_link(tmp_path):
     mine, link = tmp_path / "mine", tmp_path / "link"
     mine.write_text("precious")

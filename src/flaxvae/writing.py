@@ -25,7 +25,12 @@ _ABANDONED_SECONDS = 3600  # no file takes this long to write
 
 def temporary(path: Path) -> Path:
     """A new name beside ``path``, unique to this call and process."""
-    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    return path.with_name(f".{_start(path.name)}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def _start(name: str) -> str:
+    """The first 100 bytes of a name: file systems limit bytes, not characters."""
+    return name.encode("utf-8", "surrogateescape")[:100].decode("utf-8", "ignore")
 
 
 @contextmanager
@@ -121,7 +126,7 @@ def clear(folder: Path, name: str | None = None) -> None:
 
     In any other folder, only those that were to be ``name``.
     """
-    own = ABANDONED if name is None else f".{glob.escape(name[:100])}.*-????????.partial"
+    own = ABANDONED if name is None else f".{glob.escape(_start(name))}.*-????????.partial"
     for partial in folder.glob(own):
         with suppress(OSError):
             if abs(time.time() - partial.lstat().st_mtime) > _ABANDONED_SECONDS:

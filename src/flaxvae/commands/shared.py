@@ -5,6 +5,7 @@ A command imports this module after it has parsed its arguments.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import re
@@ -25,6 +26,7 @@ from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.run import Run
 from flaxvae.settings import Place
 
+LONGEST = 200  # bytes of a file's name, before its suffix and what is added while it is written
 # Arrays of an .npz file that may hold what its images are called.
 NAMES = ("files", "file", "filenames", "filename", "names", "name", "paths", "path", "ids", "id")
 
@@ -134,7 +136,9 @@ def target(
     if out is not None:
         if Path(out).suffix.lower() != Path(usual).suffix:
             raise UsageError(f"--out {out}: expected a name that ends in {Path(usual).suffix}")
-        return Path(out).resolve() if Path(out).is_symlink() else Path(out)
+        path = Path(out).resolve() if Path(out).is_symlink() else Path(out)
+        _check_place(out, path)
+        return path
     defaults = inspect.signature(command).parameters
     chosen = {k: v for k, v in options.items() if v != defaults[k].default}
     if "images" in chosen and isinstance(chosen["images"], str):
@@ -143,4 +147,23 @@ def target(
     words = [re.sub(r"[^\w.+-]+", "_", word) for word in words]
     path = run.path / usual
     check_writable(run, path.parent, "give --out FILE, or " if "out" in defaults else "")
-    return path.with_name("-".join([path.stem, *words]) + path.suffix)
+    return path.with_name(_short("-".join([path.stem, *words])) + path.suffix)
+
+
+def _short(name: str) -> str:
+    """A name that a file system takes; the end of a long one is a hash of it."""
+    raw = name.encode()
+    if len(raw) <= LONGEST:
+        return name
+    return raw[: LONGEST - 9].decode(errors="ignore") + "-" + hashlib.sha256(raw).hexdigest()[:8]
+
+
+def _check_place(out: str, path: Path) -> None:
+    """Raises DataError now, rather than after all the work, if no file can be written there."""
+    if path.is_dir():
+        raise DataError(f"--out {out} is a folder: expected a file to write")
+    there = next(each for each in path.absolute().parents if os.path.lexists(each))
+    if not there.is_dir():
+        raise DataError(f"--out {out}: {there} is no folder: expected a file in one")
+    if not os.access(there, os.W_OK):
+        raise DataError(f"--out {out}: {there} is not writable: expected a folder that is")
