@@ -1,4 +1,4 @@
-"""The page of a run in a real browser: used as a person would; a stranger's text executes nothing.
+"""Pages in a real browser: used as a person would; a stranger's text executes nothing.
 
 Needs Playwright and Debian's chromium; axe-core is used if AXE_CORE names its file (axe.min.js).
 """
@@ -55,7 +55,7 @@ def browser():
 class Visit:
     """A page that is open, and all that it complained of or asked for."""
 
-    def __init__(self, browser, file, size, scheme="light"):
+    def __init__(self, browser, file, size, scheme="light", ready="#explorer-live[data-ready]"):
         context = browser.new_context(
             viewport=dict(zip(("width", "height"), SIZES[size])), color_scheme=scheme
         )
@@ -65,7 +65,7 @@ class Visit:
         self.page.on("dialog", lambda box: (self.complaints.append(box.message), box.dismiss()))
         self.page.on("request", self._asked)
         self.page.goto(file.as_uri())
-        self.page.wait_for_selector("#explorer-live[data-ready]")  # nothing moves from then on
+        self.page.wait_for_selector(ready)  # nothing moves from then on
 
     def _asked(self, request):
         if request.url.partition(":")[0] not in ("data", "blob", "file"):
@@ -190,6 +190,46 @@ def test_axe_finds_nothing_serious(browser, hostile, scheme):
     serious = [one for one in violations if one["impact"] in ("serious", "critical")]
     assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
     found.page.context.close()
+
+
+# ---- runs beside one another
+
+
+@pytest.fixture(scope="module")
+def comparison(trained, tmp_path_factory):
+    """The page of five runs that are one, whose folders have hostile names."""
+    folder = tmp_path_factory.mktemp("compared")
+    names = [
+        "plain",
+        "<img src=x onerror=alert(3)>",
+        "photo\u202egnp.exe",
+        "a" * 90,
+        "\u00fc \u65e5",
+    ]
+    copies = [shutil.copytree(trained, folder / name) for name in names]
+    return flaxvae.compare(*copies, images=50, out=folder / "page.html").page
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
+def test_a_comparison(browser, comparison, size, scheme):
+    visit = Visit(browser, comparison, size, scheme, ready="footer")
+    page, tip = visit.page, visit.page.locator("#tip")
+    wide, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= seen and least_contrast(page) >= 4.5
+    drawing = page.locator("#curves figure.chart svg").first
+    drawing.scroll_into_view_if_needed()
+    drawing.hover()
+    assert tip.is_visible() and "epoch" in tip.text_content()
+    drawing.focus()
+    page.keyboard.press("End")
+    for name in "12345":
+        assert f"{name}: " in tip.text_content()
+    sizes = page.evaluate("[...document.images].map((i) => [i.naturalWidth, i.alt.length])")
+    assert len(sizes) == 6 + 5 + 3 * 5 and all(min(one) > 0 for one in sizes)
+    text = page.locator("main").inner_text()
+    assert "<img src=x onerror=alert(3)>" in text and "photo\\u202egnp.exe" in text
+    assert page.locator("img[src='x']").count() == 0 and visit.complaints == []
+    page.context.close()
 
 
 # ---- the explorer

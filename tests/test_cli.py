@@ -514,13 +514,14 @@ def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
 
 def test_score(trained, capsys):
     code, out, err = run(f"score {trained}", capsys)
-    first, heads, *shown, threshold, rate, picture, path = out.splitlines()
+    first, heads, *shown, threshold, rate, again, picture, path = out.splitlines()
     assert (code, err) == (0, "") and path == str(trained / "scores.csv") and len(shown) == 5
     assert first == "most unusual of 360 images, -ELBO in nats, the default score:"
     assert heads.split() == ["score", "index", "label", "percentile", "flagged"]
     assert Path(picture).read_bytes().startswith(PNG)
     assert re.fullmatch(r"threshold -?[\d.,]+: \d+ of 360 flagged", threshold)
     assert rate == "set for 5 % of normal images at most, on 120 held-out images"
+    assert f"report {trained}` shows them in the run's page" in again
     rows = table(path)
     assert [*rows[0]] == ["index", "score", "percentile", "flagged", "label"]
     run_ = flaxvae.load(trained)

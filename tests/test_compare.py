@@ -64,8 +64,12 @@ def test_the_table_has_errors_and_differences():
     row = next(line for line in wide if "1's" in line)
     assert row.split()[-3:] == [f"{d.mean():+.2f}", "±", f"{error:.2f}"]
     assert wide[-1].split() == ["lower", "67", "%"]
-    narrow = comparison.lines(runs, 30)
-    assert narrow[1] == "1" and "97.95 ± 0.25" in narrow[2]
+    narrow = comparison.lines(runs, 30)  # a part for each run
+    assert max(map(len, narrow)) <= 30 and narrow.count("") == 1
+    first, second = narrow[: narrow.index("")], narrow[narrow.index("") + 1 :]
+    assert first[0].split() == ["1"] and second[0].split() == ["2"]
+    assert first[1].split() == ["-ELBO", "97.95", "±", "0.25"]
+    assert second[1].split() == ["-ELBO", "99.00", "±", "0.30"]
 
 
 def test_of_a_small_error_a_digit_is_seen():
@@ -148,6 +152,9 @@ def test_differences_between_settings_are_of_the_same_seeds(swept):
     spread = np.std([101.0, 111.1, 121.2], ddof=1)
     assert cells[0][0] == f"{np.mean([101.0, 111.1, 121.2]):.2f} ± {spread:.2f}"
     assert sweeps.NOTE.startswith("mean ± standard deviation")
+    narrow = comparison.sweep_lines(swept, members, 60)
+    assert max(map(len, narrow)) <= 60 and narrow[0].split() == ["beta", "1"]
+    assert cells[1][-1] in next(line for line in narrow if line.startswith("-ELBO - first's"))
 
 
 # ---- the command
@@ -217,6 +224,63 @@ def test_a_run_that_cannot_be_measured_does_not_end_the_comparison(
     code, out, _ = run(words, capsys)
     assert code == 0 and out.count(f"{said}: images are grey") == 2
     assert "images are grey" in (tmp_path / "page.html").read_text()
+
+
+def bounded(run, name="evaluation-k-500.json", **others):
+    """A record of `flaxvae eval --k` in a run, as the command writes it but for ``others``."""
+    summary = json.loads((run / "summary.json").read_text())
+    found = {"split": "test", "step": summary["step"], "images": summary["test"]["images"]}
+    bound = {"k": 500, "nats": -25.678, "standard_error": 0.126}
+    write(run / name, found | {"importance_weighted_elbo": bound} | others)
+    return run
+
+
+def test_from_python(trained, copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = flaxvae.compare(flaxvae.load(trained), copy, images=50, page=False)
+    assert isinstance(found, flaxvae.Comparison) and found.names == ["1", "2"]
+    assert found.page is None and found.elbo == found.mse == [None, (50, 0.0, 0.0, 0.5)]
+    assert "+0.00 ± 0.00" in str(found) and "the same 50 test images" in str(found)
+    written = flaxvae.compare(trained, copy, images=5, out=tmp_path / "two.html").page
+    assert written == tmp_path / "two.html" and written.exists()
+    with pytest.raises(UsageError, match="expected two runs or more"):
+        flaxvae.compare(trained)
+    with pytest.raises(UsageError, match=r"runs=.*: expected text, or a path"):
+        flaxvae.compare([trained, copy])
+    with pytest.raises(UsageError, match="images=-1: expected 0 or more"):
+        flaxvae.compare(trained, copy, images=-1)
+
+
+def test_a_sweep_from_python(swept):
+    found = flaxvae.compare(swept.path, images=0, page=False)
+    assert found.names == ["beta 1", "beta 4"]
+    settings = comparison.settings(swept, comparison.members(swept))
+    assert found.elbo == comparison.by_seed(settings) and found.elbo[1].images == 2
+    assert "beta 4 (2 of 3 seeds)" in str(found) and sweeps.NOTE in str(found)
+
+
+def test_bounds_on_record_are_in_the_table(trained, copy, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, two = (shutil.copytree(copy, tmp_path / name) for name in ("one", "two"))
+    code, out, _ = run([one, two, "--no-page", "--images", 0], capsys)
+    assert code == 0 and "IW-ELBO" not in out
+    bounded(
+        one,
+        "evaluation-k-9.json",
+        importance_weighted_elbo={"k": 9, "nats": 1.0, "standard_error": 1.0},
+    )
+    bounded(one)
+    for i, others in enumerate(
+        [{"step": 1}, {"images": 9}, {"split": "validation"}, {"remarks": []}]
+    ):
+        bounded(two, f"evaluation-{i}.json", **others)  # of something else
+    (two / "evaluation.json").write_text("{")
+    code, out, _ = run([one, two, "--no-page", "--images", 0], capsys)
+    assert code == 0 and "-IW-ELBO, k 500 25.68 ± 0.13 reconstruction" in out
+    bounded(two, importance_weighted_elbo={"k": 5000, "nats": -24.0, "standard_error": 0.5})
+    code, out, _ = run([one, two, "--images", 0, "--out", "page.html"], capsys)
+    assert code == 0 and "-IW-ELBO 25.68 ± 0.13, k 500 24.00 ± 0.50, k 5000" in out
+    assert "k\xa05000" in Reader((tmp_path / "page.html").read_text()).text
 
 
 # ---- the page

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from flaxvae.plan import make_plan as make_plan
     from flaxvae.recipe import DataSpec as DataSpec
     from flaxvae.recipe import Recipe as Recipe
+    from flaxvae.report.beside import Comparison as Comparison
+    from flaxvae.report.beside import compare as compare
     from flaxvae.runs.run import Run as Run
     from flaxvae.settings import Body as Body
     from flaxvae.settings import Bound as Bound
@@ -71,6 +73,7 @@ _NAMES = {
     "lookup": "build",
     "plan": "make_plan",
     "recipe": "DataSpec Recipe",
+    "report.beside": "Comparison compare",
     "runs.run": "Run",
     "settings": "Body Bound",
     "sweeps": "Sweep sweep",

@@ -107,7 +107,8 @@ def _fit_prior(
         done = load(path, recipes)
         figures.draw("samples", done.folder.figures / "samples.png", shown.samples(done))
         folder.check_complete()
-    watch.summary(words.prior_numbers(done, float(nats)), words.next_commands(done))
+    following = [*words.next_commands(done), *words.page_again(done)]
+    watch.summary(words.prior_numbers(done, float(nats)), following)
     return done
 
 

@@ -97,9 +97,10 @@ def _said(run: Run, images: int, gained: Improvement) -> dict[str, str]:
 
 def _next(run: Run) -> list[tuple[str, str]]:
     if run.spec.kind == "table":
-        return []
+        return words.page_again(run)
     place = words.relative(run.path)
     return [
         (command(words.program(), "sample", place), "draw from it"),
         (command(words.program(), "sample", place, "--prior", "own"), "from the model's own"),
+        *words.page_again(run),
     ]

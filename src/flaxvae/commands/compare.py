@@ -38,7 +38,7 @@ def compare(
 
     with Terminal() as terminal:
         beside.compare(
-            runs,
+            *runs,
             images=images,
             seed=seed,
             page=page,

@@ -36,7 +36,7 @@ def diagnose(
     from flaxvae.errors import DataError
     from flaxvae.report import findings
     from flaxvae.report.terminal import Terminal
-    from flaxvae.report.words import relative
+    from flaxvae.report.words import page_again, relative
     from flaxvae.runs import diagnosed
     from flaxvae.runs.folder import write_json
     from flaxvae.runs.run import load
@@ -46,8 +46,9 @@ def diagnose(
         data = loaded.data(place, terminal.watch("decoding pictures"))
         found = diagnosed.diagnose(loaded, data, images, seed, terminal.watch("looking"))
         facts, unwritten = findings.facts(loaded, found.measured, found.split), ""
+        again = []
         try:
-            path = shared.target(loaded, "diagnosis.json", None, diagnose, images=images, seed=seed)
+            path = shared.target(loaded, diagnosed.FILE, None, diagnose, images=images, seed=seed)
             about = {
                 "images": found.images,
                 "split": found.split,
@@ -58,10 +59,13 @@ def diagnose(
             numbers = {"judgements": said, "measured": found.measured.as_json(), "units": UNITS}
             write_json(path, about | shared.step(loaded) | numbers)
             facts["written"] = relative(path)
+            again = page_again(loaded) if path.name == diagnosed.FILE else []
         except (DataError, OSError) as error:
             unwritten = f"the numbers could not be written to a file: {error}"
         terminal.summary(facts, [])
         for line in diagnosed.lines(found.judgements):
             terminal.note(line)
+        if again:
+            terminal.summary({}, again)
     if unwritten:
         print(f"flaxvae: {unwritten}", file=sys.stderr)

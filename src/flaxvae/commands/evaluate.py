@@ -44,7 +44,7 @@ def evaluate(
     from flaxvae.commands import shared
     from flaxvae.data.dataset import taken
     from flaxvae.report.terminal import Terminal
-    from flaxvae.report.words import numbers, relative
+    from flaxvae.report.words import numbers, page_again, relative
     from flaxvae.runs.folder import write_json
     from flaxvae.runs.run import load
 
@@ -67,14 +67,16 @@ def evaluate(
     with Terminal() as terminal:
         found = loaded.evaluate(chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what))
         options: dict[str, Any] = {"k": k, "samples": samples, "split": split, "images": images}
-        facts, unwritten = numbers(loaded, found, split), ""
+        facts, unwritten, again = numbers(loaded, found, split), "", []
         try:
             path = shared.target(loaded, "evaluation.json", None, evaluate, **options, seed=seed)
             about = {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
             write_json(path, about | shared.step(loaded) | found.as_json() | {"units": UNITS})
             facts["written"] = relative(path)
+            if k and split == "test" and images is None and loaded.finished:
+                again = page_again(loaded)
         except (DataError, OSError) as error:
             unwritten = f"the numbers could not be written to a file: {error}"
-        terminal.summary(facts, [])
+        terminal.summary(facts, again)
     if unwritten:
         print(f"flaxvae: {unwritten}", file=sys.stderr)

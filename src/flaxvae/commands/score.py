@@ -75,7 +75,7 @@ def score(
     from flaxvae.report import anomaly as report
     from flaxvae.report import plots, tables
     from flaxvae.report.terminal import Terminal
-    from flaxvae.report.words import relative
+    from flaxvae.report.words import page_again, relative
     from flaxvae.runs.anomaly import SCORES, Reference
     from flaxvae.runs.run import load
 
@@ -157,6 +157,7 @@ def score(
         file.write(raw)
     if path == loaded.path / SCORES:
         reference.wrote(raw)
+        lines += [f"`{again}` shows them in the run's page" for again, _ in page_again(loaded)]
     if known:
         _keep(reference, terminal)
     if pictured:

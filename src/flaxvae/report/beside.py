@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from flaxvae import lookup
+from flaxvae import declared, lookup
 from flaxvae.analysis.evaluation import UNITS
+from flaxvae.analysis.paired import Difference
 from flaxvae.data.pipeline import Split
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, counted
-from flaxvae.report import compared, comparison, shown, sweeps, tables, words
+from flaxvae.report import compared, comparison, shown, sweeps, words
 from flaxvae.report.compared import Pictures
 from flaxvae.report.comparison import Compared
 from flaxvae.report.terminal import Terminal
-from flaxvae.runs import differing, listing, pages
+from flaxvae.runs import differing, evaluated, listing, pages
 from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.listing import Entry
-from flaxvae.runs.run import opened
+from flaxvae.runs.run import Run, opened
 from flaxvae.settings import Place
+from flaxvae.training import observers
 
 PAGE = "comparison.html"
 PICTURED = 12  # runs of which the page has pictures
@@ -66,37 +69,132 @@ def entries(paths: Sequence[str]) -> tuple[list[Entry], Entry | None]:
     return found, None
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Runs, or the settings of a sweep, beside one another; its text is the table."""
+
+    found: Found = dataclasses.field(repr=False)
+    entries: list[Entry] = dataclasses.field(repr=False)  # the runs; of a sweep, its members
+    page: Path | None  # that shows them
+
+    @property
+    def names(self) -> list[str]:
+        """What each is called: 1, 2, …, or the settings of a sweep."""
+        return [one.name for one in self.found.runs]
+
+    @property
+    def elbo(self) -> list[Difference | None]:
+        """-ELBO less that of the first, in nats: over the same images, or a sweep's same seeds."""
+        if self.found.sweep is None:
+            return comparison.differences(self.found.runs, "bound")
+        settings = comparison.settings(self.found.sweep, self._members)
+        known = zip(settings, comparison.by_seed(settings), strict=True)
+        return [one for setting, one in known if setting.members]
+
+    @property
+    def mse(self) -> list[Difference | None]:
+        """Squared error less that of the first, over the same images; None of a sweep's."""
+        return comparison.differences(self.found.runs, "mse")
+
+    @property
+    def _members(self) -> dict[str, Entry]:
+        return {one.path.name: one for one in self.entries}
+
+    def lines(self, width: int = 80) -> list[str]:
+        """The table for a terminal."""
+        if self.found.sweep is None:
+            return comparison.lines(self.found.runs, width)
+        return comparison.sweep_lines(self.found.sweep, self._members, width)
+
+    def __str__(self) -> str:
+        about = [f"{one.name}: {comparison.described(one)}" for one in self.found.runs]
+        return "\n".join([*(about if self.found.sweep is None else []), *self.lines(), *self.notes])
+
+    @property
+    def notes(self) -> list[str]:
+        """What the numbers are, and what is missing."""
+        said = comparison.notes(self.found.runs)
+        if self.found.sweep is not None:
+            said = [f"{sweeps.NOTE}; {UNITS}", comparison.BY_SEED]
+        return [*said, *self.found.remarks]
+
+
 def compare(
-    paths: Sequence[str],
-    *,
-    images: int,
-    seed: int,
-    page: bool,
-    out: str | None,
-    recipes: Mapping[str, lookup.Variant],
-    place: Place,
-    terminal: Terminal,
-) -> None:
-    """Print the table, and write the page; see ``commands.compare``.
+    *runs: str | Path | Run,
+    images: int = 2000,
+    seed: int = 0,
+    page: bool = True,
+    out: str | Path | None = None,
+    recipes: Mapping[str, lookup.Variant] = lookup.NO_RECIPES,
+    place: Place = Place(),
+    terminal: Terminal | None = None,
+) -> Comparison:
+    """Runs, or the members of a sweep, beside one another, and a page to look at.
+
+    ``print(flaxvae.compare("runs/a", "runs/b"))`` shows the table: settings that differ, numbers
+    with errors, and of runs on the same data the mean difference from the first one on the same
+    test images, which is far more certain than two errors side by side.
+
+    Args:
+        runs: run folders or Runs, or a sweep's folder.
+        images: how many test images to compare on, the first ones; or all, if there are fewer. 0:
+            only what the folders say, which needs no data.
+        seed: decides the draws.
+        page: whether to write the page.
+        out: the page's file; by default comparison.html beside the first run, or in the sweep.
+        recipes: recipes from outside, by name, if a run uses one.
+        place: where the first run's data are, if they have moved.
+        terminal: shows progress, and the table.
 
     Raises:
         UsageError: fewer than two runs, or a page that is no .html file.
         DataError: the page cannot be written.
     """
+    images = declared.conform("images", declared.Count, images)
+    seed = declared.conform("seed", declared.Seed, seed)
+    paths = list[str]()
+    for run in runs:
+        if isinstance(run, Run):
+            recipes, run = {**run.folder.recipes, **recipes}, run.path
+        paths.append(declared.conform("runs", str, run))
     each, sweep = entries(paths)
     target = None
     if page:
-        target = _target(out, each if sweep is None else [sweep])
+        target = _target(None if out is None else str(out), each if sweep is None else [sweep])
     elif out is not None:
         raise UsageError(f"--out {out} has no effect with --no-page: expected one of them")
     chosen = each if sweep is None else _representatives(sweep, each)
-    found = _loaded(chosen, sweep, images, seed, page, recipes, place, terminal)
-    _print(found, each, terminal)
+    watch = terminal or observers.Quiet()
+    loaded = _loaded(chosen, sweep, images, seed, page, recipes, place, watch)
+    found = Comparison(loaded, each, target)
+    if terminal is not None:
+        _show(found, terminal)
     if target is not None:
         from flaxvae.report.html import comparison as html
 
-        pages.write(target, html.page(found, each))
-        terminal.summary({"page": words.relative(target)}, [])
+        pages.write(target, html.page(loaded, each))
+        watch.summary({"page": words.relative(target)}, [])
+    return found
+
+
+def _show(found: Comparison, terminal: Terminal) -> None:
+    record, sweep = found.entries[0].record, found.found.sweep
+    name = record.get("data_spec", {}).get("name", record["data"].get("dataset", ""))
+    same = all(one.same_data for one in found.found.runs)
+    other = "not the same of all, so their numbers cannot be compared; of 1: "
+    facts = {"data": f"{'' if same else other}{name}"}
+    if sweep is None:
+        facts |= {one.name: comparison.described(one) for one in found.found.runs}
+    else:
+        members = len(found.entries)
+        missing = len(sweep.record["members"]) - members
+        facts["sweep"] = f"{words.relative(sweep.path)}, {counted(members, 'member')}"
+        if missing:
+            facts["sweep"] += f"; {missing} diverged or are not finished"
+    terminal.header(facts)
+    terminal.table(found.lines(terminal.width))
+    for text in found.notes:
+        terminal.note(text)
 
 
 def _target(out: str | None, each: Sequence[Entry]) -> Path:
@@ -134,7 +232,7 @@ def _loaded(
     page: bool,
     recipes: Mapping[str, lookup.Variant],
     place: Place,
-    terminal: Terminal,
+    watch: Any,
 ) -> Found:
     """The runs, measured and pictured as far as they and their data can be loaded."""
     settings = [differing.settings(one, recipes) for one in each]
@@ -154,7 +252,7 @@ def _loaded(
                 said += [remark for remark in run.remarks if one.state == "finished"]
             if run is not None and same and test is None and images and not lost:
                 try:
-                    test = run.data(place, terminal.watch("decoding pictures")).test
+                    test = run.data(place, watch.watch("decoding pictures")).test
                     ends = shown.pairs(test, compared.WALKS, same_class=_conditional(each, recipes))
                 except FlaxvaeError as error:
                     lost = f"without test images: {error}"
@@ -162,7 +260,7 @@ def _loaded(
             seen = test if same else None
             if run is not None and seen is not None and sweep is None:
                 some = shown.first(seen, images)
-                found = compared.measure(run, some, seed, terminal.watch(f"run {number}"))
+                found = compared.measure(run, some, seed, watch.watch(f"run {number}"))
             if run is not None and page and number <= PICTURED:
                 shown_ = compared.pictures(run, seen, ends if same else None, seed)
         except FlaxvaeError as error:
@@ -171,11 +269,18 @@ def _loaded(
             if sweep is not None:
                 remarks.append(f"no pictures of {sweeps.label(own) or 'all'}: {error}")
         label = str(number) if sweep is None else sweeps.label(own) or "all"
-        runs.append(Compared(label, words.relative(one.path), own, one.test, said, same, found))
+        test_ = _numbers(one)
+        runs.append(Compared(label, words.relative(one.path), own, test_, said, same, found))
         pictures.append(shown_)
     if page and len(each) > PICTURED:
         remarks.append(f"the page has pictures of the first {PICTURED}")
     return Found(runs, list(each), pictures, test, ends, sweep, remarks)
+
+
+def _numbers(entry: Entry) -> Mapping[str, Any]:
+    """A finished run's numbers on test images, with the bound of eval --k, if it is on record."""
+    bound = evaluated.bound(entry.path, entry.summary) if entry.test else None
+    return {**entry.test, comparison.BOUND: bound} if bound else entry.test
 
 
 def _conditional(each: Sequence[Entry], recipes: Mapping[str, lookup.Variant]) -> bool:
@@ -198,28 +303,3 @@ def _remarks(entry: Entry, same: bool) -> list[str]:
         name = entry.record.get("data_spec", {}).get("name", "unknown")
         said.append(f"of other data than 1: {name}")
     return said
-
-
-def _print(found: Found, each: Sequence[Entry], terminal: Terminal) -> None:
-    record = each[0].record
-    name = record.get("data_spec", {}).get("name", record["data"].get("dataset", ""))
-    same = all(one.same_data for one in found.runs)
-    other = "not the same of all, so their numbers cannot be compared; of 1: "
-    facts = {"data": f"{'' if same else other}{name}"}
-    if found.sweep is None:
-        terminal.header(facts | {one.name: comparison.described(one) for one in found.runs})
-        terminal.table(comparison.lines(found.runs, terminal.width))
-        for text in [*comparison.notes(found.runs), *found.remarks]:
-            terminal.note(text)
-        return
-    members = {one.path.name: one for one in each}
-    missing = len(found.sweep.record["members"]) - len(members)
-    facts["sweep"] = f"{words.relative(found.sweep.path)}, {counted(len(members), 'member')}"
-    if missing:
-        facts["sweep"] += f"; {missing} diverged or are not finished"
-    terminal.header(facts)
-    terminal.table(tables.labelled(*comparison.sweep_numbers(found.sweep, members), terminal.width))
-    terminal.note(f"{sweeps.NOTE}; {UNITS}")
-    terminal.note(comparison.BY_SEED)
-    for text in found.remarks:
-        terminal.note(text)

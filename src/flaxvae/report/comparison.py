@@ -17,6 +17,7 @@ from flaxvae.report.compared import Measured
 from flaxvae.runs import listing
 from flaxvae.runs.listing import Entry
 
+BOUND = "importance_weighted_elbo"  # of a run's numbers
 NOTE = "±: standard error over test images"
 BY_SEED = (
     "the difference: mean over the seeds that both settings have, each less that of the first "
@@ -30,7 +31,7 @@ class Compared(NamedTuple):
     name: str  # in tables: 1, 2, …
     path: str
     settings: Mapping[str, Any]  # those in which the runs differ; without those it has not
-    test: Mapping[str, Any]  # summary.json's numbers on test images
+    test: Mapping[str, Any]  # summary.json's numbers on test images, and a bound of eval --k
     remarks: Sequence[str] = ()  # it is not finished, it is of other data, …
     same_data: bool = True  # as the first run
     measured: Measured | None = None
@@ -61,11 +62,14 @@ def differences(runs: Sequence[Compared], what: str) -> list[Difference | None]:
 
 def numbers(runs: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
     """The headings and the cells of the table of numbers, a row for each run."""
-    names = [name for name in sweeps.MEASURES if any(name in each.test for each in runs)]
-    if "active_blocks" in names:  # these say more of a hierarchy than its units do
-        names.remove("active_units")
+    names = [name for name in sweeps.MEASURES if any(_has(name, each.test) for each in runs)]
     headings = [sweeps.MEASURES[name][0] for name in names]
     cells = [[_cell(name, each.test) for name in names] for each in runs]
+    bounds = [each.test.get(BOUND) for each in runs]
+    if sizes := {one["k"] for one in bounds if one}:
+        headings.insert(1, "-IW-ELBO" + (f", k {min(sizes)}" if len(sizes) == 1 else ""))
+        for row, one in zip(cells, bounds, strict=True):
+            row.insert(1, "" if one is None else _bound(one, len(sizes) > 1))
     for what, heading in (("bound", "-ELBO"), ("mse", "MSE")):
         found = differences(runs, what)
         if what == "mse" and list(map(bool, found)) == list(map(bool, differences(runs, "bound"))):
@@ -78,14 +82,25 @@ def numbers(runs: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
     return headings, cells
 
 
+def _has(name: str, test: Mapping[str, Any]) -> bool:
+    """Whether there is this number; an older flaxvae's hierarchies have active units, too."""
+    return name in test and not (name == "active_units" and "active_blocks" in test)
+
+
 def _cell(name: str, test: Mapping[str, Any]) -> str:
-    if name not in test:
+    if not _has(name, test):
         return ""
     _, sign, places = sweeps.MEASURES[name]
     if isinstance(test[name], int):
         return str(test[name])
     error = test.get("elbo_standard_error") if name == "elbo" else None
     return f"{sign * test[name]:,.{places}f}" + ("" if error is None else f" ± {error:.{places}f}")
+
+
+def _bound(found: Mapping[str, Any], named: bool) -> str:
+    """A bound of importance samples, and its error; ``named``: with its k."""
+    said = f"{-found['nats']:,.2f} ± {found['standard_error']:.2f}"
+    return said + f", k {found['k']}" * named
 
 
 def _signed(found: Difference | None, places: int) -> str:
@@ -105,12 +120,34 @@ def share(found: Difference | None) -> str:
 
 
 def lines(runs: Sequence[Compared], width: int = 80) -> list[str]:
-    """The table of numbers for a terminal: a column for each run, if so many fit, else a row."""
-    headings, cells = numbers(runs)
-    names = [each.name for each in runs]
-    across = tables.columns(["", *names], [list(row) for row in zip(headings, *cells, strict=True)])
-    fits = max(map(len, across)) <= width
-    return across if fits else tables.labelled(headings, cells, names, width)
+    """The table of numbers for a terminal: a column for each run, in parts if not all fit."""
+    return _across(*numbers(runs), [each.name for each in runs], width)
+
+
+def sweep_lines(sweep: Entry, members: Mapping[str, Entry], width: int = 80) -> list[str]:
+    """A sweep's table for a terminal: a row for each setting, or a column if rows are too long."""
+    table = sweep_numbers(sweep, members)
+    rows = tables.labelled(*table, width)
+    return rows if max(map(len, rows)) <= width else _across(*table, width)
+
+
+def _across(
+    headings: Sequence[str], cells: tables.Rows, names: Sequence[str], width: int
+) -> list[str]:
+    """A column for each name, in parts if not all fit."""
+
+    def part(start: int, end: int) -> list[str]:
+        rows = [list(row) for row in zip(headings, *cells[start:end], strict=True)]
+        return tables.columns(["", *names[start:end]], rows)
+
+    found, start = list[str](), 0
+    while start < len(names):
+        end = len(names)
+        while end > start + 1 and max(map(len, part(start, end))) > width:
+            end -= 1
+        found += [""] * bool(found) + part(start, end)
+        start = end
+    return found
 
 
 def notes(runs: Sequence[Compared]) -> list[str]:
@@ -121,6 +158,10 @@ def notes(runs: Sequence[Compared]) -> list[str]:
         said.append(
             f"the difference: mean over the same {counted(found[0].images, 'test image')}, with "
             f"its own standard error; lower: on how many it is below that of {runs[0].name}"
+        )
+    if any(BOUND in each.test for each in runs):
+        said.append(
+            "-IW-ELBO: the tighter bound, of k importance samples, that eval --k has written"
         )
     odd = [each.name for each in runs if _other_kind(runs[0], each)]
     if odd:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flaxvae.errors import visible
+
 Rows = Sequence[Sequence[str]]
 
 
 def columns(headings: Sequence[str], rows: Rows, left: Sequence[int] = (0,)) -> list[str]:
     """Rows under their headings; the columns ``left`` begin at the left, all others end aligned."""
+    headings, *rows = [[visible(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     return [
         "  ".join(

@@ -21,6 +21,7 @@ from flaxvae.errors import command, counted
 from flaxvae.parts.levels import Levels
 from flaxvae.plan import Plan
 from flaxvae.recipe import Recipe
+from flaxvae.runs import pages
 from flaxvae.runs.run import Run
 from flaxvae.settings import Body, Bound, TrainSettings
 from flaxvae.trained import Trained
@@ -211,6 +212,14 @@ def program() -> str:
     if shutil.which("flaxvae") or not beside.exists():
         return "flaxvae"
     return relative(beside)
+
+
+def page_again(run: Run) -> list[tuple[str, str]]:
+    """The command that writes the page of a run again, if it has one, which is older now."""
+    if not (run.path / pages.NAME).exists():
+        return []
+    again = command(program(), "report", relative(run.path), *outside.flag(run.folder.recipes))
+    return [(again, "show it in the run's page, report.html")]
 
 
 def next_commands(run: Run) -> list[tuple[str, str]]:

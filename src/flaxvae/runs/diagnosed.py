@@ -17,6 +17,7 @@ from flaxvae.errors import UsageError
 if TYPE_CHECKING:
     from flaxvae.runs.run import Run
 
+FILE = "diagnosis.json"
 IMAGES = 2000  # by default: the lower bound of I(x; z) is at most the log of this
 
 

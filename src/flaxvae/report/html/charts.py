@@ -22,6 +22,7 @@ from flaxvae.report.scales import bulk, digits, plain, ticks
 
 Array = np.ndarray
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 34  # margins that the labels need
+DIGIT = 6.2  # width of one in the labels
 COLOURS = 10  # of the style; more than these get hues
 
 
@@ -295,11 +296,12 @@ def _same_scale(frame: _Frame) -> _Frame:
 def _axes(frame: _Frame, xlabel: str, ylabel: str, across: bool = True) -> list[Html]:
     """Grid lines at round values of y, ticks at those of x, and the names of both."""
     bottom, right = frame.height - BOTTOM, frame.width - RIGHT
-    parts = []
+    parts, longest = [], 0
     for at in ticks(*frame.y, 5):
         y = _n(frame.down(at))
         parts.append(tag("line", x1=LEFT, x2=_n(right), y1=y, y2=y, class_="grid"))
         label = plain(at, frame.y[1] - frame.y[0])
+        longest = max(longest, len(label))
         parts.append(tag("text", label, x=LEFT - 6, y=y, dy=".35em", text_anchor="end"))
     if across:
         marks = ticks(*frame.x, 6) if not frame.log_x else _decades(*frame.x)
@@ -311,7 +313,8 @@ def _axes(frame: _Frame, xlabel: str, ylabel: str, across: bool = True) -> list[
     middle = _n((LEFT + right) / 2)
     parts.append(tag("text", xlabel, x=middle, y=_n(frame.height - 4), text_anchor="middle"))
     side, turn = _n((TOP + bottom) / 2), "rotate(-90)"
-    name = tag("text", ylabel, transform=f"translate(11 {side}) {turn}", text_anchor="middle")
+    beside = _n(min(11, LEFT - 12 - DIGIT * longest))
+    name = tag("text", ylabel, transform=f"translate({beside} {side}) {turn}", text_anchor="middle")
     return [*parts, name]
 
 

@@ -78,7 +78,7 @@ def _numbers(found: Found, each: Sequence[Entry], settings: Sequence[Setting]) -
         rows = [[label, *map(_kept, row)] for label, row in zip(labels, cells, strict=True)]
         inside = [
             table(rows, ["setting", *headings], "Numbers on test images"),
-            tag("p", f"{sweeps.NOTE}. {comparison.BY_SEED}.", class_="soft"),
+            tag("p", f"{sweeps.NOTE}; {comparison.BY_SEED}.", class_="soft"),
         ]
         return Section("numbers", "Numbers", join(inside))
     names = list(dict.fromkeys(name for one in found.runs for name in one.settings))
@@ -115,7 +115,9 @@ def _setting(one: Compared, name: str) -> str:
 
 def _varied(settings: Sequence[Setting]) -> Section | None:
     """Each varied setting against -ELBO: seeds as points, a line through their means."""
-    drawn = [_against(settings, name) for name in (settings[0].settings if settings else ())]
+    names = [*settings[0].settings] if settings else []
+    alone: dict[str, Any] = {"width": 560, "height": 320} if len(names) == 1 else {}
+    drawn = [_against(settings, name, **alone) for name in names]
     drawn = [one for one in drawn if one is not None]
     if not drawn:
         return None
@@ -125,13 +127,13 @@ def _varied(settings: Sequence[Setting]) -> Section | None:
     return Section("varied", "What was varied", join(inside))
 
 
-def _against(settings: Sequence[Setting], name: str) -> Html | None:
+def _against(settings: Sequence[Setting], name: str, **size: Any) -> Html | None:
     known = [one for one in settings if any("elbo" in test for test in one.tests.values())]
     if len({short(one.settings[name]) for one in known}) < 2:
         return None
     title = name.replace("_", " ")
     if not all(_is_number(one.settings[name]) for one in known):
-        return _bars(known, title)
+        return _bars(known, title, **size)
     series, rest = list[Series](), dict[str, list[Setting]]()
     for one in known:
         others = {k: v for k, v in one.settings.items() if k != name}
@@ -145,17 +147,18 @@ def _against(settings: Sequence[Setting], name: str) -> Html | None:
         series.append(Series(seeds, across, down, colour=i, points=True))
     values = [one.settings[name] for one in known]
     log = min(values) > 0 and max(values) / min(values) >= LOG
-    return charts.lines(series, title=title, xlabel=title, ylabel="−ELBO, nats", log_x=log)
+    ylabel = "−ELBO, nats"
+    return charts.lines(series, title=title, xlabel=title, ylabel=ylabel, log_x=log, **size)
 
 
-def _bars(known: Sequence[Setting], title: str) -> Html:
+def _bars(known: Sequence[Setting], title: str, **size: Any) -> Html:
     """Means and standard deviations, of settings that are no numbers."""
     each = [(one.label, _elbos(one)) for one in known]
     bars = [
         Bar(label, float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else None)
         for label, x in each
     ]
-    return charts.bars(bars, title=title, ylabel="−ELBO, nats", unit="nats")
+    return charts.bars(bars, title=title, ylabel="−ELBO, nats", unit="nats", **size)
 
 
 def _elbos(one: Setting) -> np.ndarray:

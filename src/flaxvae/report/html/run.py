@@ -6,6 +6,7 @@ that have moved.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 
 from flaxvae.analysis import diagnosis
-from flaxvae.analysis.evaluation import UNITS
+from flaxvae.analysis.evaluation import UNITS, Estimate
 from flaxvae.analysis.judgement import Judgement, judge
 from flaxvae.errors import DataError, counted
 from flaxvae.report import explorer, words
@@ -34,7 +35,7 @@ from flaxvae.report.html.document import (
     tag,
 )
 from flaxvae.report.shown import Subject
-from flaxvae.runs import contents, diagnosed, pages, records
+from flaxvae.runs import contents, diagnosed, evaluated, pages, records
 from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.run import Run
 
@@ -83,7 +84,7 @@ def page(of: Subject, missing: Sequence[str] = ()) -> str:
         seen = False
     else:
         seen = True
-    evaluation = of.evaluation if seen else run.summary
+    evaluation = _with_bound(run, of.evaluation if seen else run.summary)
     sections = [
         explorer.section(of) if seen else None,
         _training(run.folder.history()),
@@ -94,6 +95,15 @@ def page(of: Subject, missing: Sequence[str] = ()) -> str:
     header = _header(run.folder, run, evaluation, missing)
     known = [part for part in sections if part]
     return document(_title(run.folder), known, header, _footer(run.folder))
+
+
+def _with_bound(run: Run, evaluation: Any) -> Any:
+    """An evaluation with the bound of `flaxvae eval --k`, if one of this model is on record."""
+    summary = run.folder.finished()
+    bound = evaluated.bound(run.folder.path, summary) if evaluation and summary else None
+    if bound is None:
+        return evaluation
+    return dataclasses.replace(evaluation, importance_weighted_elbo=Estimate(**bound))
 
 
 # ---- the top
@@ -155,7 +165,7 @@ def _numbers(run: Run, evaluation: Any) -> tuple[list[Html], list[object]]:
 def _diagnosis(run: Run, evaluation: Any) -> tuple[str, bool]:
     """The first sentence of `flaxvae diagnose`, if it looked at this model; else what is known from
     training alone."""
-    path = run.folder.path / "diagnosis.json"
+    path = run.folder.path / diagnosed.FILE
     try:
         stored = records.parse(path.read_bytes())
         if stored["step"] == run.step:
