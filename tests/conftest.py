@@ -1,6 +1,7 @@
 """Eight fake CPU devices for every test, and no silent broadcasting between ranks."""
 
 import collections
+import gc
 import os
 import signal
 import sys
@@ -26,7 +27,10 @@ jax.config.update("jax_compilation_cache_dir", os.environ["FLAXVAE_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # which need half the time of the new ones
+QUICK_TO_COMPILE = (
+    "--xla_cpu_use_fusion_emitters=false",  # the old ones need half the time
+    "--xla_cpu_parallel_codegen_split_count=1",  # in parts a program takes longer in all
+)
 
 
 def pytest_configure(config):
@@ -34,9 +38,24 @@ def pytest_configure(config):
     if "not slow" in config.option.markexpr:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the processes that tests start
         jax.config.update("jax_disable_most_optimizations", True)
-        flags = os.environ.get("XLA_FLAGS", "")
-        if jax.__version_info__ < (0, 11) and OLD_EMITTERS not in flags:  # newer: no others
-            os.environ["XLA_FLAGS"] = f"{flags} {OLD_EMITTERS}".strip()
+        # Which line of Python an operation is from takes time to write, and nobody reads it.
+        jax.config.update("jax_include_full_tracebacks_in_locations", False)
+        jax.config.update("jax_traceback_in_locations_limit", 0)
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        if jax.__version_info__ < (0, 11):  # XLA ends a process at a flag that it does not know
+            flags += [flag for flag in QUICK_TO_COMPILE if flag not in flags]
+            os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected():
+    """Garbage waits for the end of a file: a search in the middle of tracing is long."""
+    gc.disable()
+    yield
+    gc.enable()
+    if gc.get_count()[0] > 300_000:
+        gc.collect()
+        gc.freeze()  # what is left is JAX's for good: the next file need not look through it
 
 
 # Of tests that train for every parameter: how many parameters make test runs. Slow tests run all.
