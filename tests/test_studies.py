@@ -25,6 +25,7 @@ from flaxvae.report import shown
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))
 
+from experiments import __main__ as experiments  # noqa: E402
 from experiments import (  # noqa: E402
     ae_vs_vae,
     attributes,
@@ -53,6 +54,31 @@ needs_mnist = pytest.mark.skipif(
 
 def test_every_study_has_results():
     assert list(KEPT) == list(STUDIES)
+
+
+def test_a_study_that_is_stopped_keeps_what_it_found(tmp_path, monkeypatch):
+    """A row takes the place of the old one; the others stay until all are found."""
+    monkeypatch.setattr(table, "HERE", tmp_path)
+    old = [table.Row(quantity, "digits", "1 epoch", "2.0") for quantity in "ab"]
+    table.save("study", old, minutes=3)
+    new, last = (table.Row(quantity, "digits", "9 epochs", "1.0") for quantity in "bc")
+
+    def stopped(epochs):
+        yield new._replace(budget=f"{epochs} epochs")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiments.run("study", SimpleNamespace(study=stopped, BESIDE=[]), epochs=9)
+    assert table.load("study")[:2] == ([old[0], new], 3)
+    experiments.run("study", SimpleNamespace(study=lambda: [new, last], BESIDE=[]))
+    assert table.load("study").rows == [new, last]
+
+
+@pytest.mark.parametrize("asked", [["unknown"], ["anomaly", "--epochs", "3"], ["--epochs", "3"]])
+def test_studies_refuse_what_they_cannot_do(asked, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        experiments.main(asked)
+    assert stopped.value.code == 2 and "expected" in capsys.readouterr().err
 
 
 @every_study
