@@ -19,7 +19,7 @@ from flaxvae import zoo
 from flaxvae.export import interpreter, tracing
 from flaxvae.recipe import DataSpec
 from flaxvae.report import explorer
-from flaxvae.report.explorer import facts, functions, packing
+from flaxvae.report.explorer import facts, functions, packing, rounding
 from flaxvae.settings import Body
 
 ENGINE = (resources.files("flaxvae.report.explorer") / "engine.js").read_text()
@@ -30,8 +30,8 @@ PROGRAM = (
     ENGINE
     + """
 const { described, data, calls } = JSON.parse(require("fs").readFileSync(0, "utf8"));
-const bytes = new Uint8Array(require("zlib").inflateSync(Buffer.from(data, "base64")));
-const { load } = flaxvaeEngine(), engine = load(described, bytes);
+const { load, ofText } = flaxvaeEngine();
+const engine = load(described, new Uint8Array(require("zlib").inflateRawSync(ofText(data))));
 const plain = (x) => Array.from(x, (v) => (Number.isFinite(v) ? v : String(v)));
 console.log(JSON.stringify(calls.map(([name, inputs]) => Object.fromEntries(
   Object.entries(engine.run(name, inputs)).map(([key, value]) => [key, plain(value)])))));
@@ -39,12 +39,12 @@ console.log(JSON.stringify(calls.map(([name, inputs]) => Object.fromEntries(
 )
 
 
-def run_engine(graphs, calls, half=False):
+def run_engine(graphs, calls, forms=None):
     """The outputs of calls [(graph, {input: array})] by the engine, each in one row."""
-    packed = packing.pack(graphs, half=half)
+    packed = packing.pack(graphs, forms=forms)
     given = {
         "described": packed.described,
-        "data": base64.b64encode(packed.compressed()).decode(),
+        "data": packing.text(packed.compressed()),
         "calls": [
             [name, {key: np.ravel(x).tolist() for key, x in inputs.items()}]
             for name, inputs in calls
@@ -71,9 +71,9 @@ def inputs_of(one, seed=0):
     return found
 
 
-def compare(graphs, calls, tolerance, half=False):
+def compare(graphs, calls, tolerance):
     """Both interpreters agree, relative to numbers above 1."""
-    found = run_engine(graphs, calls, half)
+    found = run_engine(graphs, calls)
     for (name, inputs), seen in zip(calls, found, strict=True):
         wanted = interpreter.run(graphs[name], *inputs.values())
         for output, expected in zip(graphs[name].outputs, wanted, strict=True):
@@ -144,6 +144,8 @@ CASES = {
     ),
     "one-hot": (lambda x: jax.nn.one_hot(jnp.argmax(x, -1), 5), [(4, 5)]),
     "whole numbers": (lambda x: (x * 9).astype(jnp.int32) % 4 // 2 * 7, [(12,)]),
+    "bits": (lambda x: ~(x * 9).astype(jnp.int32), [(12,)]),
+    "not a number": (lambda x: jnp.isnan(jax.nn.relu(jnp.log(x)) * 2), [(12,)]),
     "powers": (lambda x: [x**3, x**-2, jnp.abs(x) ** 1.5], [(6,)]),
     "not finite": (lambda x: jnp.isfinite(jnp.where(x > 0, x, jnp.inf)), [(6,)]),
 }
@@ -213,7 +215,8 @@ def test_decoded_images_are_those_of_jax():
     wanted = np.ravel(recipe.model.decode(variables, inputs["z"]).mean)
     (exact,) = run_engine({"decode": found}, [("decode", inputs)])
     assert np.abs(exact["image"] - wanted).max() <= 1e-5
-    (short,) = run_engine({"decode": found}, [("decode", inputs)], half=True)
+    forms = packing.halves({"decode": found})
+    (short,) = run_engine({"decode": found}, [("decode", inputs)], forms)
     rounded = recipe.model.decode(
         jax.tree.map(
             lambda x: np.float32(np.float16(x)) if x.size >= packing.LARGE else x, variables
@@ -282,16 +285,87 @@ def test_shared_weights_are_stored_once():
     alone = packing.pack({"one": one})
     both = packing.pack({"one": one, "two": two})
     assert len(alone.data) == weights.nbytes and len(both.data) == weights.nbytes + 4
-    assert len(packing.pack({"one": one}, half=True).data) == weights.nbytes // 2
-    assert zlib.decompress(both.compressed()) == both.data
+    assert (
+        len(packing.pack({"one": one}, forms=packing.halves({"one": one})).data)
+        == weights.nbytes // 2
+    )
+    assert zlib.decompress(both.compressed(), -zlib.MAX_WBITS) == both.data
 
 
 def test_half_precision_is_two_planes_of_bytes():
     array = np.array([1.5, -2.25, 7e4, 6e-8], np.float32)
-    raw = np.frombuffer(packing.planes(array), np.uint8).astype(np.uint16)
-    assert (raw[:4] | raw[4:] << 8).astype(np.uint16).view(np.float16).tolist() == [
-        1.5,
-        -2.25,
-        65504.0,
-        float(np.float16(6e-8)),
-    ]
+    form = packing.half(array)
+    raw = np.frombuffer(form.stored, np.uint8).astype(np.uint16)
+    expected = [1.5, -2.25, 65504.0, float(np.float16(6e-8))]
+    assert (raw[:4] | raw[4:] << 8).astype(np.uint16).view(np.float16).tolist() == expected
+    assert form.value.tolist() == expected
+
+
+@pytest.mark.parametrize("size", range(6))
+def test_text_is_base_85_and_ends_no_element(size):
+    data = bytes([0, 255, 7, 60, 61, 62][:size])
+    assert base64.b85decode(packing.text(data).replace(".", "<")) == data
+    many = packing.text(bytes(np.random.default_rng(0).integers(0, 256, 40_000, np.uint8)))
+    assert "<" not in many and len(many) == 50_000
+
+
+# ---- rounding
+
+
+def product(weights):
+    x = jax.ShapeDtypeStruct((1, len(weights)), jnp.float32)
+    return graph.trace(lambda x: x @ weights, x, names=["x"])
+
+
+def related(rng, count, width, rank):
+    """Inputs that depend on a few numbers alone, and a little noise."""
+    x = rng.normal(size=(count, rank)) @ rng.normal(size=(rank, width)) / np.sqrt(rank)
+    return (x + 0.1 * rng.normal(size=x.shape)).astype(np.float32)
+
+
+def test_rounding_keeps_products_better_than_the_nearest_whole_number():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(160, 120)).astype(np.float32)
+    x, other = np.split(related(rng, 400, 160, 12), 2)
+    [(_, seen)] = rounding.inputs(product(weights), [[one[None]] for one in x]).values()
+    np.testing.assert_array_equal(seen, x)
+    c = 0.05
+    form = rounding._rounded(weights, *rounding._factor(x), c)
+    wanted = other @ weights
+    error = np.square(other @ form.value - wanted).mean()
+    assert error <= 1.5 * len(weights) * c**2 / 12  # as the equation says, and for others, too
+    whole = form.value / form.steps[:, None]
+    np.testing.assert_allclose(whole, np.rint(whole), atol=1e-3)
+    _, counts = np.unique(np.rint(whole), return_counts=True)
+    bits = -(counts / counts.sum() * np.log2(counts / counts.sum())).sum()
+    # Rounded to the nearest, the same number of bits leaves more than four times the error.
+    step = 2.0 ** (np.log2(np.sqrt(2 * np.pi * np.e)) - bits)
+    nearest = np.rint(weights / step) * step
+    assert np.square(other @ nearest - wanted).mean() > 4 * error
+
+
+@needs_node
+def test_the_engine_reads_rounded_matrices():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(160, 120)).astype(np.float32)
+    one, x = product(weights), related(rng, 60, 160, 5)
+    matrices = rounding.inputs(one, [[each[None]] for each in x[:50]])
+
+    def error(forms):
+        given = packing.shown(one, forms)
+        runs = [interpreter.run(given, each[None])[0] - each[None] @ weights for each in x[50:]]
+        return float(np.abs(runs).max())
+
+    forms = rounding.rounded(matrices, error, 0.05)
+    assert forms is not None and 0 < error(forms) <= 0.05
+    (seen,) = run_engine({"one": one}, [("one", {"x": x[55]})], forms)
+    (expected,) = interpreter.run(packing.shown(one, forms), x[55:56])
+    np.testing.assert_allclose(seen["output"], expected[0], atol=1e-4)
+    assert len(packing.pack({"one": one}, forms=forms).compressed()) < 1.2 * weights.size
+
+
+def test_no_rounding_is_better_than_one_that_is_off():
+    weights = np.random.default_rng(0).normal(size=(160, 120)).astype(np.float32)
+    matrices = rounding.inputs(product(weights), [[np.ones((1, 160), np.float32)]] * 3)
+    assert rounding.rounded(matrices, lambda forms: 1.0, 0.05) is None
+    assert rounding.rounded(matrices, lambda forms: float("nan"), 0.05) is None

@@ -18,6 +18,12 @@ def run(graph: Graph, *arrays: Any) -> list[Array]:
 
     Raises ValueError if an input has another shape than the graph's.
     """
+    found = values(graph, *arrays)
+    return [found[number] for number in graph.outputs.values()]
+
+
+def values(graph: Graph, *arrays: Any) -> dict[int, Array]:
+    """All that a graph computes for these inputs, by number."""
     values, batch = dict(graph.constants), 1
     for (name, number), array in zip(graph.inputs.items(), arrays, strict=True):
         dtype, shape = graph.shapes[number]
@@ -29,7 +35,7 @@ def run(graph: Graph, *arrays: Any) -> list[Array]:
     for op in graph.ops:
         params = {key: sizes(value, batch) for key, value in op.params.items()}
         values[op.output] = apply(op.name, [values[i] for i in op.inputs], params)
-    return [values[number] for number in graph.outputs.values()]
+    return values
 
 
 def sizes(value: Any, batch: int) -> Any:

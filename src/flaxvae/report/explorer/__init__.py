@@ -8,9 +8,7 @@ JAX on probes, and says by how much it differs.
 
 from __future__ import annotations
 
-import base64
 import functools
-import math
 from importlib import resources
 from typing import Any
 
@@ -18,25 +16,23 @@ import jax
 import numpy as np
 
 from flaxvae.errors import counted
-from flaxvae.export import interpreter, programs
-from flaxvae.report.explorer import facts, packing
+from flaxvae.export import programs
+from flaxvae.report.explorer import facts, packing, weights
 from flaxvae.report.explorer.functions import Functions, trace
 from flaxvae.report.explorer.packing import Packed
 from flaxvae.report.html.document import Html, Section, data, tag
 from flaxvae.report.shown import Subject
 
-Array = np.ndarray
 DECODER = 2_000_000  # numbers in a decoder that a page holds, at most
 WEIGHTS = 6_000_000  # numbers in all of its graphs
-CLOSE = 1e-2  # how far float16 may be from JAX, in pixels and in codes
 
 
 def section(of: Subject) -> Section | None:
     """The explorer of a run; None for a table, whose rows are no images.
 
-    Weights are float16 where the page then differs from JAX by at most 1e-2 on its probes, else
-    float32. A decoder of more than DECODER numbers is replaced by a grid of images decoded now, an
-    encoder that makes the page too large is left out; the page says so.
+    Weights are stored in as few bytes as keep the page close to JAX (``weights``). A decoder of
+    more than DECODER numbers is replaced by a grid of images decoded now, an encoder that makes the
+    page too large is left out; the page says so.
     """
     run = of.run
     if run.spec.kind == "table":
@@ -63,9 +59,15 @@ def section(of: Subject) -> Section | None:
         found = facts.of(of, traced)
     except FloatingPointError as error:
         return _nothing(str(error))
-    half = traced is not None and _is_close(traced, found.arrays)
-    packed = packing.pack({} if traced is None else traced.graphs, found.arrays, half)
-    said |= found.said | {"weights": "float16" if half else "float32"}
+    said |= found.said
+    if traced is None:
+        packed = packing.pack({}, found.arrays)
+    else:
+        labels = None
+        if run.recipe.classes is not None:
+            labels = np.asarray(said["labels"], np.int32)
+        forms, said["weights"] = weights.choose(traced, found.arrays, labels)
+        packed = packing.pack(traced.graphs, found.arrays, forms)
     scripts = f"{_own('engine.js')}\n{_own('explorer.js')}"
     return Section("explorer", "Explorer", _body(said, packed), _own("explorer.css"), scripts)
 
@@ -75,12 +77,12 @@ def _nothing(why: str) -> Section:
 
 
 def _body(said: dict[str, Any], packed: Packed) -> Html:
-    text = base64.b64encode(packed.compressed()).decode("ascii")
+    text = Html(packing.text(packed.compressed()))
     inside = [
         tag("div", id="explorer-live"),
         tag("noscript", tag("p", "Moving through the latent space needs JavaScript.")),
         data(said | {"packed": packed.described}, id="explorer-facts"),
-        tag("script", Html(text), type="text/plain", id="explorer-data"),
+        tag("script", text, type="text/plain", id="explorer-data"),
     ]
     return Html("".join(inside))
 
@@ -93,28 +95,6 @@ def _fitting(found: Functions) -> Functions:
     why = f"the page would hold more than {WEIGHTS:,} weights"
     kept = {name: g for name, g in found.graphs.items() if name not in ("look", "bound")}
     return Functions(kept, found.missing | {"look": why, "bound": why})
-
-
-def _is_close(found: Functions, arrays: dict[str, Array]) -> bool:
-    """Whether weights in float16 keep the probes within CLOSE of what JAX has found."""
-    label = arrays.get("probe_labels")
-    wanted, codes = arrays["probe_images"], arrays["probe_codes"]
-    scale = np.maximum(arrays["sd"].max(), 1)  # of codes, where they are far from N(0, I)
-
-    def run(name: str, i: int, given: Array) -> list[Array]:
-        y = [] if label is None else [label[i : i + 1]]
-        return interpreter.run(packing.halved(found.graphs[name]), given[i : i + 1], *y)
-
-    for i in range(len(codes)):
-        (image,) = run("decode", i, codes)
-        if not np.abs(image - wanted[i]).max() <= CLOSE:
-            return False
-        if "look" in found.graphs:
-            code = run("look", i, arrays["probe_pixels"])[0]
-            near = np.abs(code - codes[i]).max() <= CLOSE * scale
-            if codes.dtype.kind == "f" and not (near and math.isfinite(code.sum())):
-                return False
-    return True
 
 
 @functools.cache

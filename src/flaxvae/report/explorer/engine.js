@@ -21,6 +21,23 @@ function flaxvaeEngine() {
 
   // ---- weights
 
+  // Base 85: five characters are four bytes, the most significant first; fewer are one byte less.
+  const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    + "!#$%&()*+-;.=>?@^_`{|}~";
+  const ofText = (text) => {
+    const value = new Uint8Array(128);
+    for (let i = 0; i < 85; i++) value[DIGITS.charCodeAt(i)] = i;
+    const whole = Math.ceil(text.length / 5), found = new DataView(new ArrayBuffer(4 * whole));
+    for (let i = 0, at = 0; i < whole; i++) {
+      let number = 0;
+      for (let k = 0; k < 5; k++, at++) {
+        number = 85 * number + (at < text.length ? value[text.charCodeAt(at)] : 84);
+      }
+      found.setUint32(4 * i, number);
+    }
+    return new Uint8Array(found.buffer, 0, 4 * whole - (5 * whole - text.length));
+  };
+
   let halves = null;
   const ofHalf = (bits) => { // float16 as a number
     const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
@@ -29,13 +46,19 @@ function flaxvaeEngine() {
     return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
   };
 
-  // An array as it is stored: {dtype, shape, as, at}. A float16 is two planes of bytes, the lower
-  // ones first, because they compress better apart.
-  const stored = (bytes, { dtype, shape, as, at }) => {
+  // An array as it is stored (explorer/packing.py): {dtype, shape, as, at}, or of whole numbers
+  // "steps", the array of their rows' steps. Those of two bytes are two planes, the lower one first.
+  const stored = (bytes, arrays, { dtype, shape, as, at, steps }) => {
     const size = product(shape), data = make(dtype, size);
+    const bits = (i) => bytes[at + i] | (bytes[at + size + i] << 8);
     if (as === "float16") {
       halves ??= Float32Array.from({ length: 65536 }, (_, bits) => ofHalf(bits));
-      for (let i = 0; i < size; i++) data[i] = halves[bytes[at + i] | (bytes[at + size + i] << 8)];
+      for (let i = 0; i < size; i++) data[i] = halves[bits(i)];
+    } else if (as === "steps") {
+      const step = stored(bytes, arrays, arrays[steps]).data, columns = size / step.length;
+      for (let row = 0, i = 0; row < step.length; row++) {
+        for (const end = i + columns; i < end; i++) data[i] = (bits(i) - 32896) * step[row];
+      }
     } else {
       new Uint8Array(data.buffer).set(bytes.subarray(at, at + data.byteLength));
     }
@@ -96,7 +119,9 @@ function flaxvaeEngine() {
     shift_right_logical: (a, b) => (b > 31 ? 0 : a >>> b),
     shift_right_arithmetic: (a, b) => a >> Math.min(b, 31),
   };
-  const WHOLE = { mul: Math.imul, div: (a, b) => Math.trunc(a / b) }; // of whole numbers
+  const WHOLE = { // of whole numbers
+    mul: Math.imul, div: (a, b) => Math.trunc(a / b), not: (x) => ~x,
+  };
 
   // The operations that cost time, as loops of their own: a function of a number called through a
   // variable costs as much as the arithmetic.
@@ -104,7 +129,9 @@ function flaxvaeEngine() {
     add: (o, a, b) => { for (let i = 0; i < o.length; i++) o[i] = a[i] + b[i]; },
     sub: (o, a, b) => { for (let i = 0; i < o.length; i++) o[i] = a[i] - b[i]; },
     mul: (o, a, b) => { for (let i = 0; i < o.length; i++) o[i] = a[i] * b[i]; },
-    max: (o, a, b) => { for (let i = 0; i < o.length; i++) o[i] = a[i] > b[i] ? a[i] : b[i]; },
+    max: (o, a, b) => { // NaN if either is
+      for (let i = 0; i < o.length; i++) o[i] = a[i] > b[i] || a[i] !== a[i] ? a[i] : b[i];
+    },
     logistic: (o, a) => { for (let i = 0; i < o.length; i++) o[i] = 1 / (1 + Math.exp(-a[i])); },
     tanh: (o, a) => { for (let i = 0; i < o.length; i++) o[i] = Math.tanh(a[i]); },
     exp: (o, a) => { for (let i = 0; i < o.length; i++) o[i] = Math.exp(a[i]); },
@@ -465,7 +492,7 @@ function flaxvaeEngine() {
 
   const elementwise = (name, out, inputs) => {
     const whole = ["int", "uint"].some((kind) => inputs[0].dtype.startsWith(kind));
-    const f = inputs.length === 1 ? UNARY[name] : (whole && WHOLE[name]) || BINARY[name];
+    const f = (whole && WHOLE[name]) || UNARY[name] || BINARY[name];
     const size = out.data.length;
     const full = inputs.map((x) => { // as large as the output, or one number
       if (x.data.length === size || (x.data.length === 1 && !LOOPS[name])) return x;
@@ -513,7 +540,6 @@ function flaxvaeEngine() {
         values.set(output, { ...given[0], shape: graph.shapes[output][1] });
         continue;
       }
-      // In place, where nothing else reads the first operand.
       const known = UNARY[name] || BINARY[name], dtype = graph.shapes[output][0];
       const size = product(graph.shapes[output][1]);
       const out = fresh(output);
@@ -551,7 +577,7 @@ function flaxvaeEngine() {
 
   // Arrays and graphs of a page -> {run(name, inputs)}; a graph is planned when it is first run.
   const load = ({ arrays, graphs }, bytes) => {
-    const tables = arrays.map((each) => stored(bytes, each)), plans = new Map();
+    const tables = arrays.map((each) => stored(bytes, arrays, each)), plans = new Map();
     return {
       run: (name, inputs) => {
         if (!plans.has(name)) plans.set(name, plan(graphs[name], tables));
@@ -574,5 +600,5 @@ function flaxvaeEngine() {
     };
   };
 
-  return { load, plan, stored, serve };
+  return { load, plan, stored, ofText, serve };
 }

@@ -22,10 +22,10 @@ const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 const unpacked = async () => {
   const source = document.getElementById("explorer-data");
-  const text = atob(source.textContent), bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  const bytes = flaxvaeEngine().ofText(source.textContent);
   source.remove(); // the text is no longer needed
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  if (!globalThis.DecompressionStream) throw new Error("this browser has no DecompressionStream; a newer one does");
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 };
 
@@ -100,7 +100,7 @@ const curve = (canvas, values) => {
 
 const start = async () => {
   const bytes = await unpacked(), { stored } = flaxvaeEngine();
-  const array = (name) => stored(bytes, facts.packed.arrays[facts.packed.named[name]]).data;
+  const array = (name) => stored(bytes, facts.packed.arrays, facts.packed.arrays[facts.packed.named[name]]).data;
   const has = (name) => name in facts.packed.named;
   const pictures = array("pictures"), codes = array("codes");
   const mean = array("mean"), sd = array("sd");
@@ -872,7 +872,9 @@ const start = async () => {
       said.dataset.encoder = encoder;
       text += `, its encoder by ${power(encoder)}`;
     }
-    said.textContent = `${text}; weights in ${facts.weights}.`;
+    const weights = facts.weights === "rounded"
+      ? "large matrices rounded to whole steps, other weights in float16" : `weights in ${facts.weights}`;
+    said.textContent = `${text}; ${weights}.`;
   };
 
   // ---- all together
@@ -884,6 +886,9 @@ const start = async () => {
   root.append(stage, live ? controls() : "");
   if (facts.levels && "redraw" in graphs) root.append(...levels());
   if (fits) root.append(...sliders().flat());
+  else if (live && !discrete) {
+    root.append(element("p", { className: "soft", textContent: `Without sliders: z has ${latents.toLocaleString("en")} dimensions.` }));
+  }
   if (live) root.append(...strip().flat());
   if ("look" in graphs && pictured) root.append(...own().flat());
   const offered = { look: "your own pictures", sample: "draws from the prior", redraw: "levels drawn anew", bound: "scores" };

@@ -40,6 +40,7 @@
   // ---- charts: each has its values beside it, [[x, y, text, picture], ...] in the units of its
   // viewBox. The nearest one is shown: under the pointer, or with the arrow keys.
   const tip = document.getElementById("tip");
+  let hideTip = () => {}; // and the mark in its chart
 
   const picture = (sheet, index) => {
     const size = [Number(sheet.dataset.width), Number(sheet.dataset.height)];
@@ -66,6 +67,7 @@
     const hide = () => { tip.hidden = true; mark.setAttribute("visibility", "hidden"); };
     const show = (index, aloud) => {
       at = index;
+      hideTip = hide;
       const [x, y, text, number] = values[index];
       mark.setAttribute("transform", `translate(${x} ${near === "x" ? 0 : y})`);
       mark.setAttribute("visibility", "visible");
@@ -109,9 +111,9 @@
     });
   };
   document.querySelectorAll("figure.chart").forEach(alive);
-  addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+  addEventListener("scroll", () => hideTip(), { passive: true });
   addEventListener("beforeprint", () => {
-    tip.hidden = true;
+    hideTip();
     for (const each of document.querySelectorAll("details.print")) each.open = true;
   });
 })();

@@ -31,7 +31,7 @@ Array = np.ndarray
 SPOTS = 2000  # points of the scatter, fewer if images are large
 LOOKED_AT = 2000  # images among which are the best and the worst reconstructions
 ENDS = 10  # of these
-THUMBNAILS = 1_600_000  # numbers of grey ones, of half a byte each; of coloured ones a fourth
+THUMBNAILS = 800_000  # numbers of grey ones, of half a byte each; of coloured ones a fourth
 IDLE = 0.01  # nats: a dimension with less of a KL is grey
 
 

@@ -18,7 +18,7 @@ from flaxvae.report.html.document import Html, tag
 from flaxvae.report.page import colours
 
 Array = np.ndarray
-GREYS = 64  # of a grey picture: more cannot be told apart in a tile, and cost bytes
+GREYS = 32  # of a grey picture: more cannot be told apart in a tile, and cost bytes
 WIDE = 1040  # of the page, in CSS pixels
 TILE = 84  # of an image, at most
 VALUES = 320_000  # numbers of a picture, at most
