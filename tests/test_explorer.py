@@ -314,7 +314,7 @@ def test_text_is_base_85_and_ends_no_element(size):
 
 def product(weights):
     x = jax.ShapeDtypeStruct((1, len(weights)), jnp.float32)
-    return graph.trace(lambda x: x @ weights, x, names=["x"])
+    return tracing.trace(lambda x: x @ weights, x, names=["x"])
 
 
 def related(rng, count, width, rank):

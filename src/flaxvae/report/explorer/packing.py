@@ -131,7 +131,8 @@ def pack(
         if form is None:
             return exact(array)
         if (own := form.name.encode() + key(array)) not in known:
-            entry = {"dtype": str(array.dtype), "shape": list(array.shape), "as": form.name}
+            entry: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+            entry["as"] = form.name
             if form.steps is not None:
                 entry["steps"] = exact(form.steps)
             known[own] = added(entry, form.stored, True)

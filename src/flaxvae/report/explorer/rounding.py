@@ -65,7 +65,7 @@ def _is_product(graph: Graph, op: Any) -> bool:
         return False
     mine, yours = op.params["dimension_numbers"][0]
     plain = list(mine) == [len(shape) - 1] and list(yours) == [0]
-    return plain and weights.dtype == np.float32 and shape[-1] == np.prod(shape)
+    return plain and weights.dtype == np.float32 and all(size == 1 for size in shape[:-1])
 
 
 def rounded(

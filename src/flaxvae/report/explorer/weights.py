@@ -7,6 +7,7 @@ shifted, and to codes, half of them drawn wider than those of images; it is meas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -153,6 +154,6 @@ def _work(graph: Graph) -> float:
     total = 1.0
     for op in graph.ops:
         if op.name in ("dot_general", "conv_general_dilated"):
-            size, other = (graph.shapes[i][1] for i in (op.output, op.inputs[1]))
-            total += float(np.prod(size)) * float(np.prod(other[:-1]))
+            out, other = (graph.shapes[i][1] for i in (op.output, op.inputs[1]))
+            total += math.prod(map(float, (*out, *other[:-1])))
     return total
