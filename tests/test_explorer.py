@@ -360,7 +360,7 @@ def test_the_engine_reads_rounded_matrices():
     assert forms is not None and 0 < error(forms) <= 0.05
     (seen,) = run_engine({"one": one}, [("one", {"x": x[55]})], forms)
     (expected,) = interpreter.run(packing.shown(one, forms), x[55:56])
-    np.testing.assert_allclose(seen["output"], expected[0], atol=1e-4)
+    np.testing.assert_allclose(seen["output0"], expected[0], atol=1e-4)
     assert len(packing.pack({"one": one}, forms=forms).compressed()) < 1.2 * weights.size
 
 
