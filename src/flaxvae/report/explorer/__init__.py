@@ -89,8 +89,8 @@ def _body(said: dict[str, Any], packed: Packed) -> Html:
 
 def _fitting(found: Functions) -> Functions:
     """Without the encoder, if its weights would make the page too large."""
-    arrays = {id(a): a.size for g in found.graphs.values() for a in g.constants.values()}
-    if sum(arrays.values()) <= WEIGHTS:
+    constants = [a for one in found.graphs.values() for a in one.constants.values()]
+    if sum({packing.key(array): array.size for array in constants}.values()) <= WEIGHTS:
         return found
     why = f"the page would hold more than {WEIGHTS:,} weights"
     kept = {name: g for name, g in found.graphs.items() if name not in ("look", "bound")}

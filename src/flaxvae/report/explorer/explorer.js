@@ -29,9 +29,10 @@ const unpacked = async () => {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 };
 
-const hosted = (packed, bytes) => new Promise((resolve, refuse) => {
-  const here = () => {
-    const engine = flaxvaeEngine().load(packed, bytes);
+// The worker starts while the weights are unpacked.
+const hosted = (packed, unpacking) => new Promise((resolve, refuse) => {
+  const here = async () => {
+    const engine = flaxvaeEngine().load(packed, await unpacking);
     resolve(async (name, inputs) => engine.run(name, inputs));
   };
   let worker;
@@ -39,7 +40,7 @@ const hosted = (packed, bytes) => new Promise((resolve, refuse) => {
     const program = new Blob([`(${flaxvaeEngine})().serve(self)`], { type: "text/javascript" });
     worker = new Worker(URL.createObjectURL(program));
   } catch {
-    here();
+    here().catch(refuse);
     return;
   }
   const waiting = new Map();
@@ -48,7 +49,7 @@ const hosted = (packed, bytes) => new Promise((resolve, refuse) => {
     waiting.set(++count, [done, failed]);
     worker.postMessage({ id: count, name, inputs });
   });
-  worker.onerror = (event) => { event.preventDefault(); worker.terminate(); here(); };
+  worker.onerror = (event) => { event.preventDefault(); worker.terminate(); here().catch(refuse); };
   worker.onmessage = ({ data }) => {
     if (data.id === 0) {
       worker.onerror = null;
@@ -59,7 +60,7 @@ const hosted = (packed, bytes) => new Promise((resolve, refuse) => {
     waiting.delete(data.id);
     if (data.error) failed(new Error(data.error)); else done(data.outputs);
   };
-  worker.postMessage({ id: 0, load: packed, bytes });
+  unpacking.then((bytes) => worker.postMessage({ id: 0, load: packed, bytes }), () => {});
 });
 
 // ---- pictures
@@ -99,18 +100,19 @@ const curve = (canvas, values) => {
 };
 
 const start = async () => {
-  const bytes = await unpacked(), { stored } = flaxvaeEngine();
-  const array = (name) => stored(bytes, facts.packed.arrays, facts.packed.arrays[facts.packed.named[name]]).data;
-  const has = (name) => name in facts.packed.named;
+  const { arrays, graphs, named } = facts.packed, live = "decode" in graphs;
+  const unpacking = unpacked(), hosting = live ? hosted({ arrays, graphs }, unpacking) : null;
+  const bytes = await unpacking, { stored } = flaxvaeEngine();
+  const array = (name) => stored(bytes, arrays, arrays[named[name]]).data;
+  const has = (name) => name in named;
   const pictures = array("pictures"), codes = array("codes");
   const mean = array("mean"), sd = array("sd");
   const directions = has("directions") ? array("directions") : null;
   const latents = facts.latents, discrete = Boolean(facts.grid);
   const length = discrete ? facts.grid.shape[0] * facts.grid.shape[1] : latents;
   const images = pictures.length / size, classes = facts.classes;
-  const graphs = facts.packed.graphs, live = "decode" in graphs;
   const tiles = live ? null : array("tiles");
-  const run = live ? await hosted({ arrays: facts.packed.arrays, graphs }, bytes) : null;
+  const run = await hosting;
   const noise = (name) => {
     const id = graphs[name].inputs.noise, needed = id === undefined ? 0 : graphs[name].shapes[id][1];
     return needed ? Float32Array.from({ length: needed[0] * needed[1] }, random) : undefined;
@@ -252,7 +254,8 @@ const start = async () => {
     context.clearRect(0, 0, side, side);
     context.font = `${11 * scale}px system-ui, sans-serif`;
     context.lineWidth = scale;
-    const step = [0.25, 0.5, 1, 2, 5, 10, 25, 50, 100].find((s) => far / s <= 4) ?? far;
+    const step = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50, 100].find((s) => far / s <= 4) ?? far;
+    const digits = step >= 1 ? 0 : step >= 0.05 ? 2 : 4;
     for (let v = -Math.floor(far / step) * step; v <= far; v += step) {
       context.strokeStyle = colour("--rule");
       context.beginPath();
@@ -261,8 +264,8 @@ const start = async () => {
       context.stroke();
       context.fillStyle = colour("--soft");
       const inside = Math.abs(v) < far * 0.93;
-      if (inside) context.fillText(number(v + plane.x.offset, step < 1 ? 2 : 0), across(v) + 3 * scale, side - 4 * scale);
-      if (inside && v) context.fillText(number(v + plane.y.offset, step < 1 ? 2 : 0), 4 * scale, down(v) - 3 * scale);
+      if (inside) context.fillText(number(v + plane.x.offset, digits), across(v) + 3 * scale, side - 4 * scale);
+      if (inside && v) context.fillText(number(v + plane.y.offset, digits), 4 * scale, down(v) - 3 * scale);
     }
     const shades = Array.from({ length: 10 }, (_, i) => colour(`--k${i}`));
     context.globalAlpha = 0.75;
@@ -424,9 +427,16 @@ const start = async () => {
   const thumb = (i) => {
     const canvas = element("canvas");
     canvas.setAttribute("aria-hidden", "true");
-    paint(canvas, picture(i));
+    canvas.dataset.image = i;
     return canvas;
   };
+  const seen = new IntersectionObserver((entries) => { // they are painted when they come into view
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      seen.unobserve(target);
+      paint(target, picture(+target.dataset.image));
+    }
+  }, { rootMargin: "300px" });
   const between = (t, spherical) => {
     const [a, b] = walk.ends.map(codeOf);
     let dot = 0, aa = 0, bb = 0;
@@ -449,6 +459,7 @@ const start = async () => {
         go(codeOf(i), `at the code of ${nameOf(i)}`, i);
       },
     }, thumb(i)));
+    for (const button of buttons) seen.observe(button.firstChild);
     const list = element("div", { className: "ex-strip", role: "group", "aria-label": `Test ${facts.example}s` }, buttons);
     list.addEventListener("keydown", (event) => { // one stop of the tab key, arrows inside
       const at = buttons.indexOf(document.activeElement);
@@ -524,7 +535,7 @@ const start = async () => {
       } }));
     }
     if (!discrete) made.push(element("button", { type: "button", textContent: "Back to the middle", onclick: () => go(middle, facts.standard ? "the prior's mean" : "the mean code") }));
-    return element("div", { className: "ex-row" }, made);
+    return made.length ? element("div", { className: "ex-row" }, made) : "";
   };
 
   const levels = () => {
