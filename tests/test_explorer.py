@@ -98,6 +98,7 @@ def _convolve(x, kernel, stride=1, pads=(1, 1), dilation=1, spread=1):
 
 
 KERNEL = np.random.default_rng(1).normal(size=(3, 3, 3, 5)).astype(np.float32)
+WIDE = np.random.default_rng(3).normal(size=(3, 3, 20, 27)).astype(np.float32) / 20
 MATRIX = np.random.default_rng(2).normal(size=(6, 7)).astype(np.float32)
 ROW = np.arange(7, dtype=np.float32)
 # (function, shapes of its inputs)
@@ -112,6 +113,11 @@ CASES = {
     "transpose by three": (lambda x: _convolve(x, KERNEL, 1, (2, 3), 3), [(1, 3, 2, 3)]),
     "transpose with strides": (lambda x: _convolve(x, KERNEL, 2, (2, 2), 3), [(1, 5, 4, 3)]),
     "wide kernel": (lambda x: _convolve(x, KERNEL, 1, (2, 2), 1, 2), [(1, 6, 6, 3)]),
+    "large convolution": (
+        lambda x: _convolve(x, WIDE[:, :, :5]) + WIDE[0, 0, 0],
+        [(1, 17, 19, 5)],
+    ),
+    "large transpose": (lambda x: _convolve(x, WIDE, 1, (1, 2), 2), [(1, 16, 15, 20)]),
     "cut edges": (lambda x: _convolve(x, KERNEL, 1, (-1, -1)), [(1, 8, 8, 3)]),
     "unknown kernel": (lambda x, w: _convolve(x, w), [(1, 4, 4, 2), (3, 3, 2, 3)]),
     "smooth": (
@@ -151,16 +157,31 @@ CASES = {
 }
 
 
+def graphs_of(cases):
+    with jax.numpy_rank_promotion("allow"):
+        return {
+            name: tracing.trace(f, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+            for name, (f, shapes) in cases.items()
+        }
+
+
 @needs_node
 def test_the_engine_computes_every_operation_as_numpy_does():
-    with jax.numpy_rank_promotion("allow"):
-        graphs = {
-            name: tracing.trace(f, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
-            for name, (f, shapes) in CASES.items()
-        }
+    graphs = graphs_of(CASES)
     compare(graphs, [(name, inputs_of(one)) for name, one in graphs.items()], 2e-6)
     seen = {op.name for one in graphs.values() for op in one.ops}
     assert {"conv_general_dilated", "dot_general", "take", "pad", "select_n", "argmin"} <= seen
+
+
+@needs_node
+def test_large_convolutions_do_not_need_webassembly(monkeypatch):
+    graphs = graphs_of({name: CASES[name] for name in ("large convolution", "large transpose")})
+    calls = [(name, inputs_of(one)) for name, one in graphs.items()]
+    fast = run_engine(graphs, calls)
+    monkeypatch.setitem(globals(), "PROGRAM", f"delete globalThis.WebAssembly;{PROGRAM}")
+    compare(graphs, calls, 2e-6)
+    for a, b in zip(fast, run_engine(graphs, calls), strict=True):
+        assert (a["output0"] != b["output0"]).any()  # it was in use
 
 
 # ---- models

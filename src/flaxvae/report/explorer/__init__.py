@@ -69,7 +69,8 @@ def section(of: Subject) -> Section | None:
         forms, said["weights"] = weights.choose(traced, found.arrays, labels)
         packed = packing.pack(traced.graphs, found.arrays, forms)
     scripts = f"{_own('engine.js')}\n{_own('explorer.js')}"
-    return Section("explorer", "Explorer", _body(said, packed), _own("explorer.css"), scripts)
+    live = traced is not None
+    return Section("explorer", "Explorer", _body(said, packed), _own("explorer.css"), scripts, live)
 
 
 def _nothing(why: str) -> Section:

@@ -2,7 +2,8 @@
 //
 // One function, without any outside it, so that its text can be the program of a Web Worker as
 // well. A graph becomes a plan once: buffers of fixed size, and for each operation a closure that
-// fills its own. To run it allocates nothing but the outputs. Sums are in double precision.
+// fills its own. To run it allocates nothing but the outputs. Sums are in double precision,
+// those of large convolutions in single, by WebAssembly where there is any.
 function flaxvaeEngine() {
   "use strict";
 
@@ -139,6 +140,60 @@ function flaxvaeEngine() {
 
   // ---- products
 
+  // product(a, b, out, rows, bytes): out [rows, 8] = a [rows, K] b [K, 8], each a place in memory;
+  // rows is a multiple of four, bytes is 4 K.
+  function assembled() {
+    const leb = (n) => (n < 128 ? [n] : [(n & 127) | 128, ...leb(n >> 7)]);
+    const section = (id, body) => [id, ...leb(body.length), ...body];
+    const text = (name) => [name.length, ...[...name].map((c) => c.charCodeAt(0))];
+    const [A, B, OUT, ROWS, BYTES, X, END, P, U, B0, B1, C] = [...Array(12).keys()]; // locals
+    const get = (n) => [0x20, n], set = (n) => [0x21, n], number = (n) => [0x41, ...leb(n)];
+    const move = (n, ...by) => [...get(n), ...by, 0x6a, ...set(n)]; // n += by
+    const four = [0, 1, 2, 3], eight = [0, 1, 2, 3, 4, 5, 6, 7];
+    const row = (i) => [ // two sums of four columns; row i is i * BYTES further
+      ...get(X), ...(i ? [...get(BYTES), ...number(i), 0x6c, 0x6a] : []), 0xfd, 0x09, 2, 0, ...set(U),
+      ...[B0, B1].flatMap((b, half) => [
+        ...get(C + 2 * i + half), ...get(U), ...get(b), 0xfd, 0xe6, 0x01, 0xfd, 0xe4, 0x01,
+        ...set(C + 2 * i + half),
+      ]),
+    ];
+    const code = [
+      2, 3, 0x7f, 11, 0x7b, // X, END, P are i32; U, B0, B1 and the eight sums v128
+      0x03, 0x40, // for four rows
+      ...get(A), ...set(X), ...get(A), ...get(BYTES), 0x6a, ...set(END), ...get(B), ...set(P),
+      ...eight.flatMap((i) => [...number(0), 0xfd, 0x11, ...set(C + i)]),
+      0x03, 0x40, // for each of K
+      ...get(P), 0xfd, 0x00, 4, 0, ...set(B0), ...get(P), 0xfd, 0x00, 4, 16, ...set(B1),
+      ...four.flatMap(row), ...move(P, ...number(32)), ...move(X, ...number(4)),
+      ...get(X), ...get(END), 0x49, 0x0d, 0, 0x0b,
+      ...eight.flatMap((i) => [...get(OUT), ...get(C + i), 0xfd, 0x0b, 4, ...leb(16 * i)]),
+      ...move(OUT, 0x41, 0x80, 0x01), ...move(A, ...get(BYTES), ...number(4), 0x6c),
+      ...get(ROWS), ...number(4), 0x6b, 0x22, ROWS, 0x0d, 0, 0x0b, 0x0b,
+    ];
+    const { memory, product } = new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.from([
+      0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
+      ...section(1, [1, 0x60, 5, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0]), ...section(3, [1, 0]),
+      ...section(5, [1, 0, 1]),
+      ...section(7, [2, ...text("memory"), 2, 0, ...text("product"), 0, 0]),
+      ...section(10, [1, ...leb(code.length), ...code]),
+    ]))).exports;
+    let used = 0, seen = new Float32Array(memory.buffer);
+    return {
+      product,
+      at: (size) => { // the place of so many numbers
+        const place = used;
+        used += Math.ceil(size / 4) * 16;
+        const more = Math.ceil((used - memory.buffer.byteLength) / 65536);
+        if (more > 0) memory.grow(more);
+        return place;
+      },
+      numbers: () => { // all of the memory, also after it has grown
+        if (!seen.length) seen = new Float32Array(memory.buffer);
+        return seen;
+      },
+    };
+  }
+
   // B [K, N] in panels of four columns, [N / 4, K, 4], so that the innermost loop reads on and on.
   const panels = (b, rows, columns, into) => {
     const packed = into ?? new Float32Array(Math.ceil(columns / 4) * 4 * rows);
@@ -179,6 +234,53 @@ function flaxvaeEngine() {
         if (wide > 2) out[o + 2] = d2;
         if (wide > 3) out[o + 3] = d3;
       }
+    }
+  };
+
+  // The same for a large product of patches, in float32 by WebAssembly, in whose memory the weights
+  // stay.
+  const LARGE = 200_000; // multiplications
+  let fast; // null where there is no WebAssembly, or none with SIMD
+  const assembles = () => {
+    if (fast === undefined) try { fast = assembled(); } catch { fast = null; }
+    return fast;
+  };
+  const rooms = {}; // in its memory, shared by all products
+  const room = (use, size) => {
+    if (!(rooms[use]?.size >= size)) rooms[use] = { at: fast.at(size), size };
+  };
+  const quick = (weights, where, from, inner, columns) => {
+    const rows = Math.ceil(where.length / 4) * 4, channels = (where.length * inner) / from.length;
+    room("patches", rows * inner);
+    room("sums", rows * 8);
+    const panels = fast.at(Math.ceil(columns / 8) * 8 * inner);
+    fast.numbers().fill(0, panels / 4, panels / 4 + Math.ceil(columns / 8) * 8 * inner);
+    for (let k = 0; k < inner; k++) {
+      for (let j = 0; j < columns; j++) {
+        const panel = Math.floor(j / 8) * inner * 8;
+        fast.numbers()[panels / 4 + panel + k * 8 + (j % 8)] = weights[k * columns + j];
+      }
+    }
+    return (source, out, bias) => {
+      const numbers = fast.numbers(), sums = rooms.sums.at / 4;
+      gathered(numbers, rooms.patches.at / 4, source, from, channels);
+      for (let j = 0; j < columns; j += 8) {
+        fast.product(rooms.patches.at, panels + j * inner * 4, rooms.sums.at, rows, inner * 4);
+        const wide = Math.min(8, columns - j);
+        for (let i = 0, p = sums; i < where.length; i++, p += 8) {
+          const o = where[i] + j;
+          for (let c = 0; c < wide; c++) out[o + c] = numbers[p + c] + (bias ? bias[j + c] : 0);
+        }
+      }
+    };
+  };
+
+  // Runs of so many numbers, from places of which those below 0 are zeros.
+  const gathered = (into, start, source, from, channels) => {
+    for (let t = 0, o = start; t < from.length; t++, o += channels) {
+      const at = from[t];
+      if (at < 0) into.fill(0, o, o + channels);
+      else for (let c = 0; c < channels; c++) into[o + c] = source[at + c];
     }
   };
 
@@ -428,34 +530,30 @@ function flaxvaeEngine() {
               }
             }
           }
-          const packed = () => {
-            const size = channels * columns, part = new Float32Array(taps.length * size);
+          const part = () => {
+            const size = channels * columns, found = new Float32Array(taps.length * size);
             taps.forEach(([i, j], t) => {
               const at = (i * kw + j) * size;
-              part.set(kernel.data.subarray(at, at + size), t * size);
+              found.set(kernel.data.subarray(at, at + size), t * size);
             });
-            return panels(part, taps.length * channels, columns);
+            return found;
           };
-          const fixed = kernel.constant ? packed() : null;
-          phases.push({
-            where: Int32Array.from(where), from: Int32Array.from(from), inner: taps.length * channels,
-            weights: () => fixed ?? packed(),
+          const inner = taps.length * channels, places = Int32Array.from(where);
+          const origins = Int32Array.from(from);
+          if (kernel.constant && where.length * inner * columns >= LARGE && assembles()) {
+            phases.push(quick(part(), places, origins, inner, columns));
+            continue;
+          }
+          const fixed = kernel.constant ? panels(part(), inner, columns) : null;
+          phases.push((source, to, bias) => {
+            const patches = scratch("patches", where.length * inner);
+            gathered(patches, 0, source, origins, channels);
+            const weights = fixed ?? panels(part(), inner, columns);
+            multiply(patches, weights, to, places, where.length, inner, columns, bias);
           });
         }
       }
-      return () => {
-        const source = x.data;
-        for (const { where, from, inner, weights } of phases) {
-          const patches = scratch("patches", from.length * channels);
-          for (let t = 0, o = 0; t < from.length; t++) {
-            const at = from[t];
-            if (at < 0) patches.fill(0, o, o + channels);
-            else for (let c = 0; c < channels; c++) patches[o + c] = source[at + c];
-            o += channels;
-          }
-          multiply(patches, weights(), out.data, where, where.length, inner, columns, out.bias);
-        }
-      };
+      return () => { for (const phase of phases) phase(x.data, out.data, out.bias); };
     },
   };
   // Reductions: each element of the input adds to one of the output.

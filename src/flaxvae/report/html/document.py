@@ -37,6 +37,7 @@ class Section(NamedTuple):
     body: Html
     style: str = ""  # CSS
     script: str = ""  # JavaScript, run once the page is there; in a scope of its own
+    assembles: bool = False  # whether the script compiles WebAssembly
 
 
 def escape(text: object) -> Html:
@@ -137,9 +138,10 @@ def document(
     scripts = [_own("page.js"), *dict.fromkeys(part.script for part in sections if part.script)]
     early = _own("theme.js")  # before anything is drawn
     hashes = " ".join(_hash(script) for script in (early, *scripts))
+    assembly = " 'wasm-unsafe-eval'" if any(part.assembles for part in sections) else ""
     policy = (
         f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-        f"script-src {hashes}; worker-src blob:; base-uri 'none'; form-action 'none'"
+        f"script-src {hashes}{assembly}; worker-src blob:; base-uri 'none'; form-action 'none'"
     )
     links = [tag("a", part.title, href=f"#{part.id}") for part in sections if part.title]
     theme = tag("button", "Theme", type="button", id="theme", hidden=True)
