@@ -25,7 +25,7 @@ from flaxvae.analysis import fitted_prior
 from flaxvae.analysis.fitted_prior import FittedPrior
 from flaxvae.core import Variables
 from flaxvae.export import tracing
-from flaxvae.export.graph import Graph
+from flaxvae.export.graph import Graph, Unsupported
 from flaxvae.parts import assemble, codebook
 from flaxvae.recipe import Recipe
 
@@ -78,7 +78,9 @@ def trace(recipe: Recipe, variables: Variables, fitted: FittedPrior | None = Non
 
 
 def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    said = str(error).partition("\n")[0] or type(error).__name__
+    lacking = isinstance(error, Unsupported)
+    return f"the page lacks an operation of the model, {said}" if lacking else said
 
 
 def latents_read(decode: Graph) -> int:
@@ -113,6 +115,9 @@ def _functions(
         return model.decode(variables, z, *y).mean
 
     def look(x, *y):
+        if codes is not None and codes.latents is None:  # without the prior over the codes
+            at = codes.indices(variables, x, *y)
+            return at, decode(at, *y)
         found, px = latent(None, x, *y)
         return found.code if codes is None else codes.indices(variables, x, *y), px.mean
 

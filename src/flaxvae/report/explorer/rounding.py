@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Array = np.ndarray
 LEAST = 16_384  # numbers of a matrix that is worth it
 DAMPING = 0.1  # of the mean square of x: inputs of another kind are not far off, either
-FIRST, TRIES = 0.006, 3  # the deviation of y's error that is tried first; how often it is changed
-AIM = 0.7  # part of the tolerance that the next try aims at
+FIRST, TRIES = 0.006, 4  # the deviation of y's error that is tried first; how often it is changed
+AIM, ENOUGH = 0.85, 0.7  # parts of the tolerance: at which the next try aims, which will do
 BLOCK = 128
 
 
@@ -93,7 +93,7 @@ def rounded(
         off = error(found)
         if off <= tolerance:
             best = found
-        if not np.isfinite(off) or 0.5 * tolerance <= off <= tolerance:
+        if not np.isfinite(off) or ENOUGH * tolerance <= off <= tolerance:
             return best
         deviation *= AIM * tolerance / max(off, 1e-3 * tolerance)
     return best
