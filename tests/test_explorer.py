@@ -22,7 +22,8 @@ from flaxvae.report import explorer
 from flaxvae.report.explorer import facts, functions, packing, rounding
 from flaxvae.settings import Body
 
-ENGINE = (resources.files("flaxvae.report.explorer") / "engine.js").read_text()
+OWN = resources.files("flaxvae.report.explorer")
+ENGINE = "".join((OWN / name).read_text() for name in ("product.js", "engine.js"))
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 # The engine, executing what stands on its standard input.

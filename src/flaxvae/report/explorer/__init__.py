@@ -1,9 +1,9 @@
 """The live part of a run's page: its own decoder and encoder, run by the reader's browser.
 
 ``section`` traces the model (``functions``), packs graphs and weights (``packing``) beside test
-images with their codes (``facts``), and adds the two scripts: ``engine.js`` executes graphs in a
-Web Worker, ``explorer.js`` is what one sees and moves. When the page opens, it compares itself with
-JAX on probes, and says by how much it differs.
+images with their codes (``facts``), and adds the scripts: ``engine.js`` executes graphs, with large
+products by ``product.js``; ``model.js`` has it in a Web Worker; ``explorer.js`` is what one sees and
+moves. When the page opens, it compares itself with JAX on probes, and says by how much it differs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from flaxvae.report.explorer.packing import Packed
 from flaxvae.report.html.document import Html, Section, data, tag
 from flaxvae.report.shown import Subject
 
+SCRIPTS = "product.js", "engine.js", "model.js", "explorer.js"
 DECODER = 2_000_000  # numbers in a decoder that a page holds, at most
 WEIGHTS = 6_000_000  # numbers in all of its graphs
 
@@ -68,7 +69,7 @@ def section(of: Subject) -> Section | None:
             labels = np.asarray(said["labels"], np.int32)
         forms, said["weights"] = weights.choose(traced, found.arrays, labels)
         packed = packing.pack(traced.graphs, found.arrays, forms)
-    scripts = f"{_own('engine.js')}\n{_own('explorer.js')}"
+    scripts = "\n".join(map(_own, SCRIPTS))
     live = traced is not None
     return Section("explorer", "Explorer", _body(said, packed), _own("explorer.css"), scripts, live)
 

@@ -1,7 +1,7 @@
 // Runs the graphs of a model (export/graph.py) with the run's own weights.
 //
-// One function, without any outside it, so that its text can be the program of a Web Worker as
-// well. A graph becomes a plan once: buffers of fixed size, and for each operation a closure that
+// One function, without any outside it but flaxvaeProduct, so that the text of both can be the
+// program of a Web Worker as well. A graph becomes a plan once: buffers of fixed size, and for each operation a closure that
 // fills its own. To run it allocates nothing but the outputs. Sums are in double precision,
 // those of large convolutions in single, by WebAssembly where there is any.
 function flaxvaeEngine() {
@@ -140,60 +140,6 @@ function flaxvaeEngine() {
 
   // ---- products
 
-  // product(a, b, out, rows, bytes): out [rows, 8] = a [rows, K] b [K, 8], each a place in memory;
-  // rows is a multiple of four, bytes is 4 K.
-  function assembled() {
-    const leb = (n) => (n < 128 ? [n] : [(n & 127) | 128, ...leb(n >> 7)]);
-    const section = (id, body) => [id, ...leb(body.length), ...body];
-    const text = (name) => [name.length, ...[...name].map((c) => c.charCodeAt(0))];
-    const [A, B, OUT, ROWS, BYTES, X, END, P, U, B0, B1, C] = [...Array(12).keys()]; // locals
-    const get = (n) => [0x20, n], set = (n) => [0x21, n], number = (n) => [0x41, ...leb(n)];
-    const move = (n, ...by) => [...get(n), ...by, 0x6a, ...set(n)]; // n += by
-    const four = [0, 1, 2, 3], eight = [0, 1, 2, 3, 4, 5, 6, 7];
-    const row = (i) => [ // two sums of four columns; row i is i * BYTES further
-      ...get(X), ...(i ? [...get(BYTES), ...number(i), 0x6c, 0x6a] : []), 0xfd, 0x09, 2, 0, ...set(U),
-      ...[B0, B1].flatMap((b, half) => [
-        ...get(C + 2 * i + half), ...get(U), ...get(b), 0xfd, 0xe6, 0x01, 0xfd, 0xe4, 0x01,
-        ...set(C + 2 * i + half),
-      ]),
-    ];
-    const code = [
-      2, 3, 0x7f, 11, 0x7b, // X, END, P are i32; U, B0, B1 and the eight sums v128
-      0x03, 0x40, // for four rows
-      ...get(A), ...set(X), ...get(A), ...get(BYTES), 0x6a, ...set(END), ...get(B), ...set(P),
-      ...eight.flatMap((i) => [...number(0), 0xfd, 0x11, ...set(C + i)]),
-      0x03, 0x40, // for each of K
-      ...get(P), 0xfd, 0x00, 4, 0, ...set(B0), ...get(P), 0xfd, 0x00, 4, 16, ...set(B1),
-      ...four.flatMap(row), ...move(P, ...number(32)), ...move(X, ...number(4)),
-      ...get(X), ...get(END), 0x49, 0x0d, 0, 0x0b,
-      ...eight.flatMap((i) => [...get(OUT), ...get(C + i), 0xfd, 0x0b, 4, ...leb(16 * i)]),
-      ...move(OUT, 0x41, 0x80, 0x01), ...move(A, ...get(BYTES), ...number(4), 0x6c),
-      ...get(ROWS), ...number(4), 0x6b, 0x22, ROWS, 0x0d, 0, 0x0b, 0x0b,
-    ];
-    const { memory, product } = new WebAssembly.Instance(new WebAssembly.Module(Uint8Array.from([
-      0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
-      ...section(1, [1, 0x60, 5, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0]), ...section(3, [1, 0]),
-      ...section(5, [1, 0, 1]),
-      ...section(7, [2, ...text("memory"), 2, 0, ...text("product"), 0, 0]),
-      ...section(10, [1, ...leb(code.length), ...code]),
-    ]))).exports;
-    let used = 0, seen = new Float32Array(memory.buffer);
-    return {
-      product,
-      at: (size) => { // the place of so many numbers
-        const place = used;
-        used += Math.ceil(size / 4) * 16;
-        const more = Math.ceil((used - memory.buffer.byteLength) / 65536);
-        if (more > 0) memory.grow(more);
-        return place;
-      },
-      numbers: () => { // all of the memory, also after it has grown
-        if (!seen.length) seen = new Float32Array(memory.buffer);
-        return seen;
-      },
-    };
-  }
-
   // B [K, N] in panels of four columns, [N / 4, K, 4], so that the innermost loop reads on and on.
   const panels = (b, rows, columns, into) => {
     const packed = into ?? new Float32Array(Math.ceil(columns / 4) * 4 * rows);
@@ -242,7 +188,7 @@ function flaxvaeEngine() {
   const LARGE = 200_000; // multiplications
   let fast; // null where there is no WebAssembly, or none with SIMD
   const assembles = () => {
-    if (fast === undefined) try { fast = assembled(); } catch { fast = null; }
+    if (fast === undefined) try { fast = flaxvaeProduct(); } catch { fast = null; }
     return fast;
   };
   const rooms = {}; // in its memory, shared by all products
