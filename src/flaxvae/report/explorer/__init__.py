@@ -2,8 +2,9 @@
 
 ``section`` traces the model (``functions``), packs graphs and weights (``packing``) beside test
 images with their codes (``facts``), and adds the scripts: ``engine.js`` executes graphs, with large
-products by ``product.js``; ``model.js`` has it in a Web Worker; ``explorer.js`` is what one sees and
-moves. When the page opens, it compares itself with JAX on probes, and says by how much it differs.
+products by ``product.js``; ``model.js`` has it in a Web Worker; ``explorer.js`` is what one sees
+and moves. When the page opens, it compares itself with JAX on probes, and says by how much it
+differs.
 """
 
 from __future__ import annotations
