@@ -379,19 +379,13 @@ const start = async () => {
   // ---- test images, and the walk between two of them
 
   const walk = { ends: [null, null], next: 0, playing: false };
-  const thumb = (i) => {
-    const canvas = element("canvas");
-    canvas.setAttribute("aria-hidden", "true");
-    canvas.dataset.image = i;
-    return canvas;
-  };
-  const seen = new IntersectionObserver((entries) => { // they are painted when they come into view
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      seen.unobserve(target);
-      paint(target, picture(+target.dataset.image));
+  const thumb = () => element("canvas", { "aria-hidden": "true" });
+  const paintThumbs = async (canvases) => { // a few at a time, while the model starts
+    for (const [i, canvas] of canvases.entries()) {
+      if (i % 32 === 31) await new Promise((resolve) => { setTimeout(resolve); });
+      paint(canvas, picture(i));
     }
-  }, { rootMargin: "300px" });
+  };
   const between = (t, spherical) => {
     const [a, b] = walk.ends.map(codeOf);
     let dot = 0, aa = 0, bb = 0;
@@ -413,8 +407,8 @@ const start = async () => {
         mark();
         go(codeOf(i), `at the code of ${nameOf(i)}`, i);
       },
-    }, thumb(i)));
-    for (const button of buttons) seen.observe(button.firstChild);
+    }, thumb()));
+    paintThumbs(buttons.map((button) => button.firstChild));
     const list = element("div", { className: "ex-strip", role: "group", "aria-label": `Test ${facts.example}s` }, buttons);
     list.addEventListener("keydown", (event) => { // one stop of the tab key, arrows inside
       const at = buttons.indexOf(document.activeElement);
