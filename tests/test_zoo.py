@@ -253,7 +253,8 @@ def test_gradients_reach_every_parameter(case):
     gradient = jax.jit(jax.value_and_grad(recipe(case).loss, has_aux=True))
     # Late enough that no schedule is at zero.
     late = jnp.int32(2_000)
-    value = gradient(variables(case), jax.random.key(1), batch_of(case), late)
+    with jax.debug_key_reuse(True):  # an error if a key is used twice
+        value = gradient(variables(case), jax.random.key(1), batch_of(case), late)
     (loss, (metrics, updates)), grads = value
     chex.assert_tree_all_finite((grads["params"], metrics, updates))
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads["params"]):
@@ -324,7 +325,8 @@ def test_one_and_eight_devices_learn_the_same(case):
 
 
 def test_one_and_eight_devices_begin_the_same():
-    first, second = (jax.device_get(trainer("vae-mlp", devices).init()) for devices in (1, 8))
+    with jax.debug_key_reuse(True):
+        first, second = (jax.device_get(trainer("vae-mlp", devices).init()) for devices in (1, 8))
     chex.assert_trees_all_close(first, second, rtol=1e-6)
 
 

@@ -140,10 +140,10 @@ def check_state(recipe: Recipe, variables: Any, batch: Any) -> None:
         return
 
     def updates(variables, batch):
-        model, key = recipe.model, jax.random.key(0)
+        model, (key, other) = recipe.model, jax.random.split(jax.random.key(0))
         features = model.encode(variables, batch.x, batch.y)
         made = model.reparameterize(variables, key, features, True).updates
-        return made, recipe.loss(variables, key, batch, jnp.int32(0))[1][1]
+        return made, recipe.loss(variables, other, batch, jnp.int32(0))[1][1]
 
     made, returned = jax.eval_shape(updates, variables, batch)
     lost = sorted(made.keys() - returned.keys())
