@@ -23,9 +23,10 @@ from flaxvae import plan as planning
 from flaxvae.data import pipeline
 from flaxvae.devices import batches, mesh
 from flaxvae.errors import DataError, UsageError
-from flaxvae.runs import contents, events
-from flaxvae.runs import folder as runs
+from flaxvae.runs import contents, events, fresh
+from flaxvae.runs.folder import RunFolder
 from flaxvae.settings import DataSettings, TrainSettings
+from flaxvae.training import optimizers
 from flaxvae.training import step as steps
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -74,7 +75,7 @@ def test_what_a_run_folder_holds(trained):
 
 
 def test_metrics_are_one_row_an_epoch(trained):
-    rows = runs.RunFolder(trained).history()
+    rows = RunFolder(trained).history()
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [1317 // 128, 2 * (1317 // 128)]
     for row in rows:
@@ -88,7 +89,7 @@ def test_metrics_are_one_row_an_epoch(trained):
 
 
 def test_a_cut_off_last_line_of_metrics_does_not_count(tmp_path):
-    folder = runs.RunFolder(tmp_path)
+    folder = RunFolder(tmp_path)
     lines = ['{"epoch": 1, "step": 9}', '{"epoch": 2, "step": 18}']
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"epo']))
     assert folder.history() == [json.loads(line) for line in lines]
@@ -101,28 +102,28 @@ def test_latest_is_a_relative_link_to_the_newest(tmp_path, monkeypatch):
     plan = flaxvae.make_plan()
     made = []
     for _ in range(2):  # in the same second, most likely
-        path = runs.make_new("digits-vae")
-        runs.RunFolder.create(path, plan, {})
-        assert runs.point_latest(path) == ""
+        path = fresh.make_new("digits-vae")
+        RunFolder.create(path, plan, {})
+        assert fresh.point_latest(path) == ""
         made.append(path)
         latest = tmp_path / "runs" / "latest"
         assert latest.readlink().as_posix() == path.name
-        assert runs.RunFolder.open("runs/latest").path == path.resolve()
+        assert RunFolder.open("runs/latest").path == path.resolve()
     assert made[0] != made[1]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "latest").mkdir()  # a folder of that name is left alone
-    assert runs.point_latest(tmp_path / "mine" / "a") == ""
+    assert fresh.point_latest(tmp_path / "mine" / "a") == ""
     assert not (tmp_path / "mine" / "latest").is_symlink()
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {*(p.name for p in made), "latest"}
 
 
 def test_starts_at_the_same_time_get_names_of_their_own(tmp_path):
     with futures.ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: runs.make_new("digits-vae", tmp_path / "runs"), range(40)))
+        made = list(pool.map(lambda _: fresh.make_new("digits-vae", tmp_path / "runs"), range(40)))
     assert len({*made}) == 40 and all(path.is_dir() for path in made)
     with pytest.raises(OSError, match="directory"):
         (tmp_path / "file").write_text("")
-        runs.make_new("digits-vae", tmp_path / "file")
+        fresh.make_new("digits-vae", tmp_path / "file")
 
 
 def test_where_there_are_no_symbolic_links(tmp_path, monkeypatch, capsys):
@@ -153,7 +154,7 @@ def test_commands_can_be_pasted(tmp_path, monkeypatch, capsys):
         cli.main([*line, name])
     err = capsys.readouterr().err
     assert shlex.split(err.split("`")[1]) == ["flaxvae", "train", "--resume", name]
-    resuming = runs.RunFolder(tmp_path / name).resuming
+    resuming = RunFolder(tmp_path / name).resuming
     assert shlex.split(resuming) == ["flaxvae", "train", "--resume", str(tmp_path / name)]
 
 
@@ -161,7 +162,7 @@ def test_a_plan_survives_the_folder(tmp_path):
     plan = flaxvae.make_plan(
         "beta_vae", net="mlp", widths=[5, 3], beta=2, ema=0.5, binarization="fixed"
     )
-    assert runs.RunFolder.create(tmp_path / "r", plan, {}).plan() == plan
+    assert RunFolder.create(tmp_path / "r", plan, {}).plan() == plan
 
 
 # ---- the loaded model
@@ -300,7 +301,7 @@ def test_latents_and_numbers_that_cannot_be(run):
 
 
 def test_a_run_without_checkpoints(tmp_path):
-    runs.RunFolder.create(
+    RunFolder.create(
         tmp_path / "r",
         flaxvae.make_plan(net="mlp"),
         {"data_spec": {"name": "d", "shape": [8, 8, 1]}, "peak": 1.0},
@@ -389,7 +390,7 @@ def test_patience_stops_and_keeps_the_best(tmp_path):
 
 def test_learning_rate_schedules(tmp_path):
     def rates(total, at, **settings):
-        schedule = steps.learning_rate(TrainSettings(learning_rate=0.1, **settings), total)
+        schedule = optimizers.learning_rate(TrainSettings(learning_rate=0.1, **settings), total)
         return [float(schedule(step)) for step in at]
 
     assert rates(100, [0, 50, 99]) == pytest.approx([0.1] * 3)
@@ -409,8 +410,8 @@ def test_learning_rate_schedules(tmp_path):
 
 def test_clip_norm_scales_the_gradient_before_adam():
     schedule = optax.constant_schedule(0.1)
-    clipped = steps.optimizer(TrainSettings(clip_norm=1.0), schedule)
-    plain = steps.optimizer(TrainSettings(), schedule)
+    clipped = optimizers.optimizer(TrainSettings(clip_norm=1.0), schedule)
+    plain = optimizers.optimizer(TrainSettings(), schedule)
     gradients = [
         {"a": jnp.array([3.0]), "b": jnp.array([4.0])},
         {"a": jnp.array([0.3]), "b": -1e-3 * jnp.ones(1)},
@@ -443,7 +444,7 @@ def test_muon_steps_are_nearer_to_orthogonal_for_kernels_and_nadams_for_the_rest
     def first(optimizer):
         return optimizer.update(gradient, optimizer.init(params), params)[0]
 
-    muon = first(steps.optimizer(TrainSettings(optimizer="muon"), schedule))
+    muon = first(optimizers.optimizer(TrainSettings(optimizer="muon"), schedule))
     np.testing.assert_allclose(muon["bias"], first(optax.nadam(schedule))["bias"], rtol=1e-5)
     for kernel, of in [
         (muon["kernel"], gradient["kernel"]),
@@ -460,7 +461,7 @@ def test_muon_steps_are_nearer_to_orthogonal_for_kernels_and_nadams_for_the_rest
 
 def test_muon_takes_a_convolutions_kernel_for_a_matrix():
     """[k, k, in, out] as [k k in, out], against the algorithm (Jordan et al. 2024) in float64."""
-    optimizer = steps.muon(optax.constant_schedule(0.1))
+    optimizer = optimizers.muon(optax.constant_schedule(0.1))
     gradients = np.random.default_rng(1).normal(size=(2, 3, 3, 4, 8))
     params = {"conv": {"kernel": jnp.zeros((3, 3, 4, 8))}}
     state, momentum = optimizer.init(params), np.zeros((36, 8))
@@ -483,7 +484,7 @@ def test_singular_values_of_muons_steps():
     """What the docstring says: three iterations leave the smallest of a wide spectrum small."""
     random = np.random.default_rng(0).normal(size=(784, 200))
     u, _, vt = np.linalg.svd(random, full_matrices=False)
-    optimizer = steps.muon(optax.constant_schedule(1.0))
+    optimizer = optimizers.muon(optax.constant_schedule(1.0))
 
     def stretch(matrix):
         gradient = {"kernel": jnp.float32(matrix)}

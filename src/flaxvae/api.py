@@ -41,7 +41,8 @@ from flaxvae.report.html import run as html
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs import keeper, lock, places
 from flaxvae.runs.closing import finish, run_facts, run_summary, stages
-from flaxvae.runs.folder import RunFolder, check_new, make_new, point_latest
+from flaxvae.runs.folder import RunFolder
+from flaxvae.runs.fresh import check_new, make_new, point_latest
 from flaxvae.runs.resume import check_changes, check_resume, listed
 from flaxvae.runs.run import Run, check_same_data, is_closed, load
 from flaxvae.settings import DataSettings, asdict

@@ -42,7 +42,8 @@ from flaxvae.report import words
 from flaxvae.runs import lock, places
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.closing import run_facts, run_summary
-from flaxvae.runs.folder import RunFolder, check_new, make_new, write_json
+from flaxvae.runs.folder import RunFolder, write_json
+from flaxvae.runs.fresh import check_new, make_new
 from flaxvae.runs.keeper import GroupKeeper
 from flaxvae.runs.run import Run, load, same_data
 from flaxvae.settings import Place, asdict

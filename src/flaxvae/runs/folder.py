@@ -14,107 +14,23 @@ runs/latest          points to the newest
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Any
 
 from flaxvae import lookup, outside, writing
-from flaxvae.declared import Count, Positive, Within
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, command
 from flaxvae.machine import versions
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.runs import events, places, records
 from flaxvae.runs.lock import Held
-from flaxvae.runs.records import Sha256
+from flaxvae.runs.schema import FORMAT, Format, Record, Summary
 from flaxvae.settings import DataSettings, TrainSettings, asdict
-
-FORMAT = 1
-Size = Annotated[int, Within(lambda n: 1 <= n < 2**31, "1 or more")]
-
-
-class _Format(TypedDict):
-    format: int
-    versions: NotRequired[dict[str, str]]
-
-
-def _factor(x: Any) -> bool:
-    named = isinstance(x, list) and len(x) == 2 and isinstance(x[0], str)
-    return named and type(x[1]) is int and x[1] > 0
-
-
-_Factor = Annotated[list[Any], Within(_factor, "a name and a number of values")]
-
-
-class _Spec(TypedDict):
-    """``DataSpec`` in JSON."""
-
-    name: str
-    shape: Annotated[list[Size], Within(lambda x: 0 < len(x) <= 8, "one to eight sizes")]
-    classes: NotRequired[Positive | None]
-    binary: NotRequired[bool]
-    levels: NotRequired[Positive | None]
-    examples: NotRequired[Count]
-    labels: NotRequired[list[int | str] | None]
-    unlabelled: NotRequired[str]
-    kind: NotRequired[Literal["images", "vectors", "table"]]
-    grey: NotRequired[Annotated[float, Within(lambda x: 0 <= x <= 1, "0 to 1")] | None]
-    factors: NotRequired[list[_Factor]]
-
-
-class _Columns(TypedDict):
-    """``tables.Columns`` in JSON: all lists are of one length."""
-
-    names: list[str]
-    mean: list[float]
-    std: list[float]
-
-
-class _Record(_Format):
-    """run.json; a prior's has no data of its own, an older flaxvae's has no seal."""
-
-    model: str
-    arguments: dict[str, Any]  # checked against what the recipe declares
-    data: dict[str, Any]  # DataSettings
-    training: dict[str, Any]  # TrainSettings
-    data_spec: NotRequired[_Spec]
-    data_origin: NotRequired[str]
-    data_sha256: NotRequired[Sha256]
-    labels_sha256: NotRequired[Sha256 | None]
-    data_paths: NotRequired[dict[str, str]]  # absolute; those in the settings may be relative
-    data_notes: NotRequired[list[str]]
-    preprocessing: NotRequired[dict[str, Any] | None]  # of pictures in files
-    peak: NotRequired[Annotated[float, Within(lambda x: 0 < x < math.inf, "above 0")]]
-    signed: NotRequired[bool]
-    columns: NotRequired[_Columns | None]  # of a table
-    parameters: NotRequired[Positive]
-    model_sha256: NotRequired[Sha256]
-    devices: NotRequired[str]
-    units: NotRequired[str]
-    cores: NotRequired[int | None]
-    created: NotRequired[str]
-    changes: NotRequired[list[dict[str, Any]]]
-    imported: NotRequired[dict[str, Any]]  # the file that its params are from
-    former: NotRequired[list[Sha256]]  # its seals before the settings were changed
-    seal: NotRequired[Sha256]
-
-
-class _Summary(TypedDict):
-    """summary.json; an older flaxvae's has fewer fields."""
-
-    epochs: Count
-    test: dict[str, Any]
-    step: NotRequired[Count]
-    parameters_sha256: NotRequired[Sha256]
-    variables_sha256: NotRequired[Sha256]
-    run: NotRequired[Sha256]  # the seal of run.json
-    seal: NotRequired[Sha256]
 
 
 def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
@@ -219,13 +135,13 @@ class RunFolder:
     def record(self) -> records.Record:
         """The contents of run.json. Raises DataError if it is damaged or was changed."""
         path = self.path / "run.json"
-        record = records.read(path, _Format)
+        record = records.read(path, Format)
         if record["format"] != FORMAT:
             raise DataError(
                 f"{path} has format {record['format']}: expected {FORMAT}; use the flaxvae "
                 f"that wrote it ({record.get('versions', {}).get('flaxvae', 'unknown')})"
             )
-        return records.fit(path, _Record, record)
+        return records.fit(path, Record, record)
 
     def digests(self) -> list[str]:
         """Seals of run.json: the current one, then former ones, which older checkpoints have."""
@@ -276,7 +192,7 @@ class RunFolder:
         if not path.exists():
             return None
         advice = f"put back an intact copy, or write it again with `{self.resuming}`"
-        found, record = records.read(path, _Summary, advice), self.record()
+        found, record = records.read(path, Summary, advice), self.record()
         if "run" in found:
             return found if found["run"] == records.seal(record) else None
         last = max((row["epoch"] for row in self.history()), default=0)  # an older flaxvae's
@@ -375,36 +291,3 @@ class RunFolder:
         written, self._events = self._events, None
         if written is not None:
             written.close()
-
-
-def check_new(path: Path, resuming: str) -> None:
-    """Raises UsageError unless ``path`` can be a new folder: it is missing or empty.
-
-    ``resuming`` is the command that would resume what is in it.
-    """
-    if path.exists() and not (path.is_dir() and writing.is_empty(path)):
-        raise UsageError(
-            f"--run {path} exists and is not empty: expected a new folder; to resume it, "
-            f"`{command(*resuming.split(), path)}`"
-        )
-
-
-def make_new(stem: str, root: Path = Path("runs")) -> Path:
-    """Create a new folder, even if another process asks for the same name at the same time."""
-    for number in itertools.count(1):
-        path = root / (stem if number == 1 else f"{stem}-{number}")
-        with suppress(FileExistsError):
-            path.mkdir(parents=True)
-            return path
-    raise AssertionError
-
-
-def point_latest(path: Path) -> str:
-    """Point ``latest``, beside a run folder, to it; returns why that failed, or ""."""
-    link = path.parent / "latest"
-    if link.is_symlink() or not link.exists():
-        try:
-            writing.link(link, path.name)
-        except (OSError, NotImplementedError) as error:
-            return getattr(error, "strerror", None) or str(error)
-    return ""

@@ -5,26 +5,20 @@ Files that are not read are listed. Nothing is changed, and the run may be train
 
 from __future__ import annotations
 
-import csv
 import functools
-import math
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import jax
 import numpy as np
 
 from flaxvae import lookup
 from flaxvae.data.pipeline import Data, Split
-from flaxvae.declared import Positive
 from flaxvae.errors import DataError, Finding, FlaxvaeError, counted
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
-from flaxvae.runs import anomaly, events, export_folder, fitted, pages, records
+from flaxvae.runs import anomaly, export_folder, fitted, intact, pages, records
 from flaxvae.runs.checkpoints import Checkpoints
 from flaxvae.runs.contents import Parts, final, to_parts
 from flaxvae.runs.folder import RunFolder
@@ -243,7 +237,7 @@ def _checkpoints(folder: RunFolder, shapes: Parts) -> Iterator[tuple[int, Parts 
         yield from checkpoints.each(shapes)
 
 
-# ---- the files, one by one; each check returns what it found, or raises DataError
+# ---- the files of a training; each check returns what it found, or raises DataError
 
 
 def _words(error: Exception) -> str:
@@ -289,7 +283,7 @@ def _metrics(folder: RunFolder, per_epoch: int, saved: int, finished: bool) -> s
             row = records.row(line)
         except ValueError as error:
             raise DataError(f"line {number} is damaged ({error})") from None
-        _finite(row, f"line {number}: ")
+        intact.finite(row, f"line {number}: ")
         if row["epoch"] != number:
             raise DataError(f"line {number} is of epoch {row['epoch']}: expected {number}")
         if rows and row["step"] <= rows[-1]["step"]:
@@ -312,7 +306,7 @@ def _summary(
     newest: Mapping[str, str],
 ) -> str:
     """``fits``: digests of the checkpoints that match those in ``summary``."""
-    _finite(summary)
+    intact.finite(summary)
     last = max((row["epoch"] for row in folder.history()), default=0)
     if summary["epochs"] != last:
         raise DataError(f"{summary['epochs']} epochs: expected {last}, as metrics.jsonl has them")
@@ -330,138 +324,35 @@ def _summary(
     return f"{counted(summary['epochs'], 'epoch')}, of a checkpoint's variables"
 
 
-def _finite(value: Any, where: str = "") -> None:
-    """Raises DataError, naming the first number in a JSON value that is not finite."""
-    if isinstance(value, dict):
-        for name, each in value.items():
-            _finite(each, f"{where}{name} ")
-    elif isinstance(value, list):
-        for each in value:
-            _finite(each, where)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"{where}is {value}: expected a finite number")
-
-
 def _figures(folder: RunFolder) -> Iterator[Finding]:
     paths = sorted(folder.figures.glob("*.png"))
-    found = [_finding(f"figures/{path.name}", functools.partial(_png, path)) for path in paths]
+    found = [
+        _finding(f"figures/{path.name}", functools.partial(intact.png, path)) for path in paths
+    ]
     yield from (finding for finding in found if not finding.ok)
     good = sum(bool(finding.ok) for finding in found)
     yield Finding(True if good else None, "figures", f"{good} whole" if good else "none")
 
 
-def _png(path: Path) -> str:
-    """Check that every chunk of a PNG is there with its checksum, and has all rows of pixels."""
-    raw = path.read_bytes()
-    if not raw.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise DataError(f"begins with {raw[:8]!r}: expected a PNG")
-    at, kind, chunks = 8, b"", dict[bytes, bytes]()
-    try:
-        while kind != b"IEND":
-            size, kind = struct.unpack_from(">I4s", raw, at)
-            (checksum,) = struct.unpack_from(">I", raw, at + 8 + size)
-            if zlib.crc32(raw[at + 4 : at + 8 + size]) != checksum:
-                raise DataError(f"damaged in the {size:,} bytes after {at:,}; draw it again")
-            chunks[kind] = chunks.get(kind, b"") + raw[at + 8 : at + 8 + size]
-            at += 12 + size
-        width, height, bits, colour, *_, woven = struct.unpack(">IIBBBBB", chunks.get(b"IHDR", b""))
-    except struct.error:
-        raise DataError(f"cut off after {len(raw):,} bytes; draw it again") from None
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0)
-    expected = height * (1 + -(-width * bits * channels // 8))  # a row's bytes, and its filter
-    try:
-        pixels = zlib.decompressobj()
-        seen = len(pixels.decompress(chunks.get(b"IDAT", b""), expected + 1))
-    except zlib.error as error:
-        raise DataError(f"its pixels are damaged ({error}); draw it again") from None
-    if not woven and seen != expected:
-        raise DataError(f"{seen:,} bytes of pixels: expected {expected:,}; draw it again")
-    return "whole"
-
-
 def _others(folder: RunFolder) -> Iterator[Finding]:
     """What later commands have written."""
     kinds = {
-        "evaluation*.json": _evaluation,
-        "likelihood*.json": _evaluation,
-        "diagnosis*.json": _evaluation,
-        "disentanglement*.json": _disentanglement,
-        "probe*.json": _evaluation,
-        "quality*.json": _evaluation,
-        "latents*.npz": _arrays,
-        "restored*.npz": _arrays,
-        "scores*.csv": _scores,
-        anomaly.FILE: _anomaly,
-        "tb/events*": _events,
+        "evaluation*.json": intact.evaluation,
+        "likelihood*.json": intact.evaluation,
+        "diagnosis*.json": intact.evaluation,
+        "disentanglement*.json": intact.disentanglement,
+        "probe*.json": intact.evaluation,
+        "quality*.json": intact.evaluation,
+        "latents*.npz": intact.arrays,
+        "restored*.npz": intact.arrays,
+        "scores*.csv": intact.scores,
+        anomaly.FILE: intact.own_scores,
+        "tb/events*": intact.tensorboard,
     }
     for kind, read in kinds.items():
         for path in sorted(folder.path.glob(kind)):
             what, size = path.relative_to(folder.path).as_posix(), path.stat().st_size
-            if read is _events and size > LARGEST:
+            if read is intact.tensorboard and size > LARGEST:
                 yield Finding(None, what, f"{size:,} bytes, too large to read here")
             else:
                 yield _finding(what, functools.partial(read, path))
-
-
-class _Evaluation(TypedDict):
-    images: Positive
-    split: NotRequired[str]
-
-
-def _evaluation(path: Path) -> str:
-    found = records.read(path, _Evaluation, "write it again")
-    _finite(found)
-    return f"{counted(found['images'], 'image')}, {found.get('split', 'test')}"
-
-
-class _Disentanglement(TypedDict):
-    images: Positive
-    factors: list[str]
-
-
-def _disentanglement(path: Path) -> str:
-    found = records.read(path, _Disentanglement, "write it again")
-    _finite(found)
-    return f"{counted(found['images'], 'image')}, {counted(len(found['factors']), 'factor')}"
-
-
-def _scores(path: Path) -> str:
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    if header[:1] not in (["file"], ["index"]) or header[1:2] != ["score"]:
-        raise DataError("other columns than file or index, score: write it again")
-    for number, row in enumerate(rows, 2):
-        try:
-            whole = len(row) == len(header) and isinstance(float(row[1]), float)
-        except ValueError:
-            whole = False
-        if not whole:
-            raise DataError(f"line {number} is incomplete: write it again")
-    return counted(len(rows), "score")
-
-
-def _anomaly(path: Path) -> str:
-    found = anomaly.read(path)
-    _finite(found)
-    images = counted(found["held_out_images"], "held-out image")
-    return f"{counted(len(found['scores']), 'score')} of the run's own images, {images}"
-
-
-def _events(path: Path) -> str:
-    try:
-        count, whole = events.count(path)
-    except ValueError as error:
-        raise DataError(f"{error}; metrics.jsonl has the same numbers") from None
-    return counted(count, "event") + ("" if whole else ", the last one incomplete")
-
-
-def _arrays(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-            names = file.namelist()
-    except zipfile.BadZipFile as error:
-        raise DataError(f"cannot be read ({error})") from None
-    if damaged:
-        raise DataError(f"its {damaged} is damaged")
-    return ", ".join(name.removesuffix(".npy") for name in names)

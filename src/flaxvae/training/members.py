@@ -30,7 +30,7 @@ from flaxvae.plan import Plan
 from flaxvae.recipe import Recipe
 from flaxvae.settings import TrainSettings
 from flaxvae.training import feed as feeds
-from flaxvae.training import guard, loop, observers
+from flaxvae.training import guard, loop, observers, optimizers
 from flaxvae.training import step as steps
 from flaxvae.training.feed import Whole
 from flaxvae.training.step import TrainState
@@ -195,7 +195,7 @@ def trainer(group: Group, data: Data, mesh: Mesh) -> steps.Trainer:
     """
     first = group.members[0]
     program = _program(first.plan, data)
-    rates = [steps.learning_rate(m.plan.training, program.total_steps) for m in group.members]
+    rates = [optimizers.learning_rate(m.plan.training, program.total_steps) for m in group.members]
     each, whole = meshes.split(mesh), meshes.replicated(mesh)
     given = steps.images_and_labels(first.recipe, data)
     x_all, y_all = meshes.put([feeds.whole(a) for a in given], whole)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 from jax.sharding import Mesh
 
 from flaxvae import declared
@@ -29,6 +28,7 @@ from flaxvae.recipe import Recipe
 from flaxvae.settings import TrainSettings
 from flaxvae.training import feed as feeds
 from flaxvae.training import guard as guards
+from flaxvae.training import optimizers
 from flaxvae.training.feed import Feed, Images
 from flaxvae.training.update import Found, Move, State, update
 from flaxvae.training.update import init as init_state
@@ -107,66 +107,6 @@ class Trainer(NamedTuple):
     together: bool = False  # arrays have an axis of members; none waits for another
 
 
-def learning_rate(settings: TrainSettings, total_steps: int) -> optax.Schedule:
-    """Linear warm-up from zero, then constant or a cosine to zero at the last step."""
-    peak, warmup = settings.learning_rate, settings.warmup_steps
-    if settings.schedule == "cosine":
-        main = optax.cosine_decay_schedule(peak, max(total_steps - warmup, 1))
-    else:
-        main = optax.constant_schedule(peak)
-    if not declared.is_on(warmup):
-        return main
-
-    def rise(step):
-        return peak - peak * (1 - jnp.clip(step, 0, warmup) / warmup)
-
-    return optax.join_schedules([rise, main], [warmup])
-
-
-def _layer_matrices(params: Any) -> Any:
-    """For every kernel, its axes as a matrix [inputs, outputs]; None for other parameters."""
-
-    def matrix(path, leaf):
-        if path[-1] != jax.tree_util.DictKey("kernel"):
-            return None
-        last = leaf.ndim - 1
-        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
-
-    return jax.tree_util.tree_map_with_path(matrix, params)
-
-
-def muon(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Momentum made nearly orthogonal by Newton-Schulz iterations (Jordan et al. 2024).
-
-    Used for the kernels of dense layers and convolutions; Adam with Nesterov momentum for the
-    rest. Updates are scaled to the size of Adam's (Liu et al. 2025), so that one learning rate
-    serves both. Three iterations, where five are usual, train 784-200-200-50 as well and cost
-    less. Updates are only loosely orthogonal: the singular values of a random 784 x 200 matrix end
-    between 0.69 and 1.20, but those of a matrix with condition number 1e4 between 0.001 and 1.20,
-    half of them below 0.12 (after five iterations: 0.014 to 1.20, and 0.71).
-
-    A kernel [k, k, in, out] is the matrix [k k in, out]. For ``--net conv`` on the digits, at the
-    default rate, Adam was ahead after 30 epochs: test ELBO -27.1 against -31.5 nats, which had not
-    converged (one seed).
-    """
-    return optax.contrib.muon(
-        schedule,
-        ns_steps=3,
-        adam_b2=0.999,
-        muon_weight_dimension_numbers=_layer_matrices,
-        consistent_rms=0.2,
-    )
-
-
-OPTIMIZERS = {"adam": optax.adam, "muon": muon}
-
-
-def optimizer(settings: TrainSettings, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2014) or Muon, with the gradient's norm clipped first if asked."""
-    main, clip = OPTIMIZERS[settings.optimizer](schedule), settings.clip_norm
-    return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), main)
-
-
 def check(recipe: Recipe, data: Data, settings: TrainSettings, mesh: Mesh) -> None:
     """Raises UsageError for settings that cannot train ``recipe`` on these data and devices."""
     size, images_ = settings.batch_size, len(data.train.x)
@@ -232,8 +172,8 @@ def program(
     train, batch_size = data.train, settings.batch_size
     steps_per_epoch = len(train.x) // batch_size
     total_steps = epochs * steps_per_epoch
-    schedule = learning_rate(settings, total_steps)
-    descent = optimizer(settings, schedule)
+    schedule = optimizers.learning_rate(settings, total_steps)
+    descent = optimizers.optimizer(settings, schedule)
 
     def objective(model):
         loss = recipe.objective(memory.in_parts(model, settings.accumulate))
@@ -256,7 +196,7 @@ def program(
 
     def step(state: TrainState, noise: Noise, x, y, tolerance=0) -> TrainState:
         position, batch = state.step - state.offset, make_batch(noise.pixels, x, y)
-        scaled = optimizer(settings, lambda _: schedule(position) * state.guard.scale)
+        scaled = optimizers.optimizer(settings, lambda _: schedule(position) * state.guard.scale)
 
         def guarded(before: State, found: Found, move: Move) -> TrainState:
             # Whole for the guard: the norm of sharded arrays takes an extra sum for each.
