@@ -10,6 +10,7 @@
     streaming    training on images that are streamed from a file, against images on the device
     overhead     what the guard against NaN, the metrics and checkpoints add to a training
     data         pictures/s into the cache, and seconds to the first step of a second start
+    ways_out     milliseconds to score one image: by the run, in onnxruntime and in PyTorch
 
 About 40 minutes in all on two cores, with nothing else running. Each group writes
 results/<group>.json; docs/benchmarks.md and its plot are made from all that are there, so groups

@@ -24,6 +24,7 @@ class Case:
     k: int = 5000  # importance samples, for likelihoods
     images: int = IMAGES
     pictures: str = ""  # the path of a folder or a zip, where it is about those
+    exported: str = ""  # the path of a folder of a run and its exports
 
     @property
     def shape(self) -> Net:

@@ -270,6 +270,20 @@ def data(how: How) -> list[Row]:
     return rows
 
 
+def ways_out(how: How) -> list[Row]:
+    """The score of one image, by the run and by its exports."""
+    from benchmarks.contenders import exported
+
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case("conv", images=200, exported=folder)
+        exported.make(Path(folder), case)
+        torch = ["torch score"] if how.has_torch() else []
+        cases = dict.fromkeys(["flaxvae score", "onnx score", *torch], case)
+        found = how.time(cases, dict.fromkeys(cases, 1))
+    _compared(f"{case.shape.label}, one image: scores/s", found)
+    return [{"label": case.shape.label, "found": found}]
+
+
 GROUPS: dict[str, Callable[[How], list[Row]]] = {
     "training": training,
     "growth": growth,
@@ -281,4 +295,5 @@ GROUPS: dict[str, Callable[[How], list[Row]]] = {
     "start": start,
     "overhead": overhead,
     "data": data,
+    "ways_out": ways_out,
 }

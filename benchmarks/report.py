@@ -166,6 +166,21 @@ def _data(rows: Rows) -> list[str]:
     return lines
 
 
+def _ways_out(rows: Rows) -> list[str]:
+    names = {
+        "flaxvae score": "`fv.load(run).score(x)`",
+        "onnx score": "`scorer.onnx` in onnxruntime",
+        "torch score": "`model.py` in PyTorch",
+    }
+    (row,) = rows
+    lines = [f"| {row['label']} | ms to score one image | times flaxvae's |", "|---|---|---|"]
+    for name, found in row["found"].items():
+        rate = found["rate"]
+        seconds = {"low": 1 / rate["high"], "middle": 1 / rate["middle"], "high": 1 / rate["low"]}
+        lines.append(f"| {names[name]} | {_told(seconds, '.2f', 1e3)} | {_times(found)} |")
+    return lines
+
+
 TABLES = {
     "training": _training,
     "growth": _growth,
@@ -177,6 +192,7 @@ TABLES = {
     "start": _start,
     "overhead": _overhead,
     "data": _data,
+    "ways_out": _ways_out,
 }
 
 
@@ -211,7 +227,7 @@ def write(results: Path = RESULTS, docs: Path = DOCS) -> None:
     order = list(GROUPS)
     for name in sorted(records, key=lambda n: (n.partition("-")[2], order.index(n.split("-")[0]))):
         group, _, label = name.partition("-")
-        title = f"{group.capitalize()}{', ' + label if label else ''}"
+        title = f"{group.capitalize().replace('_', ' ')}{', ' + label if label else ''}"
         record = records[name]
         lines += ["", f"## {title}", "", _machine(record), "", *TABLES[group](record["rows"])]
         if group == "training":

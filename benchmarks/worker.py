@@ -21,6 +21,8 @@ def find(name: str, case: Case):
     module = MODULES.get(name.split()[0], "ours")
     if module == "pytorch" and case.net in DEEP:
         module = "photographs"
+    if case.exported:
+        module = "exported"
     return importlib.import_module(f"benchmarks.contenders.{module}").CONTENDERS[name]
 
 

@@ -114,11 +114,15 @@ def test_loops_and_reductions_are_written_out():
 
         ends = jax.lax.reduce((x, 2 * x), (jnp.float32(1), jnp.float32(0)), affine, [1])
         total, rows = jax.lax.scan(lambda c, row: (c * 0.5 + row, c), jnp.zeros(7), x)
-        return *ends, total, rows, x.at[:, 2:4].set(x[:, 5:7]), x[:, ::3], jnp.stack([x, x], 1)
+        seen = jnp.where(jnp.tril(jnp.ones((3, 3), bool)), x[:, :3], -1)
+        row = jax.lax.fori_loop(0, 2, lambda i, a: a.at[:, i].set(x[:, 6]), x)
+        parts = x.at[:, 2:4].set(x[:, 5:7]), x[:, ::3], jnp.stack([x, x], 1)
+        return *ends, total, rows, *parts, row, seen
 
     x = np.random.default_rng(1).normal(size=(3, 7)).astype(np.float32)
     made = tracing.trace(function, x)
     assert not {"reduce", "scan", "scatter", "stack"} & {op.name for op in made.ops}
+    assert {str(value.dtype) for value in made.constants.values()} <= {"float32", "int32", "bool"}
     for found, expected in zip(interpreter.run(made, x), function(jnp.asarray(x)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 

@@ -169,14 +169,31 @@ def test_files_that_are_missing_or_encrypted_are_said_to_be(tmp_path):
         torch_file.read(path)
 
 
-@pytest.mark.parametrize(("name", "fits"), [("log_sigma", False), ("logsigma2", True)])
-def test_standard_deviations_are_no_variances(name, fits):
-    state = {key.replace("fc22", name): x for key, x in small_state().items()}
-    if fits:
-        assert tutorials.recognised(state).heads[1].name == name
-        return
-    with pytest.raises(DataError, match="head log_sigma, of a standard deviation"):
-        tutorials.recognised(state)
+def renamed_spread(name):
+    return {key.replace("fc22", name): x for key, x in small_state().items()}
+
+
+@pytest.mark.parametrize("name", ["log_sigma", "logstd", "fc_log_std"])
+def test_log_sigma_is_half_of_log_var(name):
+    found, state = tutorials.recognised(renamed_spread(name)), renamed_spread(name)
+    assert found.heads[1].name == name and "twice what it gives" in tutorials.assumed(found)
+    np.testing.assert_array_equal(found.heads[1].weight, 2 * state[f"{name}.weight"])
+    first = {f"{name}.{kind}": state[f"{name}.{kind}"] for kind in ("weight", "bias")}
+    order = [key for key in state if key.startswith("fc1")]
+    other = {key: state[key] for key in order} | first | state  # it comes before the mean
+    assert [one.name for one in tutorials.recognised(other).heads] == ["fc21", name]
+
+
+@pytest.mark.parametrize("name", ["logsigma2", "log_var"])
+def test_log_variances_are_what_they_are(name):
+    found, state = tutorials.recognised(renamed_spread(name)), renamed_spread(name)
+    np.testing.assert_array_equal(found.heads[1].weight, state[f"{name}.weight"])
+
+
+@pytest.mark.parametrize("name", ["sigma", "fc_std"])
+def test_standard_deviations_are_no_variances(name):
+    with pytest.raises(DataError, match=f"head {name}, of a standard deviation"):
+        tutorials.recognised(renamed_spread(name))
 
 
 @pytest.mark.parametrize("renamed", ["fc21", "fc22"])

@@ -7,10 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from conftest import rare
 from flaxvae.errors import UsageError
-from flaxvae.export import interpreter, onnx, onnx_graph, tracing
+from flaxvae.export import hypercube, interpreter, onnx, onnx_graph, tracing
 from test_zoo import RECIPES, SHAPE, data, run_of
 
 pytest.importorskip("onnx")
@@ -66,7 +67,43 @@ def test_onnxruntime_computes_what_jax_does(case):
     said = re.findall(
         rf"^\| `{case.removesuffix('-mlp')}` \|.* \| (.*) \|$", DOCS.read_text(), re.M
     )
-    assert not said or said == ["no sampler" if missing else "yes"]
+    assert not said or said == ["sampler after `fit-prior`" if missing else "yes"]
+
+
+@pytest.mark.slow
+def test_codes_are_drawn_from_their_prior():
+    """Code by code, of the bits of which JAX's own draws are made."""
+    run, n = run_of("vq_vae-mlp"), 5
+    prior = run.recipe.codes.prior
+    fitted = jax.jit(prior.model.init)(jax.random.key(1), np.zeros((1, *prior.data.shape), "f4"))
+    variables = run.variables | {"prior": fitted["params"]}
+    run = dataclasses.replace(run, variables=variables)
+    made = onnx.traced(onnx.functions(run)["sampler"])
+    keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(16)]
+    bits = np.concatenate([jax.random.bits(key, (n, 8)) for key in keys], 1)
+    uniform = np.float32((bits >> 8) / 2.0**24)
+    expected = run.recipe.model.decode(
+        variables, run.recipe.model.prior_sample(variables, jax.random.key(0), n)
+    )
+    close(session(run, "sampler", made).run(None, {"uniform": uniform})[0], expected.mean)
+
+
+def test_draws_of_a_hypercube_cover_every_number_evenly():
+    """Each is uniform; of 16 there is one in each sixteenth; and numbers know nothing of others."""
+    keys = hypercube.keys(3, 16)
+
+    def draw(key):
+        one, two = jax.random.split(jax.random.fold_in(key, 5))
+        return jax.random.uniform(one, (2000,)), jax.random.normal(two, (2000,))
+
+    u, z = map(np.asarray, jax.vmap(draw)(keys))
+    sixteenth = np.sort(np.floor(16 * u), 0)
+    np.testing.assert_array_equal(sixteenth, np.broadcast_to(np.arange(16)[:, None], (16, 2000)))
+    assert stats.kstest(u[3], "uniform").pvalue > 1e-4 and stats.kstest(z[3], "norm").pvalue > 1e-4
+    # Of independent draws the largest mean is near 0.9, and squares are off by 0.28.
+    assert np.abs(z.mean(0)).max() < 0.25 and abs((z**2).mean(0) - 1).mean() < 0.15
+    for a, b in ((u[0, :-1], u[0, 1:]), (u[0], z[0])):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(2000)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +133,7 @@ def test_files_take_images_as_decoded(conv, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_scores_are_those_of_flaxvae_but_for_the_draws(conv):
-    """Other noise of the same distribution, so the means agree within their errors."""
+    """Other noise, with the same mean, so the means agree within their errors."""
     function, x = onnx.functions(conv)["scorer"], data().train.x
     found = session(conv, "scorer", onnx.traced(function)).run(None, {"image": x})[0]
     difference = found - conv.score(x)

@@ -20,11 +20,12 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
+from sklearn.utils.validation import has_fit_parameter
 
 import flaxvae as fv
 from flaxvae import sklearn as estimators
 from flaxvae.choices import Choices
-from flaxvae.errors import DataError, UsageError
+from flaxvae.errors import DataError, DivergedError, UsageError
 from flaxvae.sklearn import VAE, WITHOUT
 from test_zoo import small
 
@@ -285,19 +286,34 @@ def test_every_setting_is_a_parameter():
     ],
 )
 def test_settings_that_do_not_fit(given, words):
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=words) as caught:
         VAE(**SMALL | given).fit(digits(40))
+    assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
 
 
 def test_values_out_of_range():
-    with pytest.raises(DataError, match="X are float64 from 0 to 16; expected 0 to 1"):
+    with pytest.raises(DataError, match="X are float64 from 0 to 16; expected 0 to 1") as caught:
         VAE(shape=(8, 8), **SMALL).fit(16 * digits(40))
+    assert isinstance(caught.value, ValueError)
+
+
+def test_rows_have_no_weights(fitted):
+    assert not has_fit_parameter(fitted, "sample_weight")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sample_weight'"):
+        clone(fitted).fit(table(), sample_weight=np.ones(200))
+
+
+def test_a_fit_that_diverges_says_what_there_is_to_do(fitted):
+    """Nothing is resumed, and no changes are to be allowed."""
+    with pytest.raises(DivergedError, match=r"try a lower learning_rate, clip_norm=1 or") as caught:
+        clone(fitted).set_params(learning_rate=1e30).fit(table())
+    assert "allow" not in str(caught.value) and "resume" not in str(caught.value)
 
 
 def test_without_contamination_there_is_no_threshold(fitted):
     other = clone(fitted).set_params(contamination=None).fit(table())
     assert not hasattr(other, "offset_") and np.isfinite(other.score(table()))
-    with pytest.raises(UsageError, match="contamination=None: expected a fraction"):
+    with pytest.raises(ValueError, match="contamination=None: expected a fraction"):
         other.predict(table())
 
 

@@ -12,12 +12,13 @@ It trains as ``flaxvae.train`` does, but in memory: no folder, no figures, and a
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self, TypeVar, Unpack
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ParamSpec, Self, TypeVar, Unpack
 
 import numpy as np
 from sklearn.base import (
@@ -51,6 +52,32 @@ WITHOUT = (
 SETTINGS = tuple(name for name in Choices.__annotations__ if name not in WITHOUT)
 ROWS = 64  # at least as many are computed at once, so that fewer give the same bits
 Init = TypeVar("Init")
+Given, Result = ParamSpec("Given"), TypeVar("Result")
+
+
+class SettingError(UsageError, ValueError):
+    """A setting or an argument that does not fit: a ValueError, as scikit-learn's users expect."""
+
+
+class RowsError(DataError, ValueError):
+    """Rows that do not fit."""
+
+
+def _raising_value_errors(method: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A method whose complaints are ValueErrors, too."""
+
+    @functools.wraps(method)
+    def checked(*args: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            return method(*args, **options)
+        except ValueError:
+            raise
+        except UsageError as error:
+            raise SettingError(*error.args) from None
+        except DataError as error:
+            raise RowsError(*error.args) from None
+
+    return checked
 
 
 def _with_settings(init: Init) -> Init:
@@ -126,13 +153,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         for name in SETTINGS:
             setattr(self, name, given.get(name))
 
+    @_raising_value_errors
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on rows X [N, D]; labels y [N] are for conditional models, others ignore them.
 
         Raises:
             ValueError: X is no array of finite numbers, or has fewer than two rows.
-            UsageError: a setting that does not fit the model, the data or the others.
-            DataError: images with values out of range.
+            SettingError: one that does not fit the model, the data or the others.
+            RowsError: images with values out of range.
             DivergedError: a loss, a gradient or a state is not finite.
         """
         share = declared.conform("contamination", _SHARE, self.contamination)
@@ -166,6 +194,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """``fit``, then ``predict`` of the same rows."""
         return self.fit(X, y).predict(X, y)
 
+    @_raising_value_errors
     def transform(self, X: Any, y: Any = None) -> np.ndarray:
         """The code of each row, without noise, such as the mean of q(z|x): [N, latents] float32.
 
@@ -174,11 +203,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         X = self._validated(X)
         return self.trained_.encode(*self._padded(X, y))[: len(X)]
 
+    @_raising_value_errors
     def inverse_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """The mean of p(x|z) for each code z: [N, latents] -> [N, D], on the scale of X."""
         check_is_fitted(self)
         return self._rows(self.trained_.decode(check_array(X, dtype=np.float32), y))
 
+    @_raising_value_errors
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """The ELBO of each row in nats, [N]: the higher, the more normal.
 
@@ -196,6 +227,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """The mean of ``score_samples``, in nats."""
         return float(self.score_samples(X, y).mean())
 
+    @_raising_value_errors
     def decision_function(self, X: Any, y: Any = None) -> np.ndarray:
         """``score_samples`` above the threshold ``offset_``, [N]: negative for outliers."""
         found = self.score_samples(X, y)
@@ -209,6 +241,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """-1 for outliers, 1 for other rows, [N]."""
         return np.where(self.decision_function(X, y) >= 0, 1, -1)
 
+    @_raising_value_errors
     def sample(
         self,
         n_samples: int = 1,
@@ -223,7 +256,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         With ``means`` those of p(x|z) instead, which look better as images. ``temperature`` scales
         the prior's standard deviation; of a conditional model y is one label, or one a draw.
 
-        Raises UsageError where there is no prior to draw from, as over the codes of vq_vae.
+        Raises SettingError where there is no prior to draw from, as over the codes of vq_vae.
         """
         check_is_fitted(self)
         how: dict[str, Any] = {"y": y, "temperature": temperature, "draw_pixels": not means}

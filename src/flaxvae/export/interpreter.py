@@ -130,7 +130,9 @@ ELEMENTWISE: _Functions = {
     "and": np.bitwise_and,
     "or": np.bitwise_or,
     "not": np.invert,
-    "select_n": lambda which, *cases: np.select([which == i for i in range(len(cases))], cases),
+    "select_n": lambda which, *cases: np.select(
+        [which == i for i in range(len(cases) - 1)], cases[:-1], cases[-1]
+    ),
     "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
     "integer_pow": lambda x, y: np.asarray(np.power(x, y), x.dtype),
     "convert_element_type": _convert,

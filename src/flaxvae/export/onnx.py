@@ -9,8 +9,9 @@ N is any number. ``examples`` are as decoded from disk: ``image``, uint8 (or uin
 the run's size, scaled and binarized in the file; float32 in [0, 1] if the run's were, and (x + 1) /
 2 if they were in [-1, 1]; of a table, ``row``, float64 as in its file. Images that are binarized by
 a draw are so by one draw of uniform numbers for all, and the score is -ELBO averaged over
-``SAMPLES`` draws of z that are the same for all images. So a file is a function of the image; each
-score has the distribution of ``flaxvae score``'s, whose draws are the image's own.
+``SAMPLES`` draws of z that are the same for all images. So a file is a function of the image. The
+draws are those of a Latin hypercube: the score has less noise than that of ``flaxvae score``, whose
+draws are the image's own, and the same mean.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from flaxvae.analysis.anomaly.scores import SAMPLES
 from flaxvae.data import images
 from flaxvae.data.pipeline import binarization_key
 from flaxvae.errors import UsageError
-from flaxvae.export import onnx_graph, programs, tracing
+from flaxvae.export import hypercube, onnx_graph, programs, tracing
 from flaxvae.export.graph import Graph, Unsupported
 from flaxvae.runs import export_folder
 from flaxvae.runs.run import Run
@@ -107,7 +108,6 @@ def functions(run: Run) -> dict[str, Function]:
     def score(raw, y=None):
         x = prepared(raw)
         features = model.encode(variables, x, y)
-        keys = jax.random.split(jax.random.key(0), SAMPLES)
 
         def draws(row):
             one = jax.tree.map(lambda leaf: leaf[None], row)
@@ -116,7 +116,7 @@ def functions(run: Run) -> dict[str, Function]:
                 latent = model.reparameterize(variables, key, one, False)
                 return latent.z[0], latent.kl.sum()
 
-            return jax.vmap(draw)(keys)
+            return jax.vmap(draw)(hypercube.keys(0, SAMPLES))
 
         z, kl = jax.vmap(draws)(features)  # [N, SAMPLES, D], [N, SAMPLES]
         x, y = jax.tree.map(lambda leaf: jnp.repeat(leaf, SAMPLES, 0), (x, y))

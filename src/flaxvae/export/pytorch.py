@@ -219,7 +219,8 @@ def source(run: Run, threshold: float | None) -> str:
     template = resources.files("flaxvae.export").joinpath("model.py.txt").read_text("utf-8")
     text = kept(template, wanted, "\n".join(lines))
     if run.recipe.classes is None:
-        text = re.sub(r", y(?=[,)])", "", text)  # the label, wherever one is taken
+        text = re.sub(r", y\)( +)#", r")\1   #", text)  # the label, wherever one is taken
+        text = re.sub(r", y(?=[,)])", "", text)
     safe = re.sub(r"[^\w ,.()\[\]-]", "?", f"{run.plan.model} on {spec.name}")
     return text.replace("TITLE", f"A model that flaxvae trained: {safe}.", 1)
 

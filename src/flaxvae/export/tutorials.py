@@ -5,7 +5,8 @@
 - convolutional: Conv2d 32 and 64, Linear 256, two heads; and back: Linear 256, Linear,
   ConvTranspose2d 32 and C, all 3x3 with stride 2 and padding 1.
 
-The heads may be one layer with twice the outputs, mean first.
+The heads may be one layer with twice the outputs, mean first. A head of log sigma, by its name, is
+doubled, for log sigma^2 = 2 log sigma.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from flaxvae.recipe import DataSpec
 
 EXPECTED = "Linear layers, or Conv2d 32 and 64 with Linear 256, two heads, and the mirror image"
 _STD = re.compile(r"(sigma|std)(?!_?(2|sq))", re.I)
-_LOG_VAR = re.compile(r"log_?(var|sigma)|lv|var", re.I)
+_LOG_STD = re.compile(rf"(log|ln)_?{_STD.pattern}", re.I)
+_LOG_VAR = re.compile(r"(log|ln)_?(var|sigma|std)|lv|var", re.I)
 
 
 class Weights(NamedTuple):
@@ -52,12 +54,17 @@ class Found(NamedTuple):
 def recognised(state: Mapping[str, np.ndarray]) -> Found:
     """What VAE a state_dict is. Raises DataError if it is another network."""
     found = _recognised(_weights(state))
+    mean, spread = found.heads
     for one in found.heads:
-        if _STD.search(one.name):
+        if _STD.search(one.name) and not (one is spread and _LOG_STD.search(one.name)):
             raise DataError(
-                f"a head {one.name}, of a standard deviation by its name: expected log-variances; "
-                "save it as log_var, with weight and bias doubled if it gives log sigma"
+                f"a head {one.name}, of a standard deviation by its name: expected log-variances, "
+                "or log sigma; rename it to log_sigma or log_var if it gives one of these"
             )
+    if _LOG_STD.search(spread.name):
+        return found._replace(
+            heads=(mean, spread._replace(weight=2 * spread.weight, bias=2 * spread.bias))
+        )
     return found
 
 
@@ -67,6 +74,8 @@ def assumed(found: Found) -> str:
     if mean.name == log_var.name:
         half = len(mean.bias)
         return f"{mean.name}: its first {half} outputs are taken as the mean, the others as log_var"
+    if _LOG_STD.search(log_var.name):
+        return f"{log_var.name} is taken as log sigma, so that log_var is twice what it gives"
     if bool(_LOG_VAR.search(mean.name)) != bool(_LOG_VAR.search(log_var.name)):
         return ""
     return (

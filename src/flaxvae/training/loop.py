@@ -368,9 +368,12 @@ class Training:
             kept = self.keeper.close(self.state, self.histories)
         except DataError as error:
             kept = f"; {error}"
+        lower = "a lower --learning-rate, --clip-norm 1 or"
+        if kept:  # and resumed with other settings
+            lower = "a lower --learning-rate or --clip-norm 1, both with --allow-changes, or"
         raise DivergedError(
-            f"{found}{after[settings.on_nan]}: expected finite numbers{kept}; try a lower "
-            f"--learning-rate or --clip-norm 1, both with --allow-changes, or --on-nan {other}"
+            f"{found}{after[settings.on_nan]}: expected finite numbers{kept}; try {lower} "
+            f"--on-nan {other}"
         )
 
     def roll_back(self, found: str) -> None:

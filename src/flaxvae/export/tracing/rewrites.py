@@ -149,6 +149,9 @@ def _scatter(build, given, params, avals):
     if len(numbers.scatter_dims_to_operand_dims) != 1:
         raise Unsupported("values set at indices of several axes")
     (axis,) = numbers.scatter_dims_to_operand_dims
+    if at.ndim == 0 and len(build.shape(new)) < len(build.shape(value)):  # of one index
+        shape = build.shape(value)
+        new = build.reshape(new, (*shape[:axis], 1, *shape[axis + 1 :]))
     size, count = build.shape(value)[axis], build.shape(new)[axis]
     if at.ndim == 0:
         at = int(at) + np.arange(count)
