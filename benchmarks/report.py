@@ -10,6 +10,7 @@ from benchmarks import claims
 from benchmarks.groups import GEMM, GROUPS, OURS, STREAMED
 from benchmarks.start import HELP
 from benchmarks.workers import Spread
+from flaxvae.errors import counted
 from flaxvae.report import plots
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,7 +21,8 @@ Rows = list[dict[str, Any]]
 def _machine(record: dict[str, Any]) -> str:
     m = record["machine"]
     versions = ", ".join(f"{name} {m[name]}" for name in ("python", "jax", "flax"))
-    return f"{m['processor']}, {m['cores']} cores, {m['device']}; {versions}; {m['date']}"
+    cores = counted(m["cores"], "core")
+    return f"{m['processor']}, {cores}, {m['device']}; {versions}; {m['date']}"
 
 
 def _told(values: Spread, form: str = ",.0f", scale: float = 1.0) -> str:
