@@ -52,7 +52,8 @@ WITHOUT = (
 SETTINGS = tuple(name for name in Choices.__annotations__ if name not in WITHOUT)
 ROWS = 64  # at least as many are computed at once, so that fewer give the same bits
 Init = TypeVar("Init")
-Given, Result = ParamSpec("Given"), TypeVar("Result")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class SettingError(UsageError, ValueError):
