@@ -19,7 +19,7 @@ from flaxvae import zoo
 from flaxvae.export import interpreter, tracing
 from flaxvae.recipe import DataSpec
 from flaxvae.report import explorer
-from flaxvae.report.explorer import facts, functions, packing, rounding
+from flaxvae.report.explorer import facts, functions, packing, rounding, weights
 from flaxvae.settings import Body
 
 OWN = resources.files("flaxvae.report.explorer")
@@ -391,3 +391,27 @@ def test_no_rounding_is_better_than_one_that_is_off():
     matrices = rounding.inputs(product(weights), [[np.ones((1, 160), np.float32)]] * 3)
     assert rounding.rounded(matrices, lambda forms: 1.0, 0.05) is None
     assert rounding.rounded(matrices, lambda forms: float("nan"), 0.05) is None
+
+
+def test_weights_take_the_fewest_bytes_that_are_close(monkeypatch):
+    recipe = zoo.RECIPES["vae"](SPEC, Body(net="mlp", widths=(300,)), latent_dim=4)
+    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), jnp.zeros((1, *SPEC.shape)), None)
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.1, leaf.dtype)  # noqa: E731
+    found = functions.trace(recipe, jax.tree.map(draw, shapes))
+    pixels = rng.uniform(size=(40, *SPEC.shape)).astype(np.float32)
+    codes = np.concatenate([interpreter.run(found.graphs["look"], x[None])[0] for x in pixels])
+    images = [interpreter.run(found.graphs["decode"], z[None])[0] for z in codes[:4]]
+    arrays = {"pictures": (pixels * 255).round().astype(np.uint8), "codes": codes}
+    arrays |= {"mean": codes.mean(0), "sd": codes.std(0), "probe_pixels": pixels[:4]}
+    arrays |= {"probe_codes": codes[:4], "probe_images": np.concatenate(images)}
+
+    def size():
+        forms, name = weights.choose(found, arrays, None)
+        return name, len(packing.pack(found.graphs, forms=forms).compressed())
+
+    (first, small), _ = size(), monkeypatch.setattr(rounding, "LEAST", 10**9)
+    (second, middle), _ = size(), monkeypatch.setattr(weights, "CLOSE", 0.0)
+    third, large = size()
+    assert [first, second, third] == ["rounded", "float16", "float32"]
+    assert small < 0.7 * middle and middle < 0.6 * large

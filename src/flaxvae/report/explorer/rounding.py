@@ -80,7 +80,10 @@ def rounded(
         error: what the page would be off by with these forms. It is about proportional to c.
         tolerance: of that.
     """
-    factors = {key: _factor(x) for key, (_, x) in matrices.items()}
+    try:
+        factors = {key: _factor(x) for key, (_, x) in matrices.items()}
+    except np.linalg.LinAlgError:  # of inputs that are not finite
+        return None
     deviation, best = FIRST, None
     for _ in range(TRIES):
         try:
@@ -103,7 +106,7 @@ def _factor(x: Array) -> tuple[Array, Array]:
     """The order in which rows are rounded, the largest inputs first, and U for that order."""
     power = np.square(x).mean(0)
     order = np.argsort(-power, kind="stable")
-    damping = max(DAMPING * float(power.mean()), 1e-12)
+    damping = DAMPING * float(power.mean()) or 1.0
     a = x[:, order].astype(np.float32) / np.sqrt(np.float32(len(x) * damping))
     # (damping (1 + a^T a))^-1 by Woodbury: the matrix to invert has the size of the calls.
     inner = np.linalg.solve(np.eye(len(a), dtype=np.float32) + a @ a.T, a)
