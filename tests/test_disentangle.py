@@ -1,6 +1,7 @@
 """``flaxvae disentangle``: on sprites, on a file of factors, and what it refuses."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -44,11 +45,12 @@ def drawn(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_of_sprites(drawn, capsys):
+def test_of_sprites(drawn, tmp_path, capsys):
     """The numbers are those of the codes of the test images, and the files are as printed."""
-    code, out, err = run(f"disentangle {drawn} --udr {drawn}", capsys)
+    other = shutil.copytree(drawn, tmp_path / "other")
+    code, out, err = run(f"disentangle {drawn} --udr {other}", capsys)
     assert (code, err) == (0, "")
-    found = json.loads((drawn / "disentanglement-udr-sprites.json").read_text())
+    found = json.loads((drawn / "disentanglement-udr-other.json").read_text())
     model = fv.load(drawn)
     test = model.data().test
     z = model.encode(test)
@@ -70,7 +72,7 @@ def test_of_sprites(drawn, capsys):
     assert all(any(line.startswith(name) for line in out.splitlines()) for name in NAMES)
     assert max(map(len, out.splitlines())) <= 80
     figure = drawn / "figures" / "mutual_information.png"
-    before = figure.with_stem("mutual_information-udr-sprites").read_bytes()
+    before = figure.with_stem("mutual_information-udr-other").read_bytes()
     code, out, _ = run(f"figures {drawn} --only mutual_information", capsys)
     assert code == 0 and "mutual_information.png" in out
     assert figure.read_bytes() == before and before.startswith(b"\x89PNG")
@@ -145,6 +147,8 @@ def test_a_run_without_factors_and_one_of_other_images(trained, drawn, capsys):
     assert code == 2 and "has no factors: digits" in err and err.count("\n") == 1
     code, _, err = run(f"disentangle {drawn} --udr {trained}", capsys)
     assert code == 2 and "images of 8 x 8 x 1, expected 64 x 64 x 1" in err
+    code, _, err = run(f"disentangle {drawn} --udr {drawn}", capsys)
+    assert code == 2 and "the same run twice: expected runs with other seeds" in err
 
 
 def test_fresh_images_share_the_factor_that_is_fixed():

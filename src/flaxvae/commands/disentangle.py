@@ -70,6 +70,10 @@ def disentangle(
     loaded, beside = load(run, recipes), [load(other, recipes) for other in udr]
     if images is None:
         factors.check_known(loaded)
+    places = [each.path.resolve() for each in (loaded, *beside)]
+    for name, path in zip(udr, places[1:], strict=True):
+        if places.count(path) > 1:
+            raise UsageError(f"--udr {name}: the same run twice: expected runs with other seeds")
     for each in (loaded, *beside):
         _check_codes(each, loaded)
     options: dict[str, Any] = {"images": images, "draws": draws, "fresh": fresh}
@@ -138,7 +142,7 @@ def disentangle(
             report.draw_matrix(picture, **matrix._asdict())
             facts["written"] = f"{relative(data)} and {relative(picture)}"
         except (DataError, OSError) as error:
-            unwritten = f"the numbers could not be written to a file: {error}"
+            unwritten = shared.unwritten(error)
         terminal.table(report.lines(found))
         terminal.summary(facts, [])
     if unwritten:
