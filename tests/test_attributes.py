@@ -25,6 +25,10 @@ def test_a_vector_is_the_difference_of_means():
     for which in (np.ones(80), np.zeros(80)):
         with pytest.raises(UsageError, match="of 80 images; expected some with"):
             attributes.vector(both, which)
+    with pytest.raises(UsageError, match="have the same mean code: expected other images"):
+        attributes.vector(
+            np.concatenate([codes, codes[::-1]]), np.arange(2 * len(codes)) < len(codes)
+        )
 
 
 def test_the_rest_is_orthogonal_to_the_others():

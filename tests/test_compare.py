@@ -152,9 +152,9 @@ def test_differences_between_settings_are_of_the_same_seeds(swept):
     spread = np.std([101.0, 111.1, 121.2], ddof=1)
     assert cells[0][0] == f"{np.mean([101.0, 111.1, 121.2]):.2f} ± {spread:.2f}"
     assert sweeps.NOTE.startswith("mean ± standard deviation")
-    narrow = comparison.sweep_lines(swept, members, 60)
-    assert max(map(len, narrow)) <= 60 and narrow[0].split() == ["beta", "1"]
-    assert cells[1][-1] in next(line for line in narrow if line.startswith("-ELBO - first's"))
+    narrow = comparison.sweep_lines(swept, members, 50)
+    assert max(map(len, narrow)) <= 50 and narrow[0].split() == ["beta", "1"]
+    assert any(line.startswith("-ELBO - first's") and cells[1][-1] in line for line in narrow)
 
 
 # ---- the command

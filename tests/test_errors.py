@@ -61,3 +61,22 @@ def test_what_is_printed_hides_nothing(tmp_path, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert stop.value.code == 2 and err.count("\n") == 1 and err[:-1].isprintable()
     assert "no\\u202ewhere\\x1b[2J\\nflaxvae: done" in err
+
+
+def test_a_path_of_several_lines_is_printed_as_one(monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "paths", lambda: ["a\nb", "c\u2028d"])
+    monkeypatch.setattr(cli.flags, "call", lambda command, rest, name: command())
+    cli.main(["paths"])
+    assert capsys.readouterr().out == "a\\nb\nc\\u2028d\n"
+
+
+def test_a_full_disk_says_what_to_do(monkeypatch, capsys):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(cli.COMMANDS, "full", full)
+    monkeypatch.setattr(cli.flags, "call", lambda command, rest, name: command())
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["full"])
+    assert stop.value.code == 3
+    assert capsys.readouterr().err == "flaxvae: No space left on device; make room there\n"

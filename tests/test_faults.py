@@ -435,7 +435,10 @@ def test_a_read_only_folder(stopped, tmp_path, capsys):
     finally:
         path.chmod(0o700)
     err = capsys.readouterr().err
-    assert stop.value.code == 3 and err == f"flaxvae: Permission denied: {path / 'lock'}\n"
+    assert (
+        stop.value.code == 3
+        and err == f"flaxvae: Permission denied: {path / 'lock'}; allow access to it\n"
+    )
 
 
 # ---- the clock

@@ -65,6 +65,14 @@ def test_names_of_unfinished_files_differ_and_are_short(tmp_path):
     assert listing(tmp_path) == [path.name]
 
 
+def test_a_new_folder_that_fails_leaves_none_of_those_above_it(tmp_path):
+    (tmp_path / "old").mkdir()
+    for parent in ("old", "new/deep"):
+        with pytest.raises(OSError), writing.whole_folder(tmp_path / parent / "npz"):
+            raise OSError(28, "No space left on device")
+    assert listing(tmp_path) == ["old"] and listing(tmp_path / "old") == []
+
+
 @pytest.mark.parametrize("name", ["\u65e5" * 80, "\u00fc" * 120, "half \udcff" + "x" * 200])
 def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path, name):
     path = tmp_path / name

@@ -857,7 +857,7 @@ def test_what_data_cannot_have():
 @pytest.mark.parametrize("net", ["conv", "resnet"])
 @pytest.mark.parametrize("name", zoo.RECIPES)
 def test_convolutions_need_images(name, net):
-    words = "expected images" if name in OWN_NETWORK else "use net='mlp'"
+    words = "a network of its own" if name in OWN_NETWORK else "use net='mlp'"
     with pytest.raises(UsageError, match=words):
         lookup.build(name, SPEC._replace(shape=(5,)), net=net)
 

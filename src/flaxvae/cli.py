@@ -12,7 +12,7 @@ from typing import Any
 
 from flaxvae import flags, signals, streams
 from flaxvae.commands import COMMANDS
-from flaxvae.errors import FlaxvaeError, UsageError, typed_by, visible
+from flaxvae.errors import FlaxvaeError, UsageError, remedy, typed_by, visible
 from flaxvae.synonyms import hint
 
 
@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     with streams.steady(), signals.raised(), typed_by("flaxvae"):
         try:
             lines = _run(sys.argv[1:] if argv is None else argv) or []
-            for line in [lines] if isinstance(lines, str) else lines:
-                print(visible(line, keep="\n"))
+            for line in lines.split("\n") if isinstance(lines, str) else lines:
+                print(visible(line))
             return
         except FlaxvaeError as error:
             said, code = str(error), error.exit_code
@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
             said, code = "interrupted", 128 + getattr(error, "number", signal.SIGINT)
         except OSError as error:  # a folder that cannot be written, a full disk
             where = f": {error.filename}" if error.filename else ""
-            said, code = f"{error.strerror or error}{where}", 3
+            advice = remedy(error.strerror, "")
+            said, code = f"{error.strerror or error}{where}" + f"; {advice}" * bool(advice), 3
         print(f"flaxvae: {visible(said)}", file=sys.stderr)
     sys.exit(code)
 

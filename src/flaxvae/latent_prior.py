@@ -57,6 +57,8 @@ def fit_prior(
     watch = terminal or observers.Quiet()
     with lock.hold(RunFolder.open(path).path):
         run = opened(path, prior=False, recipes=recipes)
+        for remark in run.remarks:
+            watch.note(remark)
         fitted_prior.check(kind, run.latent_size)
         data = run.data(place)
         train = pipeline.binarized(data.train, data.binarization, fold=0)

@@ -140,16 +140,16 @@ def chosen(model: str | Variant, choices: Mapping[str, Any]) -> dict[str, Any]:
         meant = hint(unknown[0], known)
         name = recipe(model).__name__
         raise UsageError(f"unknown argument {unknown[0]!r} for model {name!r}{meant}")
-    usual = {name: x for record in records.values() for name, x in vars(record).items()}
-    for name, note in without(model).items():
-        if name in choices and choices[name] != usual[name]:
-            raise UsageError(
-                f"{declared.flag(name)} {declared.seen(choices[name])} has no effect: {note.why}; "
-                "leave it out"
-            )
+    unused = without(model)
     for parameter, default in records.items():
         own_choices = {k: v for k, v in choices.items() if k in vars(default)}
         records[parameter] = dataclasses.replace(default, **own_choices)
+        for name, value in vars(records[parameter]).items():
+            if name in unused and value != vars(default)[name]:
+                raise UsageError(
+                    f"{declared.flag(name)} {declared.seen(value)} has no effect: "
+                    f"{unused[name].why}; leave it out"
+                )
     kinds = hints(model)
     rest |= {k: declared.conform(k, kinds[k], choices[k]) for k in rest if k in choices}
     return records | rest

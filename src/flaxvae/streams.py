@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from flaxvae.errors import visible
 
-_LAYOUT = "\n\r\t\x1b"  # of lines, and of colours on a terminal
+_LAYOUT, _COLOURS = "\n\r\t", "\x1b"  # of lines; and on a terminal
 _FAULTS = (OSError, ValueError)  # ValueError: the stream is closed
 
 
@@ -32,7 +32,8 @@ class Steady:
 
     def write(self, text: str) -> int:
         try:
-            self._stream.write(visible(text, keep=_LAYOUT))
+            keep = _LAYOUT + _COLOURS * self.isatty()
+            self._stream.write(visible(text, keep=keep))
         except UnicodeEncodeError:
             known = self._stream.encoding
             self.write(text.encode(known, "replace").decode(known))

@@ -69,8 +69,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     clear(path.parent, path.name)
     partial, aside = temporary(path), temporary(path)
-    partial.mkdir(parents=True)
+    missing = [parent for parent in path.parents if not parent.exists()]
     try:
+        partial.mkdir(parents=True)
         yield partial
         try:
             if path.exists():
@@ -83,6 +84,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         for left in (partial, aside):
             shutil.rmtree(left, ignore_errors=True)
+        for parent in missing:
+            with suppress(OSError):  # there is something in it now
+                parent.rmdir()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ Array = np.ndarray
 def vector(codes: Array, has: Array, called: str = "the attribute") -> Array:
     """The vector [D] of an attribute that the images of codes [N, D] have, or not, ``has`` [N].
 
-    Raises UsageError if all of them have it, or none.
+    Raises UsageError if all of them have it, or none, or if that makes no difference to the codes.
     """
     has = np.asarray(has, bool)
     if has.all() or not has.any():
@@ -31,7 +31,13 @@ def vector(codes: Array, has: Array, called: str = "the attribute") -> Array:
             f"{called}: {which} of {len(has)} images; expected some with, some without"
         )
     codes = np.asarray(codes, np.float64)
-    return codes[has].mean(0) - codes[~has].mean(0)
+    found = codes[has].mean(0) - codes[~has].mean(0)
+    if np.abs(found).max() <= 1e-7 * np.abs(codes).max():
+        raise UsageError(
+            f"{called}: images with it and without it have the same mean code: expected other "
+            "images, or a model whose codes differ"
+        )
+    return found
 
 
 def orthogonal(own: Array, others: Array) -> Array:

@@ -61,7 +61,7 @@ def diagnose(
             facts["written"] = relative(path)
             again = page_again(loaded) if path.name == diagnosed.FILE else []
         except (DataError, OSError) as error:
-            unwritten = f"the numbers could not be written to a file: {error}"
+            unwritten = shared.unwritten(error)
         terminal.summary(facts, [])
         for line in diagnosed.lines(found.judgements):
             terminal.note(line)

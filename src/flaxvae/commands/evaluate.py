@@ -76,7 +76,7 @@ def evaluate(
             if k and split == "test" and images is None and loaded.finished:
                 again = page_again(loaded)
         except (DataError, OSError) as error:
-            unwritten = f"the numbers could not be written to a file: {error}"
+            unwritten = shared.unwritten(error)
         terminal.summary(facts, again)
     if unwritten:
         print(f"flaxvae: {unwritten}", file=sys.stderr)

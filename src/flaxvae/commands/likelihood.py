@@ -98,7 +98,7 @@ def likelihood(
             write_json(path, about | shared.step(loaded) | found.as_json() | {"units": UNITS})
             said["written"] = relative(path)
         except (DataError, OSError) as error:
-            unwritten = f"the numbers could not be written to a file: {error}"
+            unwritten = shared.unwritten(error)
         terminal.summary(said, [])
     if unwritten:
         print(f"flaxvae: {unwritten}", file=sys.stderr)

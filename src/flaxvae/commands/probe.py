@@ -84,7 +84,7 @@ def probe(
             write_json(path, about | numbers)
             said["written"] = relative(path)
         except (DataError, OSError) as error:
-            unwritten = f"the numbers could not be written to a file: {error}"
+            unwritten = shared.unwritten(error)
         terminal.summary(said, [])
     if unwritten:
         print(f"flaxvae: {unwritten}", file=sys.stderr)

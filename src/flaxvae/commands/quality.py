@@ -61,7 +61,7 @@ def quality(
             write_json(path, about | shared.step(loaded) | report.as_json(found))
             facts["written"] = relative(path)
         except (DataError, OSError) as error:
-            unwritten = f"the numbers could not be written to a file: {error}"
+            unwritten = shared.unwritten(error)
         terminal.table(report.lines(found))
         if balance := report.classes(found, loaded.spec.names):
             terminal.table(balance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flaxvae.declared import typed
-from flaxvae.errors import FlaxvaeError
+from flaxvae.errors import FlaxvaeError, visible
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunsArgument
 from flaxvae.settings import Place
 
@@ -37,7 +37,7 @@ def report(
         try:
             loaded = load(path, recipes)
         except FlaxvaeError as error:
-            print(relative(page.write_without_model(folder, str(error))), flush=True)
+            print(visible(relative(page.write_without_model(folder, str(error)))), flush=True)
             continue
         if any(vars(place).values()):
             loaded.data(place)  # wrong data are an error here
@@ -45,4 +45,4 @@ def report(
         else:
             test = None
         # At once: the next run may fail.
-        print(relative(page.write(Subject(loaded, test))), flush=True)
+        print(visible(relative(page.write(Subject(loaded, test)))), flush=True)

@@ -18,7 +18,7 @@ import numpy as np
 from flaxvae import declared, writing
 from flaxvae.data import sources
 from flaxvae.data.pipeline import Split
-from flaxvae.errors import DataError, Finding, UsageError
+from flaxvae.errors import DataError, Finding, UsageError, remedy
 from flaxvae.report.terminal import Terminal
 from flaxvae.report.words import value
 from flaxvae.runs import reading
@@ -71,6 +71,14 @@ def named(split: Split, others: Mapping[str, np.ndarray]) -> Sequence[str] | Non
 def step(run: Run) -> dict[str, Any]:
     """The step that numbers belong to, and what is unusual about it, to write beside them."""
     return {"step": run.step} | ({"remarks": list(run.remarks)} if run.remarks else {})
+
+
+def unwritten(error: DataError | OSError) -> str:
+    """What to say of numbers that have been printed, but not written."""
+    why = str(error)
+    if isinstance(error, OSError):
+        why = f"{error.strerror or error}; {remedy(error.strerror)}"
+    return f"the numbers could not be written to a file: {why}"
 
 
 def unused(place: Place, why: str) -> None:

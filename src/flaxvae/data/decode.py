@@ -72,9 +72,12 @@ def write(
             if found is not None:
                 break
     why = _looked(container, names[:1]).broken.get(names[0], "damaged")
+    first = f"{shown(names[0])}: {why}; expected pictures"
+    if len(names) == 1:
+        raise DataError(f"{container.path}: its only file cannot be read as a picture, {first}")
     raise DataError(
         f"{container.path}: none of its {len(names):,} files is a picture that can be read; the "
-        f"first is {shown(names[0])}: {why}"
+        f"first is {first}"
     )
 
 

@@ -168,7 +168,7 @@ class Terminal:
         self.close()
         digits = {k: m.end() for k, v in facts.items() if (m := re.match(r"[-−]?[\d,]+", v))}
         widest = max(digits.values(), default=0)  # numbers line up at their units
-        if facts:
+        if facts or not next_commands:
             self._line()
         self._table({k: " " * (widest - digits.get(k, widest)) + v for k, v in facts.items()})
         self._line()

@@ -50,7 +50,8 @@ def differing(each: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for name in dict.fromkeys(name for one in each for name in one):
         values = [one[name] for one in each if name in one]
-        own = values[0] not in (usual.get(name), None, False) and len(values) < len(each)
+        nothing: tuple[Any, ...] = (usual.get(name), None, False, [], ())
+        own = values[0] not in nothing and len(values) < len(each)
         if own or any(value != values[0] for value in values):
             found.append(name)
     return found

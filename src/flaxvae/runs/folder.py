@@ -98,6 +98,8 @@ class RunFolder:
             seen, example = "no run.json in it", Path("runs/latest")
             if not path.exists():
                 seen = "no such folder"
+            elif not path.is_dir():
+                seen = "a file"
             elif (path / "sweep.json").exists():
                 seen = "a sweep, whose members are runs"
                 example = min((found.parent for found in path.glob("*/run.json")), default=example)

@@ -23,7 +23,7 @@ from flaxvae.data.pipeline import Data, Split
 from flaxvae.data.tables import Columns
 from flaxvae.declared import Positive, Seed, typed
 from flaxvae.devices import mesh as meshes
-from flaxvae.errors import DataError, command
+from flaxvae.errors import DataError, command, visible
 from flaxvae.plan import Plan
 from flaxvae.recipe import DataSpec, Recipe
 from flaxvae.runs import diagnosed, fitted, places, quality, reading, records
@@ -161,7 +161,7 @@ class Run(Trained):
         """
         found = reading.read(self, images)
         for note in found.notes:
-            print(f"flaxvae: {os.fspath(images)}: {note}", file=sys.stderr)
+            print(visible(f"flaxvae: {os.fspath(images)}: {note}"), file=sys.stderr)
         return found.split
 
     def split(self, x: Any, y: Any = None, what: str = "images") -> Split:
@@ -263,7 +263,7 @@ def load(path: str | Path, recipes: Mapping[str, lookup.Variant] = lookup.NO_REC
     """
     run = opened(path, recipes=recipes)
     for remark in run.remarks:
-        print(f"flaxvae: {remark}", file=sys.stderr)
+        print(f"flaxvae: {visible(remark)}", file=sys.stderr)
     return run
 
 
