@@ -33,7 +33,7 @@ from flaxvae.trained import Restored
 Array = np.ndarray
 
 NOISE, SURE = 0.5, 0.9
-IMAGES, COMPLETIONS, SHOWN = 400, 4, 10
+IMAGES, COMPLETIONS, SHOWN = 200, 4, 10
 HOW: dict[str, Any] = {"completions": COMPLETIONS, "temperatures": 50, "chains": 8}
 BUDGET = f"{IMAGES:,} images, {HOW['temperatures']} temperatures, {HOW['chains']} chains"
 DENOISED, INPAINTED = "denoised, {}: PSNR, dB", "lower half, {}: PSNR of hidden pixels, dB"
