@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 CLOSE = 1e-2  # how far a page may be from JAX, in pixels and in codes
-HELD = 12  # images and codes by which the rounding is measured
-FITTED = 128  # and those to which it is fitted, fewer of a model that takes long:
-WORK = 2e9  # multiplications
+HELD = 12  # images and codes by which the rounding is measured, at most
+FITTED = 128  # and those to which it is fitted; fewer of a model that takes long:
+WORK = 1e9  # multiplications for those fitted, and a tenth for those held
 WIDE = 1.5  # the spread of codes that are drawn, in that of images' codes
 
 Call = Sequence[Array]
@@ -121,9 +121,10 @@ def _coders(found: Functions, arrays: Mapping[str, Array], labels: Array | None)
 
     def calls(name: str, given: Array, moved: Array) -> tuple[list[Call], list[Call]]:
         own, other = ([_row(x, labels, i) for i in range(len(x))] for x in (given, moved))
-        most = int(np.clip(WORK / _work(found.graphs[name]), 8, FITTED))
+        work = _work(found.graphs[name])
+        held, most = (int(np.clip(WORK / work / n, 4, m)) for n, m in ((10, HELD), (1, FITTED)))
         fitted = [own[i] if i % 2 else other[i] for i in range(HELD, min(len(own), HELD + most))]
-        return own[:HELD] + (other[:HELD] if name == "decode" else []), fitted
+        return own[:held] + (other[:held] if name == "decode" else []), fitted
 
     if len(codes) <= HELD:
         return []
