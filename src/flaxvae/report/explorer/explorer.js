@@ -775,9 +775,10 @@ const start = async () => {
       if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
     });
     clear();
+    const what = "bound" in graphs ? ", its place among the codes, and its score, which is high for what is unusual" : " and its place among the codes";
     const how = facts.binary ? " It is made black and white, as the training images were." : "";
     return [element("h3", { textContent: `Your own ${facts.example}` }),
-      element("p", { className: "soft", textContent: `Draw, or drop a picture: its reconstruction, its place among the codes, and its score, which is high for what is unusual.${how}` }), whole];
+      element("p", { className: "soft", textContent: `Draw, or drop a picture: its reconstruction${what}.${how}` }), whole];
   };
 
   // ---- when nothing else is to be done: the spread of the posterior, and the test images' scores
