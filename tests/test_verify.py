@@ -18,6 +18,7 @@ from flaxvae import api, cli
 from flaxvae.code_prior import fit_prior
 from flaxvae.errors import DataError
 from flaxvae.runs import anomaly, checkpoints, events, pages
+from flaxvae.runs import verify as verifying
 from flaxvae.runs.folder import RunFolder, write_json
 from flaxvae.runs.verify import verify
 from flaxvae.settings import TrainSettings
@@ -387,3 +388,14 @@ def test_a_prior(tmp_path, no_figures, monkeypatch):
     assert wrong(path) == {} and "not used" in remarks(path)["prior/run.json"]
     (path / "prior" / "run.json").unlink()
     assert "prior/run.json" in wrong(path)
+
+
+def test_a_page_is_not_said_to_be_of_other_parameters_where_none_restore(tmp_path):
+    path = pages.write(tmp_path / pages.NAME, "<p>\n", "ab" * 32)
+    found = [
+        verifying._page(path, model)
+        for model in ({"variables_sha256": "ab" * 32}, {"variables_sha256": "cd" * 32}, {})
+    ]
+    assert [one.ok for one in found] == [True, None, None]
+    assert found[0].said.endswith("sha256 as written")
+    assert "of other parameters" in found[1].said and "no model restores" in found[2].said

@@ -121,7 +121,15 @@ def _fitted(path: Path, model: Mapping[str, str]) -> Finding:
     said = f"{prior.kind} over {counted(prior.size, 'dimension')}, sha256 as recorded"
     if fitted.fits(about, model):
         return Finding(True, path.name, said)
-    return Finding(None, path.name, f"{said}; fitted to other parameters, so not used")
+    more = _unless(False, model, "fitted to other parameters, so not used")
+    return Finding(None, path.name, said + more)
+
+
+def _unless(fits: bool, model: Mapping[str, str], otherwise: str) -> str:
+    """What to say of something that does not fit the model with these ``digests``, if any is."""
+    if fits:
+        return ""
+    return f"; {otherwise}" if model else "; of which parameters is not known: no model restores"
 
 
 def _exports(folder: RunFolder, model: Mapping[str, str]) -> Iterator[Finding]:
@@ -139,7 +147,8 @@ def _exports(folder: RunFolder, model: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(False, what, _words(error))
             continue
         fits = about["variables_sha256"] == model.get("variables_sha256")
-        yield Finding(True if fits else None, what, said + "; of other parameters" * (not fits))
+        more = _unless(fits, model, "of other parameters")
+        yield Finding(True if fits else None, what, said + more)
 
 
 def _page(path: Path, model: Mapping[str, str]) -> Finding:
@@ -150,8 +159,8 @@ def _page(path: Path, model: Mapping[str, str]) -> Finding:
     except FAULTS as error:
         return Finding(False, path.name, _words(error))
     fits = variables == model.get("variables_sha256")
-    more = "; of other parameters, write it again with `flaxvae report`" * (not fits)
-    return Finding(True if fits else None, path.name, said + more)
+    more = "of other parameters, write it again with `flaxvae report`"
+    return Finding(True if fits else None, path.name, said + _unless(fits, model, more))
 
 
 def _training(
