@@ -7,16 +7,15 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flaxvae import declared, lookup
 from flaxvae.analysis.evaluation import UNITS
 from flaxvae.analysis.paired import Difference
-from flaxvae.data.pipeline import Split
 from flaxvae.errors import DataError, FlaxvaeError, UsageError, counted
 from flaxvae.report import compared, comparison, shown, sweeps, words
 from flaxvae.report.compared import Pictures
-from flaxvae.report.comparison import Compared
+from flaxvae.report.comparison import Compared, Found
 from flaxvae.report.terminal import Terminal
 from flaxvae.runs import differing, evaluated, listing, pages
 from flaxvae.runs.folder import RunFolder
@@ -27,18 +26,6 @@ from flaxvae.training import observers
 
 PAGE = "comparison.html"
 PICTURED = 12  # runs of which the page has pictures
-
-
-class Found(NamedTuple):
-    """What is compared."""
-
-    runs: list[Compared]
-    entries: list[Entry]  # of the runs
-    pictures: list[Pictures | None]  # of the runs
-    test: Split | None  # the images of those on the first one's data
-    ends: Split | None  # pairs of them that all walk between
-    sweep: Entry | None  # whose members they are
-    remarks: list[str]
 
 
 def entries(paths: Sequence[str]) -> tuple[list[Entry], Entry | None]:

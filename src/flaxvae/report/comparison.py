@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from flaxvae.analysis import paired
 from flaxvae.analysis.evaluation import UNITS
 from flaxvae.analysis.paired import Difference
+from flaxvae.data.pipeline import Split
 from flaxvae.declared import short
 from flaxvae.errors import counted
 from flaxvae.report import sweeps, tables
-from flaxvae.report.compared import Measured
+from flaxvae.report.compared import Measured, Pictures
 from flaxvae.runs import listing
 from flaxvae.runs.listing import Entry
 
@@ -35,6 +36,18 @@ class Compared(NamedTuple):
     remarks: Sequence[str] = ()  # it is not finished, it is of other data, …
     same_data: bool = True  # as the first run
     measured: Measured | None = None
+
+
+class Found(NamedTuple):
+    """What is compared."""
+
+    runs: list[Compared]
+    entries: list[Entry]  # of the runs
+    pictures: list[Pictures | None]  # of the runs
+    test: Split | None  # the images of those on the first one's data
+    ends: Split | None  # pairs of them that all walk between
+    sweep: Entry | None  # whose members they are
+    remarks: list[str]
 
 
 def described(each: Compared) -> str:

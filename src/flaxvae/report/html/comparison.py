@@ -16,8 +16,7 @@ from flaxvae.analysis.evaluation import UNITS
 from flaxvae.declared import short
 from flaxvae.errors import command, counted
 from flaxvae.report import compared, comparison, shown, sweeps, words
-from flaxvae.report.beside import Found
-from flaxvae.report.comparison import Compared, Setting
+from flaxvae.report.comparison import Compared, Found, Setting
 from flaxvae.report.html import charts, pictures
 from flaxvae.report.html.charts import Bar, Group, Series
 from flaxvae.report.html.document import Html, Section, document, join, table, tag
