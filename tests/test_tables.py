@@ -10,6 +10,7 @@ import pytest
 import flaxvae as fv
 from flaxvae import cli
 from flaxvae.data import sources, tables
+from flaxvae.data.columns import Columns
 from flaxvae.errors import DataError, UsageError
 from flaxvae.trained import Trained
 
@@ -89,7 +90,7 @@ def test_what_is_wrong_is_said_with_its_row_and_column(tmp_path, case):
 
 def test_new_rows_are_standardised_as_those_of_training(tmp_path):
     data = sources.load(write(tmp_path, TEXT))
-    columns = tables.Columns.from_json(json.loads(json.dumps(data.columns.as_json())))
+    columns = Columns.from_json(json.loads(json.dumps(data.columns.as_json())))
     assert columns == data.columns
     spec = fv.DataSpec("t", (2,), kind="table")
     recipe = fv.vae(spec, body=fv.Body(net="mlp", widths=(4,), likelihood="gaussian"))

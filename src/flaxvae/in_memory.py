@@ -13,8 +13,8 @@ import jax
 
 from flaxvae.core import Variables
 from flaxvae.data import pipeline
+from flaxvae.data.columns import Columns
 from flaxvae.data.dataset import Dataset
-from flaxvae.data.tables import Columns
 from flaxvae.devices import mesh as meshes
 from flaxvae.plan import Plan, fitting, settle
 from flaxvae.recipe import DataSpec

@@ -34,8 +34,8 @@ from flaxvae import api, declared, in_memory
 from flaxvae.choices import Choices
 from flaxvae.data import pixels
 from flaxvae.data.arrays import ARRAYS
+from flaxvae.data.columns import Columns
 from flaxvae.data.dataset import Dataset, Part, assembled, taken
-from flaxvae.data.tables import Columns
 from flaxvae.errors import DataError, Stopped, UsageError
 from flaxvae.lookup import Variant
 from flaxvae.plan import make_plan

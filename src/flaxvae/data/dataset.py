@@ -13,8 +13,8 @@ from flaxvae.data.rows import Rows
 from flaxvae.errors import DataError
 
 if TYPE_CHECKING:
-    from flaxvae.data.pipeline import Split
-    from flaxvae.data.tables import Columns
+    from flaxvae.data.columns import Columns
+    from flaxvae.data.split import Split
 
 
 class Part(NamedTuple):

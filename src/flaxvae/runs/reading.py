@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from flaxvae.data import folder, sources, tables
+from flaxvae.data.columns import Columns
 from flaxvae.data.pictures import Preprocessing
 from flaxvae.data.pipeline import Split
 from flaxvae.data.rows import Rows
-from flaxvae.data.tables import Columns
 from flaxvae.errors import DataError, UsageError
 from flaxvae.runs import records
 from flaxvae.settings import DataSettings

@@ -19,8 +19,8 @@ from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.analysis.fitted_prior import FittedPrior
 from flaxvae.core import Variables
 from flaxvae.data import labels
+from flaxvae.data.columns import Columns
 from flaxvae.data.pipeline import Data, Split
-from flaxvae.data.tables import Columns
 from flaxvae.declared import Positive, Seed, typed
 from flaxvae.devices import mesh as meshes
 from flaxvae.errors import DataError, command, visible

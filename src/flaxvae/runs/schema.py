@@ -42,7 +42,7 @@ class _Spec(TypedDict):
 
 
 class _Columns(TypedDict):
-    """``tables.Columns`` in JSON: all lists are of one length."""
+    """``Columns`` in JSON: all lists are of one length."""
 
     names: list[str]
     mean: list[float]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flaxvae.data import labels, pipeline, pixels, rows
+from flaxvae.data.columns import Columns
 from flaxvae.data.pipeline import Split
-from flaxvae.data.tables import Columns
 from flaxvae.errors import UsageError, did_you_mean
 from flaxvae.recipe import DataSpec
 from flaxvae.settings import Binarization

@@ -18,8 +18,8 @@ from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
 from flaxvae.data import pipeline
+from flaxvae.data.columns import Columns
 from flaxvae.data.pipeline import Split
-from flaxvae.data.tables import Columns
 from flaxvae.declared import (
     AboveZero,
     Count,
