@@ -132,8 +132,9 @@ def readme(studies: dict[str, ModuleType]) -> str:
     lines = [
         "# Experiments",
         "",
-        "Written by `make experiments`; `make experiments ARGS=NAME` runs one study. MNIST comes",
-        "from `FLAXVAE_DATA_DIR` or tensorflow-datasets. Nats are summed over pixels and latent",
+        "Written by `make experiments`; `make experiments ARGS=NAME` runs one study, and with",
+        "`ARGS=table` this page is written from the saved results. MNIST comes from",
+        "`FLAXVAE_DATA_DIR` or tensorflow-datasets. Nats are summed over pixels and latent",
         "dimensions and averaged over the 10,000 test images (digits: 360), from one draw of z per",
         'image unless stated otherwise. "±" is a standard error over images, for one training.',
         '"-log p(x), k = 1,000" is an upper bound on -log p(x) from 1,000 importance samples.',
