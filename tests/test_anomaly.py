@@ -15,14 +15,16 @@ from scipy import stats
 from sklearn import metrics
 
 from flaxvae import lookup, zoo
-from flaxvae.analysis.anomaly import complexity, detection, pixels, tails
+from flaxvae.analysis.anomaly import combined, complexity, detection, pixels, tails
 from flaxvae.analysis.anomaly.scores import NAMES, Settings, check, llr, measure, paths
+from flaxvae.analysis.mixtures import Mixture
 from flaxvae.core import Batch
 from flaxvae.data.pipeline import Split
 from flaxvae.distributions import Bernoulli, Normal
 from flaxvae.errors import UsageError, typed_by
 from flaxvae.logistic import LogisticMixture
 from flaxvae.recipe import DataSpec
+from flaxvae.trained import Trained
 
 RNG = np.random.default_rng(0)
 
@@ -55,12 +57,16 @@ def linear():
     x[5] = x[1]
     split = Split(x, None, 1.0, bounded=False)
     recipe, variables = lookup.build("vae", SPEC, **OPTIONS), {"params": params}
-    found = measure(recipe, variables, split, LINEAR, SETTINGS)
+    found = measure(recipe, variables, split, LINEAR, SETTINGS, usual=USUAL)
     return recipe, variables, split, found
 
 
 LINEAR = [name for name in NAMES if name not in ("complexity", "llr")]
 SETTINGS = Settings(k=1000, fit_steps=150)
+WEIGHTS, MEANS = np.array([0.3, 0.7]), np.array([[0.5, -1.0], [0.0, 2.0]])
+FACTORS = np.array([[[1.2, 0.0], [0.4, 0.7]], [[0.3, 0.0], [-0.5, 2.0]]])
+MIXTURE = Mixture(*map(jnp.float32, (np.log(WEIGHTS), MEANS, FACTORS)))
+USUAL = combined.Usual(MIXTURE, np.array([3.0, -2.0]), np.array([20.0, 0.0]))
 
 
 def test_the_scores_of_a_linear_model(linear, assert_mean):
@@ -76,6 +82,34 @@ def test_the_scores_of_a_linear_model(linear, assert_mean):
     np.testing.assert_allclose(
         found.scores["elbo"], found.scores["reconstruction"] + found.scores["kl"], rtol=1e-6
     )
+
+
+def test_cost_and_rarity_of_codes_combined(linear):
+    *_, split, found = linear
+    code = (split.x - BIAS) @ GAIN + OFF * SD
+    cost = -stats.norm.logpdf(split.x, code @ W.T + BIAS, S).sum(1)
+    parts = [
+        weight * stats.multivariate_normal(mean, factor @ factor.T).pdf(code)
+        for weight, mean, factor in zip(WEIGHTS, MEANS, FACTORS, strict=True)
+    ]
+    expected = (cost - 3) / 20 + (-np.log(sum(parts)) + 2)  # what does not vary is not divided
+    np.testing.assert_allclose(found.scores["combined"], expected, rtol=1e-4)
+
+
+def test_what_is_usual_of_training_images():
+    """Either term has mean 0 and variance 1 over them; Gaussians are as many as codes allow."""
+    codes, costs = RNG.normal(size=(600, 3)), RNG.normal(90, 20, size=600)
+    usual = combined.fit(codes, codes, costs)
+    score = combined.scores(usual, codes, costs)
+    rarity = score - (costs - costs.mean()) / costs.std()
+    np.testing.assert_allclose([rarity.mean(), rarity.std()], [0, 1], atol=1e-5)
+    count = [
+        len(combined.fit(codes[:n], codes[:n], costs[:n]).codes.mean) for n in (2, 59, 60, 130)
+    ]
+    assert count == [1, 1, 2, 4]
+    for wrong in (codes[:1], np.full((3, 3), np.nan), np.zeros((3, 513))):
+        with pytest.raises(UsageError):
+            combined.fit(wrong, wrong, costs[: len(wrong)])
 
 
 def test_statistics_of_a_linear_model(linear):
@@ -140,6 +174,7 @@ def test_the_bound_that_leaves_the_lower_level_to_the_prior(ladder, assert_mean)
         ("ae", "kl", "--scores kl: the model has no prior"),
         ("vq_vae", "importance", "--scores importance: the model gives an image one code"),
         ("gumbel_vae", "regret", "--scores regret: the model has discrete latents"),
+        ("vq_vae", "combined", "--scores combined: the model has discrete latents"),
         ("vae", "llr", "--scores llr: the model has no levels"),
         ("ladder_vae", "llr", "--levels 2: expected at most 1"),
         ("vae", "complexity", "--scores complexity: examples are table"),
@@ -171,7 +206,8 @@ def test_every_model_has_some_scores(name):
             names.append(score)
     assert {"elbo", "reconstruction", "complexity"} <= {*names}
     assert ("llr" in names) == (recipe.hierarchy is not None)
-    found = measure(recipe, variables, split, names, Settings(k=3, fit_steps=2))
+    usual = Trained(recipe, variables).usual(split) if "combined" in names else None
+    found = measure(recipe, variables, split, names, Settings(k=3, fit_steps=2), usual=usual)
     known = tails.reference(found.statistics) if "copod" in names else None
     for score, values in found.completed(names, known).items():
         assert values.shape == (5,) and np.isfinite(values).all(), score

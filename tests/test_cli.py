@@ -15,8 +15,10 @@ import flaxvae
 from conftest import TINY
 from conftest import said as run
 from flaxvae import cli, lookup, zoo
+from flaxvae.analysis.anomaly.scores import Settings
 from flaxvae.data import idx
 from flaxvae.errors import UsageError
+from flaxvae.runs.anomaly import Reference
 from flaxvae.settings import DataSettings, TrainSettings
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -512,11 +514,19 @@ def test_encode_says_how_far_it_is(trained, capsys, monkeypatch):
     assert "latents: 360 of 360 images" in err and "scores: " in err
 
 
+DEFAULT = "-log p(x|z) and -log p(code) in standard deviations, their sum"
+
+
+def default_scores(run, x):
+    usual = Reference.open(run, (), Settings()).usual
+    return run.scores(x, ["combined"], usual=usual).completed(["combined"], None)["combined"]
+
+
 def test_score(trained, capsys):
     code, out, err = run(f"score {trained}", capsys)
     first, heads, *shown, threshold, rate, again, picture, path = out.splitlines()
     assert (code, err) == (0, "") and path == str(trained / "scores.csv") and len(shown) == 5
-    assert first == "most unusual of 360 images, -ELBO in nats, the default score:"
+    assert first == f"most unusual of 360 images, {DEFAULT}, the default score:"
     assert heads.split() == ["score", "index", "label", "percentile", "flagged"]
     assert Path(picture).read_bytes().startswith(PNG)
     assert re.fullmatch(r"threshold -?[\d.,]+: \d+ of 360 flagged", threshold)
@@ -530,7 +540,7 @@ def test_score(trained, capsys):
     assert [row["label"] for row in rows[:5]] == [line.split()[2] for line in shown]
     flags = [{"1": "yes", "0": "no"}[row["flagged"]] for row in rows[:5]]
     assert flags == [line.split()[-1] for line in shown]
-    order, found = np.array([int(row["index"]) for row in rows]), run_.score(test)
+    order, found = np.array([int(row["index"]) for row in rows]), default_scores(run_, test)
     np.testing.assert_array_equal(np.sort(order), np.arange(360))
     np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), found[order])
     assert (np.diff(found[order]) <= 0).all()
@@ -547,7 +557,7 @@ def test_score_of_a_file_has_its_names(trained, capsys):
     assert rows == table(trained / "scores-images-mine.csv")
     assert [*rows[0]] == ["file", "score", "percentile", "flagged"]
     assert {row["file"] for row in rows} == {*names}
-    scores = dict(zip(names, flaxvae.load(trained).score(GOOD), strict=True))
+    scores = dict(zip(names, default_scores(flaxvae.load(trained), GOOD), strict=True))
     assert all(np.float32(row["score"]) == scores[row["file"]] for row in rows)
 
 

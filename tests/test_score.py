@@ -5,14 +5,18 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import flaxvae
 from conftest import said
 from flaxvae.analysis.anomaly import detection
+from flaxvae.analysis.anomaly.scores import Settings
 from flaxvae.errors import DataError
 from flaxvae.report.anomaly import hot
+from flaxvae.runs import records
+from flaxvae.runs.anomaly import Reference
 from flaxvae.runs.folder import RunFolder
 from flaxvae.runs.verify import verify
 
@@ -74,6 +78,47 @@ def test_a_threshold_is_set_on_held_out_images_and_kept(run, capsys, monkeypatch
     findings = {found.what: found for found in verify(RunFolder(run))}
     assert findings["anomaly.json"].ok and "2 scores" in findings["anomaly.json"].said
     assert all(found.ok is not False for found in findings.values())
+
+
+def test_the_default_keeps_what_it_compares_with(run, capsys, monkeypatch):
+    assert said(f"score {run}", capsys)[0] == 0
+    loaded, record = flaxvae.load(run), kept(run)
+    data = loaded.data()
+    usual = Reference.open(loaded, (), Settings()).usual
+    # Of all training images of which there are at most 20,000, and -ELBO for exported models.
+    again = loaded.usual(data.train)
+    for one, other in zip(jax.tree.leaves(usual), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    names = ["combined", "elbo"]
+    found = loaded.scores(data.validation, names, usual=usual).completed(names, None)
+    for name in names:
+        held = np.float32(record["scores"][name]["held_out"])
+        np.testing.assert_array_equal(held, np.sort(found[name]))
+        above = np.float32(detection.threshold(held, 0.05))
+        assert np.float32(record["scores"][name]["threshold"]) == above
+
+    np.save("mine.npy", data.test.x[:5])
+    rows = {row["index"]: row for row in table(run / "scores.csv")}
+
+    def gone(*arguments):
+        raise DataError("no data here")
+
+    monkeypatch.setattr("flaxvae.runs.run.Run.data", gone)
+    assert said(f"score {run} mine.npy", capsys)[0] == 0
+    for row in table(run / "scores-images-mine.csv"):
+        assert float(row["score"]) == pytest.approx(float(rows[row["index"]]["score"]), abs=1e-4)
+
+    findings = {found.what: found for found in verify(RunFolder(run))}
+    assert findings["anomaly.json"].ok
+    record["usual"]["cholesky"][3] = record["usual"]["cholesky"][3][:2]
+    (run / "anomaly.json").write_text(json.dumps(records.sealed(record)))
+    code, _, err = said(f"score {run}", capsys)
+    assert code == 3 and "what combined compares with is not whole" in err and err.count("\n") == 1
+
+    (run / "anomaly.json").unlink()
+    code, _, err = said(f"score {run} mine.npy", capsys)
+    words = "flaxvae: no data here; --scores elbo takes new images without them\n"
+    assert (code, err) == (3, words)
 
 
 def test_how_well_other_classes_are_found(run, capsys):

@@ -46,6 +46,7 @@ Likelihood = Literal[
 Kl = Literal["closed_form", "monte_carlo"]
 Annealing = Literal["none", "linear", "cyclical"]
 AnomalyScore = Literal[
+    "combined",
     "elbo",
     "importance",
     "reconstruction",

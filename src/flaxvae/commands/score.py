@@ -28,7 +28,7 @@ def score(
     run: RunArgument = LATEST,
     *,
     images: ImagesArgument = None,
-    scores: tuple[AnomalyScore, ...] = ("elbo",),
+    scores: tuple[AnomalyScore, ...] | None = None,
     false_positive_rate: Rate | None = None,
     normal: tuple[str, ...] = (),
     k: Positive = 100,
@@ -48,11 +48,13 @@ def score(
         run: Run folder.
         images: A folder, zip or tar of pictures, a picture, or an .npz or .npy file; by default
             the test images. The flag may be left out: score RUN IMAGES.
-        scores: One or several, of which the first decides: elbo (-ELBO in nats), importance (-log
-            p(x) by importance samples), reconstruction, kl, regret (what the ELBO gains by
-            optimising q for the image), complexity (-ELBO less the bits of a PNG), llr (for
-            hierarchies: less the bound that leaves lower levels to the prior), mahalanobis and
-            copod (of statistics of encoder and decoder).
+        scores: One or several, of which the first decides: combined (how badly the image
+            is reconstructed and how rare its code is among training images), elbo (-ELBO in nats),
+            importance (-log p(x) by importance samples), reconstruction, kl, regret (what the ELBO
+            gains by optimising q for the image), complexity (-ELBO less the bits of a PNG), llr
+            (for hierarchies: less the bound that leaves lower levels to the prior), mahalanobis and
+            copod (of statistics of encoder and decoder). By default combined, but elbo where codes
+            are discrete or have more than 512 dimensions.
         false_positive_rate: Of normal images, how many are flagged at most, on average; by default
             what the run keeps, at first 0.05.
         normal: Classes that are no anomalies; by default those of --normal in the training.
@@ -79,14 +81,17 @@ def score(
     from flaxvae.runs.anomaly import SCORES, Reference
     from flaxvae.runs.run import load
 
-    _check_names(scores)
+    chosen = scores
+    if scores is not None:
+        _check_names(scores)
     for name, needs in {"k": "importance", "fit_steps": "regret", "levels": "llr"}.items():
-        if needs not in scores:
+        if needs not in (scores or ()):
             option = {"k": k, "fit_steps": fit_steps, "levels": levels}[name]
             shared.unchanged(score, f"--scores has no {needs}", **{name: option})
     loaded, settings = load(run, recipes), scoring.Settings(k, fit_steps, levels)
+    scores = scores or (scoring.default(loaded.recipe, loaded.latent_size),)
     scoring.check(loaded.recipe, scores, settings, f"model {loaded.plan.model}")
-    options: dict[str, Any] = {"images": images, "scores": scores, "normal": normal}
+    options: dict[str, Any] = {"images": images, "scores": chosen, "normal": normal}
     options |= {"false_positive_rate": false_positive_rate, "k": k}
     options |= {"fit_steps": fit_steps, "levels": levels}
     path = shared.target(loaded, SCORES, out, score, **options)
@@ -96,7 +101,9 @@ def score(
         anomalous = _anomalous(loaded, split, normal)
 
         def measure(some: Split, names: Sequence[AnomalyScore]) -> scoring.Measured:
-            return loaded.scores(some, names, settings=settings, stages=terminal.watch)
+            return loaded.scores(
+                some, names, settings=settings, usual=reference.usual, stages=terminal.watch
+            )
 
         known = _known(reference, scores, false_positive_rate, measure, place, images, terminal)
         found = measure(split, scores).completed(scores, reference.statistics)
@@ -122,7 +129,7 @@ def score(
     # What is not a number is stranger than any.
     order = np.argsort(np.where(np.isnan(decides), -np.inf, -decides), kind="stable")
     rows = [{name: column[i] for name, column in columns.items()} for i in order.tolist()]
-    usual = ", the default score" * (scores == ("elbo",))
+    usual = ", the default score" * (chosen is None)
     lines = [f"most unusual of {counted(len(rows), loaded.spec.example)}, {what}{usual}:"]
     heads = [name for name in ("label", "percentile", "flagged") if name in columns]
     shown = []
@@ -228,6 +235,9 @@ def _known(
         except DataError as error:
             if needed:
                 raise
+            if "combined" in scores:
+                how = f"{error}; --scores elbo takes new images without them"
+                raise DataError(how) from None
             terminal.note(f"without percentiles and a threshold: {error}")
             return False
         reference.extend(missing, data, measure)

@@ -3,7 +3,8 @@
     encoder.onnx   examples[, y] -> code [N, D]
     decoder.onnx   z [N, D][, y] -> the mean of p(x|z), [N, *shape]
     sampler.onnx   uniform [N, K][, y] -> images; uniform numbers in [0, 1) decide the draws
-    scorer.onnx    examples[, y] -> score [N] in nats, and whether it is above the run's threshold
+    scorer.onnx    examples[, y] -> score [N] in nats, and whether it is above the run's threshold:
+                   ``combined`` once the run has it in anomaly.json, else ``elbo``
 
 N is any number. ``examples`` are as decoded from disk: ``image``, uint8 (or uint16) [N, *shape] of
 the run's size, scaled and binarized in the file; float32 in [0, 1] if the run's were, and (x + 1) /
@@ -26,9 +27,12 @@ import numpy as np
 
 from flaxvae import writing
 from flaxvae.analysis import fitted_prior
+from flaxvae.analysis.anomaly import combined
 from flaxvae.analysis.anomaly.scores import SAMPLES
+from flaxvae.core import Batch
 from flaxvae.data import images
 from flaxvae.data.pipeline import binarization_key
+from flaxvae.distributions import LOG_2PI
 from flaxvae.errors import UsageError
 from flaxvae.export import hypercube, onnx_graph, programs, tracing
 from flaxvae.export.graph import Graph, Unsupported
@@ -105,8 +109,13 @@ def functions(run: Run) -> dict[str, Function]:
             z = model.prior_sample(variables, jax.random.key(0), count)
         return decode(z, y)
 
+    usual = export_folder.usual(run)
+
     def score(raw, y=None):
         x = prepared(raw)
+        if usual is not None:
+            found = combined.terms(model)(variables, jax.random.key(0), Batch(x, y))
+            return _combined(usual, found["code"], found["cost"])
         features = model.encode(variables, x, y)
 
         def draws(row):
@@ -184,12 +193,13 @@ def model(run: Run, what: str, made: Graph) -> Any:
         found["row"] = build.node("Add", [wide, build.constant(columns.mean)])
     properties = {
         "producer": "flaxvae",
-        "what": _WHAT[what],
+        "what": _what(run, what),
         "model": run.plan.model,
         "data": run.spec.name,
         "step": str(run.step),
     }
-    limit = export_folder.thresholds(run).get("elbo") if what == "scorer" else None
+    decides = "elbo" if export_folder.usual(run) is None else "combined"
+    limit = export_folder.thresholds(run).get(decides) if what == "scorer" else None
     if limit is not None:
         found["anomalous"] = build.like(found["score"], "Greater", limit["threshold"])
         properties |= {key: str(value) for key, value in limit.items()}
@@ -215,8 +225,33 @@ _WHAT = {
     "encoder": "examples to codes",
     "decoder": "codes to the means of p(x given z)",
     "sampler": "uniform numbers to images from the prior",
-    "scorer": f"-ELBO in nats, the mean of {SAMPLES} draws: high for unusual examples",
 }
+
+
+def _what(run: Run, what: str) -> str:
+    if what != "scorer":
+        return _WHAT[what]
+    if export_folder.usual(run) is None:
+        score = f"-ELBO in nats, the mean of {SAMPLES} draws"
+    else:
+        score = "the score combined of flaxvae score"
+    return f"{score}: high for unusual examples"
+
+
+def _combined(usual: combined.Usual, codes: Array, costs: Array) -> Array:
+    """``combined.scores`` without solving for a triangle, which ONNX does not have."""
+    log_weights, mean, cholesky = (np.asarray(leaf, np.float64) for leaf in usual.codes)
+    inverse = np.linalg.inv(cholesky)
+    log_det = np.log(np.diagonal(inverse, axis1=1, axis2=2)).sum(1)
+    level = log_weights + log_det - 0.5 * mean.shape[1] * LOG_2PI
+    apart = codes[:, None] - jnp.asarray(mean, jnp.float32)[None]  # [B, K, D]
+    white = jnp.einsum("ked,bkd->bke", jnp.asarray(inverse, jnp.float32), apart)
+    each = jnp.asarray(level, jnp.float32)[None] - 0.5 * jnp.square(white).sum(-1)  # [B, K]
+    top = each.max(-1)
+    log_p = top + jnp.log(jnp.exp(each - top[:, None]).sum(-1))
+    (cost_mean, rare_mean), (cost_sd, rare_sd) = usual.mean, usual.scale
+    found = (costs - cost_mean) / cost_sd + (-log_p - rare_mean) / rare_sd
+    return found.astype(jnp.float32)
 
 
 def write(run: Run, folder: Path) -> str:
@@ -241,7 +276,7 @@ def write(run: Run, folder: Path) -> str:
             file.write(proto.SerializeToString())
         takes = ", ".join(_said(each) for each in proto.graph.input)
         gives = ", ".join(_said(each) for each in proto.graph.output)
-        rows.append(f"| `{what}.onnx` | {takes} | {gives} | {_WHAT[what]} |")
+        rows.append(f"| `{what}.onnx` | {takes} | {gives} | {_what(run, what)} |")
     if not run.generates:
         without = "There is no sampler.onnx: no prior is fitted to the codes.\n\n"
     return f"""\

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from flaxvae.analysis.anomaly import detection, tails
+from flaxvae.analysis import mixtures
+from flaxvae.analysis.anomaly import combined, detection, tails
 from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.anomaly.scores import Measured, Settings
 from flaxvae.data import pipeline
@@ -57,6 +59,16 @@ class _Statistics(TypedDict):
     sorted: list[list[float]]
 
 
+class _Usual(TypedDict):
+    """``combined.Usual`` in JSON, of K Gaussians in D dimensions."""
+
+    log_weights: list[float]  # [K]
+    means: list[list[float]]  # [K, D]
+    cholesky: list[list[float]]  # [K, D (D + 1) / 2] the lower triangles, row by row
+    mean: list[float]  # [2]
+    sd: list[float]  # [2]
+
+
 class Record(TypedDict):
     """The file."""
 
@@ -68,12 +80,15 @@ class Record(TypedDict):
     held_out_images: Count
     scores: dict[str, Any]
     statistics: NotRequired[_Statistics]
+    usual: NotRequired[_Usual]
     scores_sha256: NotRequired[Sha256]  # of scores.csv, which these variables gave
 
 
 def read(path: Path) -> Any:
     """The file. Raises DataError if it is damaged."""
     found = records.read(path, Record, ADVICE)
+    if ("combined" in found["scores"] or "usual" in found) and not _whole(found.get("usual")):
+        raise records.damaged(path, "what combined compares with is not whole", ADVICE)
     known = dict.fromkeys(scoring.NAMES, _Score)
     for name, score in found["scores"].items():
         if name not in known:
@@ -83,6 +98,19 @@ def read(path: Path) -> Any:
             if sorted(score[part]) != score[part] or len(score[part]) != found[f"{part}_images"]:
                 raise records.damaged(path, f"{name} {part} are not sorted, or not all", ADVICE)
     return found
+
+
+def _whole(found: _Usual | None) -> bool:
+    """Whether its parts are there and fit each other."""
+    if found is None or not found["means"]:
+        return False
+    count, size = len(found["log_weights"]), len(found["means"][0])
+    each = ((found["means"], size), (found["cholesky"], size * (size + 1) // 2))
+    return (
+        size > 0
+        and len(found["mean"]) == len(found["sd"]) == 2
+        and all(len(rows) == count and {*map(len, rows)} == {length} for rows, length in each)
+    )
 
 
 def check_scores(run: Run) -> None:
@@ -106,7 +134,7 @@ class Reference:
     settings: Settings
     record: dict[str, Any] | None = None  # what is, or will be, in the file
     kept: Mapping[str, Any] | None = None  # what is in it
-    usual: float = RATE  # of false positives, unless one is chosen
+    before: float = RATE  # the rate of false positives, unless one is chosen
     given: dict[str, str] = dataclasses.field(default_factory=dict)  # scores_sha256, if known
 
     @classmethod
@@ -118,7 +146,7 @@ class Reference:
         found, path = cls(run, normal, settings), run.path / FILE
         if path.exists():
             record = read(path)
-            found.usual = record["false_positive_rate"]
+            found.before = record["false_positive_rate"]
             if record["variables_sha256"] == found.sha256:
                 found.given = {k: v for k, v in record.items() if k == "scores_sha256"}
                 if record["normal"] == list(normal):
@@ -145,29 +173,35 @@ class Reference:
     ) -> None:
         """Compute the scores ``names`` of the run's own images.
 
+        With ``combined`` goes ``elbo``, which models exported to JAX and PyTorch compute.
+
         Raises DataError if there are no normal ones.
         """
-        train = pipeline.binarized(self._some(self._normal(data.train)), data.binarization, 4)
-        held = None if data.validation is None else self._some(self._normal(data.validation))
+        names = [*names, *({"elbo"} - {*names} if "combined" in names else ())]
+        normal = self._normal(data.train)
+        train = pipeline.binarized(_some(normal), data.binarization, 4)
+        held = None if data.validation is None else _some(self._normal(data.validation))
         if not len(train.x):
             raise DataError(f"{data.origin}: no training image of {', '.join(self.normal)}")
-        parts = {"training": measure(train, names)}
-        if held is not None and len(held.x):
-            parts["held_out"] = measure(held, names)
-        record = self.record or {
+        self.record = record = self.record or {
             "step": self.run.step,
             "variables_sha256": self.sha256,
             "normal": list(self.normal),
-            "false_positive_rate": self.usual,
+            "false_positive_rate": self.before,
             "training_images": len(train.x),
             "held_out_images": 0 if held is None else len(held.x),
             "scores": {},
             **self.given,
         }
+        if "combined" in names and self.usual is None:
+            some = pipeline.binarized(_some(normal, combined.IMAGES), data.binarization, 4)
+            record["usual"] = _written(self.run.usual(some))
+        parts = {"training": measure(train, names)}
+        if held is not None and len(held.x):
+            parts["held_out"] = measure(held, names)
         if (statistics := parts["training"].statistics) is not None:
             reference = tails.reference(statistics)
             record["statistics"] = {k: v.tolist() for k, v in reference._asdict().items()}
-        self.record = record
         done = {part: found.completed(names, self.statistics) for part, found in parts.items()}
         for name in names:
             for part, found in done.items():
@@ -178,11 +212,6 @@ class Reference:
                     )
             kept = {part: _sorted(found[name]) for part, found in done.items()}
             record["scores"][name] = {"settings": self._settings(name), "held_out": []} | kept
-
-    def _some(self, split: Split) -> Split:
-        """At most IMAGES of a split, spread over it."""
-        count = min(len(split.x), IMAGES)
-        return taken(split, np.linspace(0, len(split.x) - 1, count).round().astype(int))
 
     def _normal(self, split: Split) -> Split:
         if not self.normal or split.y is None:
@@ -196,8 +225,13 @@ class Reference:
         return None if found is None else tails.Reference(**{k: np.array(found[k]) for k in found})
 
     @property
+    def usual(self) -> combined.Usual | None:
+        """What the score ``combined`` compares with, if it is known."""
+        return None if self.record is None else usual(self.record)
+
+    @property
     def rate(self) -> float:
-        return self.usual if self.record is None else self.record["false_positive_rate"]
+        return self.before if self.record is None else self.record["false_positive_rate"]
 
     @property
     def held_out(self) -> int:
@@ -237,6 +271,44 @@ class Reference:
         assert self.record is not None
         if self.record != self.kept:
             write_json(self.run.path / FILE, self.record, compact=True)
+
+
+def _some(split: Split, most: int = IMAGES) -> Split:
+    """At most so many images of a split, spread over it."""
+    count = min(len(split.x), most)
+    return taken(split, np.linspace(0, len(split.x) - 1, count).round().astype(int))
+
+
+def _written(found: combined.Usual) -> _Usual:
+    """In JSON."""
+    log_weights, means, cholesky = map(np.asarray, found.codes)
+    rows, columns = np.tril_indices(means.shape[1])
+
+    def short(array: np.ndarray) -> list[Any]:
+        return jax.tree.map(_short, array.tolist())
+
+    return _Usual(
+        log_weights=short(log_weights),
+        means=short(means),
+        cholesky=short(cholesky[:, rows, columns]),
+        mean=found.mean.tolist(),
+        sd=found.sd.tolist(),
+    )
+
+
+def usual(record: Mapping[str, Any]) -> combined.Usual | None:
+    """What the score ``combined`` compares with, to the last bit that which was written."""
+    kept = record.get("usual")
+    if kept is None:
+        return None
+    means = np.array(kept["means"], np.float32)
+    count, size = means.shape
+    cholesky = np.zeros((count, size, size), np.float32)
+    rows, columns = np.tril_indices(size)
+    cholesky[:, rows, columns] = kept["cholesky"]
+    arrays = (np.array(kept["log_weights"], np.float32), means, cholesky)
+    codes = mixtures.Mixture(*map(jnp.asarray, arrays))
+    return combined.Usual(codes, np.array(kept["mean"]), np.array(kept["sd"]))
 
 
 def _sorted(scores: np.ndarray) -> list[float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from flaxvae import writing
+from flaxvae.analysis.anomaly.combined import Usual
 from flaxvae.declared import Count, Positive
 from flaxvae.errors import DataError, UsageError
 from flaxvae.machine import versions
@@ -85,11 +86,8 @@ def thresholds(run: Run) -> dict[str, Threshold]:
 
     Raises DataError if anomaly.json is damaged.
     """
-    path = run.path / anomaly.FILE
-    if not path.exists():
-        return {}
-    found = anomaly.read(path)
-    if found["variables_sha256"] != digests(run.variables)["variables_sha256"]:
+    found = _anomaly(run)
+    if found is None:
         return {}
     rate = found["false_positive_rate"]
     return {
@@ -97,6 +95,25 @@ def thresholds(run: Run) -> dict[str, Threshold]:
         for name, score in found["scores"].items()
         if score["threshold"] is not None
     }
+
+
+def usual(run: Run) -> Usual | None:
+    """What the score ``combined`` compares with, if ``flaxvae score`` knows it for these variables.
+
+    Raises DataError if anomaly.json is damaged.
+    """
+    found = _anomaly(run)
+    return None if found is None else anomaly.usual(found)
+
+
+def _anomaly(run: Run) -> Any:
+    """anomaly.json, if it is of these variables."""
+    path = run.path / anomaly.FILE
+    if not path.exists():
+        return None
+    found = anomaly.read(path)
+    own = digests(run.variables)["variables_sha256"]
+    return found if found["variables_sha256"] == own else None
 
 
 def check_target(path: Path) -> None:

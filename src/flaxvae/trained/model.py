@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from flaxvae import declared
 from flaxvae.analysis import evaluation, fitted_prior, geodesic, latent_space, restoration
+from flaxvae.analysis.anomaly import combined
 from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.evaluation import Evaluation
 from flaxvae.core import Batch, Variables
@@ -318,21 +319,32 @@ class Trained:
         y: Any = None,
         *,
         settings: scoring.Settings = scoring.USUAL,
+        usual: combined.Usual | None = None,
         seed: Seed = 0,
         stages: scoring.Stages | None = None,
     ) -> scoring.Measured:
-        """Several scores of each image: see ``analysis.anomaly.scores``, which has their names."""
+        """Several scores of each image: see ``analysis.anomaly.scores``, which has their names.
+
+        ``combined`` compares with ``usual``, which the function of this name gives.
+        """
         split = self.split(x, y)
         options: dict[str, Any] = {"seed": seed, "mesh": self.mesh, "stages": stages}
+        options |= {"terms": self._programs.terms, "at_code": self._programs.at_code}
         return scoring.measure(
-            self.recipe,
-            self.variables,
-            split,
-            names,
-            settings,
-            terms=self._programs.terms,
-            **options,
+            self.recipe, self.variables, split, names, settings, usual=usual, **options
         )
+
+    def usual(self, x: Any, y: Any = None, *, watch: batches.Watch | None = None) -> combined.Usual:
+        """What the score ``combined`` compares with: normal images, best those of the training.
+
+        Raises UsageError for discrete latents, too few images or too many latent dimensions.
+        """
+        if self.recipe.codes is not None:
+            raise UsageError(f"{self._called} has discrete latents: expected continuous ones")
+        fitted_prior.check("mixture", self.latent_size)
+        given = (self.split(x, y), self.variables, jax.random.key(0), watch)
+        found = self._programs.at_code(*given)
+        return combined.fit(self._programs.draw(*given), found["code"], found["cost"])
 
     def evaluate(
         self,

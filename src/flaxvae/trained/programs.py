@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flaxvae.analysis import fitted_prior, geodesic
+from flaxvae.analysis.anomaly import combined
 from flaxvae.core import Batch, Latent, Variables
 from flaxvae.data import images
 from flaxvae.devices import batches
@@ -76,6 +77,10 @@ class Programs:
     @functools.cached_property
     def terms(self):
         return batches.over_split(batches.own_terms(self.recipe.model), self.mesh, base=SIZES)
+
+    @functools.cached_property
+    def at_code(self):
+        return batches.over_split(combined.terms(self.recipe.model), self.mesh, base=SIZES)
 
     @functools.cached_property
     def binarize(self):

@@ -2,6 +2,8 @@
 
 | name           | what it is, in nats                                                       |
 |----------------|---------------------------------------------------------------------------|
+| combined       | -log p(x|z) at the code z, and -log p̂(z) of a density of training codes,  |
+|                | each in standard deviations over training images (no nats): ``combined``  |
 | elbo           | -ELBO; of a plain autoencoder, -log p(x|z)                                |
 | importance     | - log 1/k sum_i w_i, which is nearer to -log p(x) (Burda et al. 2015)     |
 | reconstruction | -E[log p(x|z)]                                                            |
@@ -30,7 +32,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flaxvae.analysis import importance, refinement
-from flaxvae.analysis.anomaly import complexity, tails
+from flaxvae.analysis.anomaly import combined, complexity, tails
 from flaxvae.analysis.evaluation import CHUNK
 from flaxvae.analysis.moments import moments
 from flaxvae.core import Batch, Model, Variables, elbo_samples
@@ -70,6 +72,7 @@ def words(recipe: Recipe, name: Name, settings: Settings = USUAL) -> str:
     """What a score is, with its unit."""
     elbo = "-ELBO" if recipe.has_bound else "-log p(x|z)"
     return {
+        "combined": "-log p(x|z) and -log p(code) in standard deviations, their sum",
         "elbo": f"{elbo} in nats",
         "importance": f"-importance-weighted ELBO, k = {settings.k:,}, in nats",
         "reconstruction": "-E[log p(x|z)] in nats",
@@ -91,7 +94,7 @@ def check(
         why = "" if name in NAMES else f"expected some of {', '.join(NAMES)}"
         if name in ("importance", "kl", "regret") and not recipe.has_bound:
             why = f"{model} has no prior; expected a VAE"
-        elif name in ("regret", *OF_STATISTICS) and codes is not None:
+        elif name in ("combined", "regret", *OF_STATISTICS) and codes is not None:
             why = f"{model} has discrete latents; expected continuous ones"
         elif name == "importance" and codes is not None and codes.latents is None:
             why = f"{model} gives an image one code, and no density q(z|x); expected one"
@@ -107,6 +110,11 @@ def check(
             )
         if why:
             raise UsageError(f"--scores {name}: {why}")
+
+
+def default(recipe: Recipe, latent_size: int) -> Name:
+    """``combined`` where codes have a density, else ``elbo``."""
+    return "combined" if combined.possible(recipe, latent_size) else "elbo"
 
 
 class Measured(NamedTuple):
@@ -139,6 +147,8 @@ def measure(
     settings: Settings = USUAL,
     *,
     terms: Callable[..., dict[str, np.ndarray]] | None = None,
+    at_code: Callable[..., dict[str, np.ndarray]] | None = None,
+    usual: combined.Usual | None = None,
     seed: int = 0,
     mesh: Mesh | None = None,
     stages: Stages | None = None,
@@ -151,13 +161,19 @@ def measure(
         names: of the scores.
         settings: numbers that they depend on.
         terms: ``over_split`` of ``own_terms``, if it is compiled already.
+        at_code: that of ``combined.terms``.
+        usual: what ``combined`` compares with.
         seed: decides the noise.
         mesh: devices among which a batch is split; by default all of this process.
         stages: are told what is going on, and give what is told of progress.
 
-    Raises UsageError for a score that the model has not.
+    Raises UsageError for a score that the model has not, or without what it is compared with.
     """
     check(recipe, names, settings)
+    if "combined" in names and usual is None:
+        raise UsageError(
+            "combined compares with training images: expected what `usual` of these gives"
+        )
     mesh, model = mesh or meshes.local(), recipe.model
     own, key = pipeline.fingerprints(split), jax.random.key(seed)
     found: dict[str, np.ndarray] = {}
@@ -177,6 +193,11 @@ def measure(
         terms = terms or batches.over_split(batches.own_terms(model), mesh, base=8)
         found |= terms(split, (variables, np.int32(SAMPLES)), key, watch("scores"), own)
         found["elbo"] = found["reconstruction"] + found["kl"]
+    if "combined" in names:
+        assert usual is not None
+        at_code = at_code or batches.over_split(combined.terms(model), mesh, base=8)
+        own_code = at_code(split, variables, key, watch("codes"))
+        found["combined"] = combined.scores(usual, own_code["code"], own_code["cost"])
     if "complexity" in names:
         found["complexity"] = found["elbo"] - np.log(2) * _bits(recipe, split)
     if "importance" in names:
