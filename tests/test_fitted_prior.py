@@ -13,7 +13,7 @@ import flaxvae
 from conftest import TINY
 from flaxvae import cli
 from flaxvae.analysis import fitted_prior, mixtures
-from flaxvae.errors import DataError, UsageError
+from flaxvae.errors import DataError, DivergedError, UsageError
 from flaxvae.latent_prior import fit_prior
 from flaxvae.runs import fitted
 from flaxvae.trained import Trained
@@ -105,6 +105,14 @@ def test_a_flow_is_a_density_and_better_than_a_gaussian():
 def test_codes_that_do_not_do(shape, kind, said):
     with pytest.raises(UsageError, match=said):
         fitted_prior.fit(np.zeros(shape), kind)
+
+
+def test_a_flow_that_is_not_trained_is_none():
+    codes = np.random.default_rng(0).normal(size=(40, 2))
+    with pytest.raises(UsageError, match="0 epochs for a flow"):
+        fitted_prior.fit(codes, "flow", epochs=0)
+    with pytest.raises(DivergedError, match="diverged in epoch . of 3.*than 1e.20"):
+        fitted_prior.fit(codes, "flow", epochs=3, batch_size=8, learning_rate=1e20)
 
 
 def test_a_constant_unit_does_no_harm():

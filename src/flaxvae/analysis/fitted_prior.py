@@ -26,7 +26,7 @@ import optax
 
 from flaxvae.analysis import mixtures
 from flaxvae.distributions import standard_normal
-from flaxvae.errors import UsageError, counted
+from flaxvae.errors import DivergedError, UsageError, counted
 from flaxvae.parts import flows
 
 Array = jax.Array
@@ -122,8 +122,9 @@ def fit(
         seed: where k-means starts, or a flow's weights and order of codes.
 
     Raises:
-        UsageError: too few codes, too many dimensions, one dimension for a flow, or codes that are
-            not finite.
+        UsageError: too few codes, too many dimensions, one dimension for a flow, no epoch for it,
+            or codes that are not finite.
+        DivergedError: log p(z) under a flow is no longer finite.
     """
     codes = np.asarray(codes)
     check(kind, codes.shape[1])
@@ -142,13 +143,15 @@ def _fit_flow(codes: np.ndarray, epochs: int, size: int, rate: float, seed: int)
             f"{counted(len(codes), 'image')} for a flow: expected at least {2 * HELD_OUT}; fit to "
             "more images, or use mixture"
         )
+    if epochs < 1:
+        raise UsageError(f"{epochs} epochs for a flow: expected at least 1")
     codes = codes.astype(np.float32)[np.random.default_rng(seed).permutation(len(codes))]
     held, train = np.split(codes, [len(codes) // HELD_OUT])
     shift, scale = train.mean(0), np.maximum(train.std(0), 1e-6 * max(float(train.std()), 1e-6))
     init_key, order_key = jax.random.split(jax.random.key(seed))
     size, dimensions = min(size, len(train)), codes.shape[1]
     steps = len(train) // size
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, max(epochs, 1) * steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, epochs * steps))
     fixed = {"shift": jnp.asarray(shift), "scale": jnp.asarray(scale)}
 
     def loss(flow, z):
@@ -171,6 +174,11 @@ def _fit_flow(codes: np.ndarray, epochs: int, size: int, rate: float, seed: int)
     for i in range(epochs):
         state = epoch(state, jax.random.fold_in(order_key, i), points)
         nats = float(measure(state[0], held))
+        if not np.isfinite(nats):
+            raise DivergedError(
+                f"the flow diverged in epoch {i + 1} of {epochs}: expected a finite log p(z); use a "
+                f"lower learning rate than {rate:g}"
+            )
         best = (nats, jax.device_get(state[0])) if nats < best[0] else best
     return fixed | {"flow": jax.tree.map(jnp.asarray, best[1])}
 
