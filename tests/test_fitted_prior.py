@@ -111,7 +111,7 @@ def test_a_flow_that_is_not_trained_is_none():
     codes = np.random.default_rng(0).normal(size=(40, 2))
     with pytest.raises(UsageError, match="0 epochs for a flow"):
         fitted_prior.fit(codes, "flow", epochs=0)
-    with pytest.raises(DivergedError, match="diverged in epoch . of 3.*than 1e.20"):
+    with pytest.raises(DivergedError, match=r"diverged in epoch . of 3.*than 1e.20"):
         fitted_prior.fit(codes, "flow", epochs=3, batch_size=8, learning_rate=1e20)
 
 

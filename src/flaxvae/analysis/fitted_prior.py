@@ -176,8 +176,8 @@ def _fit_flow(codes: np.ndarray, epochs: int, size: int, rate: float, seed: int)
         nats = float(measure(state[0], held))
         if not np.isfinite(nats):
             raise DivergedError(
-                f"the flow diverged in epoch {i + 1} of {epochs}: expected a finite log p(z); use a "
-                f"lower learning rate than {rate:g}"
+                f"the flow diverged in epoch {i + 1} of {epochs}: expected a finite log p(z); use "
+                f"a lower learning rate than {rate:g}"
             )
         best = (nats, jax.device_get(state[0])) if nats < best[0] else best
     return fixed | {"flow": jax.tree.map(jnp.asarray, best[1])}
