@@ -16,15 +16,16 @@ fitting a mixture, of a VAE 19.2 and 17.7 (not checked against the paper's table
 other networks, trained longer, and of another feature space, so only the ratios can stand beside
 ours.
 
-Interpolations between the codes of 200 pairs of test images, in ten steps, are straight, on a
-sphere, and geodesics of the decoder: three numbers in this order. Of images between the ends it is
-said how many are read as a digit. Of the way from end to end stand its length in the classifier's
-features and in pixels, as multiples of the straight line between its ends, and its longest step in
-features, as a multiple of the mean one: 1 if the digit changes at an even pace, 10 if it jumps.
-Geodesics are the shortest in pixels and the most even, but more of their images are no digit; of
-paths on a sphere it is the other way round with 2 and 8 latents. AE and VAE differ little, except
-that with 2 latents the VAE's are more even. By none of these numbers is the best path better than a
-cross-fade of the pixels by much: the classifier is as sure of two digits on top of each other.
+Interpolations take ten steps between the codes of 200 pairs of test images: on a straight line, on
+a sphere, and on a geodesic of the decoder. Their rows have three numbers, in this order: how many
+of the images between the ends are read as a digit; how long the path is, in the classifier's
+features and in pixels, as a multiple of the straight line between its ends; and how long its
+longest step in features is, as a multiple of the mean: 1 if the digit changes at an even pace, 10
+if it jumps. Geodesics are the shortest in pixels and the most even, but more of their images are no
+digit; with 2 and 8 latents, paths on a sphere are the opposite. AE and VAE differ little, except
+that with 2 latents the VAE's paths are more even. By none of these measures is the best path much
+better than a cross-fade of the pixels: the classifier is as sure of two digits on top of each
+other.
 """
 
 from __future__ import annotations
