@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 
 from flaxvae.declared import Positive, Seed, typed
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
@@ -33,7 +33,6 @@ def diagnose(
 
     from flaxvae.analysis.evaluation import UNITS
     from flaxvae.commands import shared
-    from flaxvae.errors import DataError
     from flaxvae.report import findings
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import page_again, relative
@@ -42,12 +41,12 @@ def diagnose(
     from flaxvae.runs.run import load
 
     loaded = load(run, recipes)
-    with Terminal() as terminal:
+    with contextlib.ExitStack() as after, Terminal() as terminal:
         data = loaded.data(place, terminal.watch("decoding pictures"))
         found = diagnosed.diagnose(loaded, data, images, seed, terminal.watch("looking"))
-        facts, unwritten = findings.facts(loaded, found.measured, found.split), ""
+        facts = findings.facts(loaded, found.measured, found.split)
         again = []
-        try:
+        with shared.unless_unwritable(after):
             path = shared.target(loaded, diagnosed.FILE, None, diagnose, images=images, seed=seed)
             about = {
                 "images": found.images,
@@ -60,12 +59,8 @@ def diagnose(
             write_json(path, about | shared.step(loaded) | numbers)
             facts["written"] = relative(path)
             again = page_again(loaded) if path.name == diagnosed.FILE else []
-        except (DataError, OSError) as error:
-            unwritten = shared.unwritten(error)
         terminal.summary(facts, [])
         for line in diagnosed.lines(found.judgements):
             terminal.note(line)
         if again:
             terminal.summary({}, again)
-    if unwritten:
-        print(f"flaxvae: {unwritten}", file=sys.stderr)

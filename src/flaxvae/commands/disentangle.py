@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from flaxvae.declared import Positive, Seed, typed
-from flaxvae.errors import DataError, UsageError, counted
+from flaxvae.errors import UsageError, counted
 from flaxvae.flags import LATEST, NO_RECIPES, ImagesArgument, Recipes, RunArgument
 from flaxvae.settings import Place
 
@@ -79,7 +79,7 @@ def disentangle(
     options: dict[str, Any] = {"images": images, "draws": draws, "fresh": fresh}
     options |= {"without": without, "unordered": unordered, "bins": bins, "seed": seed}
     options |= {"udr": tuple(each.path.name for each in beside)}
-    with Terminal() as terminal:
+    with contextlib.ExitStack() as after, Terminal() as terminal:
         split, arrays = shared.images(loaded, images, place, terminal)
         if fresh:
             _check_fresh(loaded, split, images)
@@ -129,8 +129,7 @@ def disentangle(
                 f"{median:.3f}, agreement of {loaded.recipe.code} with "
                 f"{counted(len(beside), 'other run')}"
             )
-        unwritten = ""
-        try:
+        with shared.unless_unwritable(after):
             usual = ("disentanglement.json", "figures/mutual_information.png")
             data, picture = (
                 shared.target(loaded, name, None, disentangle, **options) for name in usual
@@ -141,12 +140,8 @@ def disentangle(
             matrix = report.matrix(loaded, nats, entropy, used, known.names, about["codes"], bins)
             report.draw_matrix(picture, **matrix._asdict())
             facts["written"] = f"{relative(data)} and {relative(picture)}"
-        except (DataError, OSError) as error:
-            unwritten = shared.unwritten(error)
         terminal.table(report.lines(found))
         terminal.summary(facts, [])
-    if unwritten:
-        print(f"flaxvae: {unwritten}", file=sys.stderr)
 
 
 def _check_codes(run: Run, like: Run) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from typing import Any, Literal
 
 from flaxvae import declared
 from flaxvae.declared import Count, Positive, Seed, typed
-from flaxvae.errors import DataError, UsageError
+from flaxvae.errors import UsageError
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
 from flaxvae.settings import Place
 
@@ -64,19 +64,15 @@ def evaluate(
             raise UsageError(f"--images {images}: expected 1 to {len(chosen.x)}")
         chosen = taken(chosen, np.arange(images))
     what = "importance samples" if k else "evaluating"
-    with Terminal() as terminal:
+    with contextlib.ExitStack() as after, Terminal() as terminal:
         found = loaded.evaluate(chosen, k=k, samples=samples, seed=seed, watch=terminal.watch(what))
         options: dict[str, Any] = {"k": k, "samples": samples, "split": split, "images": images}
-        facts, unwritten, again = numbers(loaded, found, split), "", []
-        try:
+        facts, again = numbers(loaded, found, split), []
+        with shared.unless_unwritable(after):
             path = shared.target(loaded, "evaluation.json", None, evaluate, **options, seed=seed)
             about = {"split": split, "seed": seed, "samples": samples, "data": loaded.spec.name}
             write_json(path, about | shared.step(loaded) | found.as_json() | {"units": UNITS})
             facts["written"] = relative(path)
             if k and split == "test" and images is None and loaded.finished:
                 again = page_again(loaded)
-        except (DataError, OSError) as error:
-            unwritten = shared.unwritten(error)
         terminal.summary(facts, again)
-    if unwritten:
-        print(f"flaxvae: {unwritten}", file=sys.stderr)

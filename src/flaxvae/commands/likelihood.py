@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from typing import Any, Literal
 
 from flaxvae.declared import Chains, Count, Draws, Positive, Seed, Simulated, Temperatures, typed
-from flaxvae.errors import DataError, UsageError
+from flaxvae.errors import UsageError
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
 from flaxvae.settings import Place
 
@@ -78,7 +78,7 @@ def likelihood(
         raise UsageError("--split validation: the run has no validation images; use test")
     count = shared.upto("images", images, IMAGES, len(chosen.x))
     chosen = loaded.split(taken(chosen, np.arange(count)))
-    with Terminal() as terminal:
+    with contextlib.ExitStack() as after, Terminal() as terminal:
         found = ladder(
             loaded.recipe,
             loaded.variables,
@@ -90,15 +90,11 @@ def likelihood(
             stages=terminal.watch,
         )
         terminal.table(table(found, temperatures))
-        said, unwritten = facts(found, loaded.recipe, chains, start, split), ""
+        said = facts(found, loaded.recipe, chains, start, split)
         options = {"k": k, **how, "split": split, "images": images, "seed": seed}
-        try:
+        with shared.unless_unwritable(after):
             path = shared.target(loaded, "likelihood.json", None, likelihood, **options)
             about = {"split": split, "seed": seed, **how, "data": loaded.spec.name}
             write_json(path, about | shared.step(loaded) | found.as_json() | {"units": UNITS})
             said["written"] = relative(path)
-        except (DataError, OSError) as error:
-            unwritten = shared.unwritten(error)
         terminal.summary(said, [])
-    if unwritten:
-        print(f"flaxvae: {unwritten}", file=sys.stderr)

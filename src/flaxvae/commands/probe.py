@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import sys
 from typing import Any
 
 from flaxvae.declared import Positive, Seed, typed
-from flaxvae.errors import DataError, UsageError
+from flaxvae.errors import UsageError
 from flaxvae.flags import LATEST, NO_RECIPES, Recipes, RunArgument
 from flaxvae.settings import Place
 
@@ -55,7 +55,7 @@ def probe(
     train = pipeline.binarized(train, data.binarization, fold=0)
     labels, truth = train.y, data.test.y
     assert labels is not None
-    with Terminal() as terminal:
+    with contextlib.ExitStack() as after, Terminal() as terminal:
         learnt = loaded.encode(train, watch=terminal.watch("codes of training images"))
         tested = loaded.encode(data.test, watch=terminal.watch("codes of test images"))
         parts = probes.components(train.images(), data.test.images(), learnt.shape[1])
@@ -75,16 +75,11 @@ def probe(
             "codes": f"{loaded.recipe.code} of {loaded.plan.model}",
             "clusters": "adjusted Rand index of k-means, as many as classes; 1: the classes",
         }
-        unwritten = ""
-        try:
+        with shared.unless_unwritable(after):
             path = shared.target(loaded, "probe.json", None, probe, images=images, seed=seed)
             about: dict[str, Any] = {"images": len(truth), "training_images": count, "seed": seed}
             about |= shared.step(loaded) | {"commonest_class": chance}
             numbers = {name.replace(" ", "_"): dataclasses.asdict(x) for name, x in found.items()}
             write_json(path, about | numbers)
             said["written"] = relative(path)
-        except (DataError, OSError) as error:
-            unwritten = shared.unwritten(error)
         terminal.summary(said, [])
-    if unwritten:
-        print(f"flaxvae: {unwritten}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from typing import Any, Literal
 
 from flaxvae.declared import Positive, Seed, typed
@@ -40,7 +40,6 @@ def quality(
         seed: Determines the halves and the samples.
     """
     from flaxvae.commands import shared
-    from flaxvae.errors import DataError
     from flaxvae.report import quality as report
     from flaxvae.report.terminal import Terminal
     from flaxvae.report.words import relative
@@ -50,23 +49,19 @@ def quality(
 
     loaded = load(run, recipes)
     shared.check_pictured(loaded)
-    with Terminal() as terminal:
+    with contextlib.ExitStack() as after, Terminal() as terminal:
         data = loaded.data(place, terminal.watch("decoding pictures"))
         options: dict[str, Any] = {"half": half, "network": network, "k": k, "seed": seed}
         found = sampled.assess(loaded, data, **options, stages=terminal.watch)
-        facts, unwritten = report.facts(loaded, found), ""
-        try:
+        facts = report.facts(loaded, found)
+        with shared.unless_unwritable(after):
             path = shared.target(loaded, "quality.json", None, quality, **options)
             about = {"data": loaded.spec.name, "k": k, "seed": seed}
             write_json(path, about | shared.step(loaded) | report.as_json(found))
             facts["written"] = relative(path)
-        except (DataError, OSError) as error:
-            unwritten = shared.unwritten(error)
         terminal.table(report.lines(found))
         if balance := report.classes(found, loaded.spec.names):
             terminal.table(balance)
         terminal.summary(facts, [])
         if loaded.unusable is not None:
             terminal.note(f"Without the fitted prior: {loaded.unusable}.")
-    if unwritten:
-        print(f"flaxvae: {unwritten}", file=sys.stderr)

@@ -5,11 +5,13 @@ A command imports this module after it has parsed its arguments.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +75,17 @@ def step(run: Run) -> dict[str, Any]:
     return {"step": run.step} | ({"remarks": list(run.remarks)} if run.remarks else {})
 
 
-def unwritten(error: DataError | OSError) -> str:
-    """What to say of numbers that have been printed, but not written."""
-    why = str(error)
-    if isinstance(error, OSError):
-        why = f"{error.strerror or error}; {remedy(error.strerror)}"
-    return f"the numbers could not be written to a file: {why}"
+@contextlib.contextmanager
+def unless_unwritable(after: contextlib.ExitStack) -> Iterator[None]:
+    """Where numbers are written that are shown as well: if it fails, stderr says so ``after``."""
+    try:
+        yield
+    except (DataError, OSError) as error:
+        why = str(error)
+        if isinstance(error, OSError):
+            why = f"{error.strerror or error}; {remedy(error.strerror)}"
+        said = f"flaxvae: the numbers could not be written to a file: {why}"
+        after.callback(print, said, file=sys.stderr)
 
 
 def unused(place: Place, why: str) -> None:
