@@ -68,7 +68,7 @@ FEW = {
     "test_a_signal_that_is_repeated_while_it_saves": 1,
     "test_a_training_in_parts_is_the_training": 1,
     "test_a_training_nobody_hears_is_a_training": 2,
-    "test_a_training_whose_files_are_taken_away": 3,
+    "test_a_training_whose_files_are_taken_away": 2,
     "test_after_the_last_step": 1,
     "test_an_entry_that_another_may_have_made_is_not_used": 1,
     "test_every_parameter_has_a_gradient": 1,

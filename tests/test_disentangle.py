@@ -85,7 +85,7 @@ def test_of_some_factors_and_of_draws(drawn, capsys):
     """An autoencoder draws nothing, so its draws are its codes; fewer factors are counted."""
     code, out, err = run(f"disentangle {drawn} --draws --without shape orientation x", capsys)
     assert (code, err) == (0, "")
-    path = drawn / "disentanglement-draws-True-without-shape_orientation_x.json"
+    path = drawn / "disentanglement-draws-without-shape_orientation_x.json"
     found = json.loads(path.read_text())
     assert found["factors"] == ["scale", "y"] and found["codes"] == "draws from q(z|x)"
     assert found["unordered"] == [] and "by chance 0.50" in out

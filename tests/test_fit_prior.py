@@ -38,6 +38,13 @@ def fitted(unfitted, tmp_path_factory):
     return fit_prior(path, SETTINGS)
 
 
+@pytest.fixture
+def no_samples(monkeypatch):
+    """Fits end without samples and their figure."""
+    monkeypatch.setattr("flaxvae.code_prior.shown.samples", lambda run: None)
+    monkeypatch.setattr("flaxvae.code_prior.figures.draw", lambda *arguments: None)
+
+
 def test_no_samples_before_the_prior(unfitted, capsys):
     assert not unfitted.generates
     assert "samples.png" not in {path.name for path in unfitted.folder.figures.iterdir()}
@@ -105,7 +112,7 @@ def _key_and_number():
     return jax.random.key(0), 6
 
 
-def test_a_fit_goes_on_where_it_was_stopped(unfitted, fitted, tmp_path):
+def test_a_fit_goes_on_where_it_was_stopped(unfitted, fitted, tmp_path, no_samples):
     path = tmp_path / "again"
     shutil.copytree(unfitted.path, path)
     fit_prior(path, TrainSettings(epochs=2, learning_rate=3e-3, devices=1))
@@ -115,7 +122,7 @@ def test_a_fit_goes_on_where_it_was_stopped(unfitted, fitted, tmp_path):
         fit_prior(path, TrainSettings(epochs=4, devices=1))
 
 
-def test_a_prior_of_other_weights_is_not_used(unfitted, fitted, tmp_path):
+def test_a_prior_of_other_weights_is_not_used(unfitted, fitted, tmp_path, no_samples):
     path = tmp_path / "other"
     shutil.copytree(fitted.path, path)
     record = json.loads((path / "prior" / "run.json").read_text())

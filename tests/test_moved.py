@@ -74,8 +74,8 @@ def remove(path):
     ("how", "part", "said"),
     [
         (move, "", "lock, run.json: missing"),
-        (remove, "", "lock, run.json: missing"),
         (remove, "run.json", "run.json: missing"),
+        (remove, "", "lock, run.json: missing"),
         (remove, "lock", "lock: missing"),
         (remove, "metrics.jsonl", None),
         (remove, "checkpoints", None),

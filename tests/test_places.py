@@ -14,7 +14,8 @@ from flaxvae.settings import Place
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 SMALL = {"net": "mlp", "widths": (16,), "latent_dim": 2, "batch_size": 50, "devices": 1}
-NEED_DATA = ("eval", "encode", "reconstruct", "interpolate", "figures", "traverse --image 1")
+FIGURES = "figures --only reconstructions"
+NEED_DATA = ("eval", "encode", "reconstruct", "interpolate", FIGURES, "traverse --image 1")
 
 
 def images(seed=0):

@@ -120,7 +120,7 @@ def check_the_variant(sparse_vae):
     losses = []
     for weight in (0.0, 0.5):
         recipe = sparse_vae(data, latent_dim=2, weight=weight)
-        variables = recipe.model.init(jax.random.key(0), x)
+        variables = jax.jit(recipe.model.init)(jax.random.key(0), x)
         loss, (metrics, _) = recipe.loss(variables, jax.random.key(1), Batch(x), 0)
         losses.append((loss, metrics))
     (plain, metrics), (sparse, others) = losses

@@ -44,7 +44,7 @@ def test_the_weight_is_that_of_the_loss(name, own):
     recipe = lookup.build(name, SPEC, **body, **own)
     x = jax.random.bernoulli(jax.random.key(1), 0.5, (5, 8, 8, 1)).astype(jnp.float32)
     batch = Batch(x, jnp.array([0, 1, 2, 0, 1]))
-    variables = recipe.model.init(jax.random.key(0), x[:1], batch.y[:1])
+    variables = jax.jit(recipe.model.init)(jax.random.key(0), x[:1], batch.y[:1])
     loss = jax.jit(recipe.loss)
     for step in (0, 2, 5, 9, 13, 100):
         _, (metrics, _) = loss(variables, jax.random.key(2), batch, jnp.int32(step))
@@ -56,9 +56,10 @@ def test_the_weight_is_that_of_the_loss(name, own):
 def test_the_weight_of_an_importance_weighted_bound():
     recipe = lookup.build("iwae", SPEC, **MLP, k=1, anneal="linear", anneal_steps=10)
     x = jnp.ones((4, 8, 8, 1))
-    variables = recipe.model.init(jax.random.key(0), x[:1])
+    variables = jax.jit(recipe.model.init)(jax.random.key(0), x[:1])
+    loss = jax.jit(recipe.loss)
     for step in (0, 4, 10, 50):
-        _, (metrics, _) = recipe.loss(variables, jax.random.key(2), Batch(x), jnp.int32(step))
+        _, (metrics, _) = loss(variables, jax.random.key(2), Batch(x), jnp.int32(step))
         weight = schedules.numbers(recipe, step + 1)["kl_weight"]
         expected = metrics["reconstruction"] + weight * metrics["kl"]
         np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
@@ -68,8 +69,9 @@ def test_a_capacity_is_a_target():
     recipe = lookup.build("beta_vae", SPEC, **MLP, capacity=6.0, capacity_steps=30, beta=50.0)
     assert schedules.numbers(recipe, 16) == {"kl_weight": 50.0, "kl_target": 3.0}
     x = jnp.ones((4, 8, 8, 1))
-    variables = recipe.model.init(jax.random.key(0), x[:1])
-    _, (metrics, _) = recipe.loss(variables, jax.random.key(2), Batch(x), jnp.int32(15))
+    variables = jax.jit(recipe.model.init)(jax.random.key(0), x[:1])
+    loss = jax.jit(recipe.loss)
+    _, (metrics, _) = loss(variables, jax.random.key(2), Batch(x), jnp.int32(15))
     expected = metrics["reconstruction"] + 50 * abs(metrics["kl"] - 3.0)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
