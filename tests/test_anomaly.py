@@ -103,6 +103,9 @@ def test_what_is_usual_of_training_images():
     score = combined.scores(usual, codes, costs)
     rarity = score - (costs - costs.mean()) / costs.std()
     np.testing.assert_allclose([rarity.mean(), rarity.std()], [0, 1], atol=1e-5)
+    same = 1e-7 * codes  # of a posterior that has collapsed: they differ, but say nothing
+    score = combined.scores(combined.fit(codes, same, costs), same, costs)
+    np.testing.assert_allclose(score, (costs - costs.mean()) / costs.std(), atol=1e-4)
     count = [
         len(combined.fit(codes[:n], codes[:n], costs[:n]).codes.mean) for n in (2, 59, 60, 130)
     ]

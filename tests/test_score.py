@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from flaxvae.analysis.anomaly import detection
 from flaxvae.analysis.anomaly.scores import Settings
 from flaxvae.errors import DataError
 from flaxvae.report.anomaly import hot
+from flaxvae.report.html import pictured
 from flaxvae.runs import records
 from flaxvae.runs.anomaly import Reference
 from flaxvae.runs.folder import RunFolder
@@ -108,6 +110,11 @@ def test_the_default_keeps_what_it_compares_with(run, capsys, monkeypatch):
     for row in table(run / "scores-images-mine.csv"):
         assert float(row["score"]) == pytest.approx(float(rows[row["index"]]["score"]), abs=1e-4)
 
+    # What is missing is another score: this one needs no data.
+    line = f"score {run} mine.npy --scores combined kl --out a.csv"
+    code, _, err = said(line, capsys)
+    assert code == 0 and "without percentiles and a threshold: no data here" in err
+
     findings = {found.what: found for found in verify(RunFolder(run))}
     assert findings["anomaly.json"].ok
     record["usual"]["cholesky"][3] = record["usual"]["cholesky"][3][:2]
@@ -119,6 +126,29 @@ def test_the_default_keeps_what_it_compares_with(run, capsys, monkeypatch):
     code, _, err = said(f"score {run} mine.npy", capsys)
     words = "flaxvae: no data here; --scores elbo takes new images without them\n"
     assert (code, err) == (3, words)
+
+
+def test_the_page_says_which_score_it_shows(run, capsys, monkeypatch):
+    monkeypatch.setattr(
+        pictured.anomaly,
+        "picture",
+        lambda run, split, order, names, what: {
+            "rows": [np.zeros((1, 8, 8, 1))],
+            "labels": ["image"],
+            "columns": ["0"],
+            "title": f"by {what}",
+        },
+    )
+    assert said(f"score {run}", capsys)[0] == 0
+    loaded, record = flaxvae.load(run), kept(run)
+    subject = SimpleNamespace(run=loaded, test=loaded.data().test)
+    assert "in standard deviations, their sum" in str(pictured._anomalies(subject).body)
+    old = {name: value for name, value in record.items() if name != "scores_of"}
+    for wrong in (old, record | {"scores_of": "elbo"}):  # of an older flaxvae, and of this one
+        (run / "anomaly.json").write_text(json.dumps(records.sealed(wrong)))
+        assert "by -ELBO in nats" in str(pictured._anomalies(subject).body)
+    (run / "anomaly.json").write_text(json.dumps(records.sealed(record | {"scores_of": "none"})))
+    assert "a score none" in str(pictured._anomalies(subject).body)
 
 
 def test_how_well_other_classes_are_found(run, capsys):

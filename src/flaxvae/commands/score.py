@@ -163,7 +163,7 @@ def score(
     with writing.whole(path) as file:
         file.write(raw)
     if path == loaded.path / SCORES:
-        reference.wrote(raw)
+        reference.wrote(raw, scores[0])
         lines += [f"`{again}` shows them in the run's page" for again, _ in page_again(loaded)]
     if known:
         _keep(reference, terminal)
@@ -235,7 +235,7 @@ def _known(
         except DataError as error:
             if needed:
                 raise
-            if "combined" in scores:
+            if "combined" in missing:
                 how = f"{error}; --scores elbo takes new images without them"
                 raise DataError(how) from None
             terminal.note(f"without percentiles and a threshold: {error}")

@@ -82,6 +82,7 @@ class Record(TypedDict):
     statistics: NotRequired[_Statistics]
     usual: NotRequired[_Usual]
     scores_sha256: NotRequired[Sha256]  # of scores.csv, which these variables gave
+    scores_of: NotRequired[str]  # which score it has; an older flaxvae's has elbo
 
 
 def read(path: Path) -> Any:
@@ -89,10 +90,10 @@ def read(path: Path) -> Any:
     found = records.read(path, Record, ADVICE)
     if ("combined" in found["scores"] or "usual" in found) and not _whole(found.get("usual")):
         raise records.damaged(path, "what combined compares with is not whole", ADVICE)
-    known = dict.fromkeys(scoring.NAMES, _Score)
-    for name, score in found["scores"].items():
-        if name not in known:
+    for name in (*found["scores"], _of(found)):
+        if name not in scoring.NAMES:
             raise records.damaged(path, f"a score {name}", ADVICE)
+    for name, score in found["scores"].items():
         records.fit(path, _Score, score, ADVICE)
         for part in ("training", "held_out"):
             if sorted(score[part]) != score[part] or len(score[part]) != found[f"{part}_images"]:
@@ -113,8 +114,16 @@ def _whole(found: _Usual | None) -> bool:
     )
 
 
-def check_scores(run: Run) -> None:
-    """Raises DataError unless scores.csv is known to be of the run's present variables."""
+def _of(record: Mapping[str, Any]) -> AnomalyScore:
+    """Which score is in scores.csv."""
+    return record.get("scores_of", "elbo")
+
+
+def check_scores(run: Run) -> AnomalyScore:
+    """Which score scores.csv has.
+
+    Raises DataError unless it is known to be of the run's present variables.
+    """
     path = run.path / FILE
     if not path.exists():
         raise DataError(f"without {FILE} it is not known which parameters it is of")
@@ -123,6 +132,7 @@ def check_scores(run: Run) -> None:
     own = record["variables_sha256"] == digest(jax.device_get(run.variables))
     if not own or record.get("scores_sha256") != scores:
         raise DataError(f"it is of other parameters, or written before the last {FILE}")
+    return _of(record)
 
 
 @dataclasses.dataclass
@@ -135,7 +145,7 @@ class Reference:
     record: dict[str, Any] | None = None  # what is, or will be, in the file
     kept: Mapping[str, Any] | None = None  # what is in it
     before: float = RATE  # the rate of false positives, unless one is chosen
-    given: dict[str, str] = dataclasses.field(default_factory=dict)  # scores_sha256, if known
+    given: dict[str, str] = dataclasses.field(default_factory=dict)  # what is known of scores.csv
 
     @classmethod
     def open(cls, run: Run, normal: tuple[str, ...], settings: Settings) -> Reference:
@@ -148,7 +158,8 @@ class Reference:
             record = read(path)
             found.before = record["false_positive_rate"]
             if record["variables_sha256"] == found.sha256:
-                found.given = {k: v for k, v in record.items() if k == "scores_sha256"}
+                about = ("scores_sha256", "scores_of")
+                found.given = {k: v for k, v in record.items() if k in about}
                 if record["normal"] == list(normal):
                     found.record, found.kept = copy.deepcopy(dict(record)), record
         return found
@@ -261,10 +272,11 @@ class Reference:
             above = detection.threshold(held, used) if enough else None
             score["threshold"] = None if above is None else _short(above)
 
-    def wrote(self, scores: bytes) -> None:
-        """Note that scores.csv, with these bytes, is of these variables."""
+    def wrote(self, scores: bytes, name: AnomalyScore) -> None:
+        """Note that scores.csv, with these bytes, has this score by these variables."""
         if self.record is not None:
             self.record["scores_sha256"] = hashlib.sha256(scores).hexdigest()
+            self.record["scores_of"] = name
 
     def write(self) -> None:
         """Keep it in the run, if it has changed."""

@@ -26,6 +26,7 @@ Array = np.ndarray
 IMAGES = 20_000  # most training images that are compared with
 COMPONENTS = 50  # most Gaussians, each of
 PER_COMPONENT = 10  # draws or more for each latent dimension, on average
+ROUNDING = 1e-5  # of a term in float32, relative, with room to spare
 
 
 class Usual(NamedTuple):
@@ -37,8 +38,8 @@ class Usual(NamedTuple):
 
     @property
     def scale(self) -> Array:
-        """What terms are divided by, [2]; one that does not vary is not."""
-        return np.where(self.sd > 0, self.sd, 1)
+        """What terms are divided by, [2]; one that varies by rounding alone is not."""
+        return np.where(self.sd > ROUNDING * np.abs(self.mean), self.sd, 1)
 
 
 def possible(recipe: Recipe, latent_size: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.evaluation import ACTIVE
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Split
@@ -223,13 +224,13 @@ def _anomalies(of: Subject) -> Section | None:
     if run.spec.kind != "images" or not path.exists():
         return None
     try:
-        scored.check_scores(run)
+        score = scored.check_scores(run)
         order, scores, flagged = _scored(path, of.test)
     except (OSError, ValueError, LookupError, DataError) as error:
         said = f"scores.csv is not shown: {error}; write it again with `flaxvae score`."
         return Section("anomalies", "Anomalies", tag("p", said, class_="notice"))
     names = of.test.files if of.test.files is not None else range(len(of.test.x))
-    grid = anomaly.picture(run, of.test, order, names, "−ELBO")
+    grid = anomaly.picture(run, of.test, order, names, scoring.words(run.recipe, score))
     listed = [f"{name} · {scores[i]:.2f}" for i, name in enumerate(grid["columns"])]
     said = f"{grid['title'].partition(chr(10))[0]}: scores from {scores[0]:,.2f} down."
     if flagged is not None:
@@ -238,8 +239,13 @@ def _anomalies(of: Subject) -> Section | None:
     inside = pictures.strips(rows, "Most unusual test images")
     finite = scores[np.isfinite(scores)]
     counts, edges = np.histogram(finite, 40) if len(finite) else (np.zeros(0), np.zeros(1))
+    digits = 0 if len(edges) < 2 or edges[1] - edges[0] >= 1 else 1
     bars = [
-        Bar(f"{low:.0f}", float(count), tip=f"{low:,.1f} to {high:,.1f}: {count:,} images")
+        Bar(
+            f"{low:z.{digits}f}",
+            float(count),
+            tip=f"{low:z,.{digits + 1}f} to {high:z,.{digits + 1}f}: {count:,} images",
+        )
         for count, low, high in zip(counts, edges, edges[1:])
     ]
     spread = charts.bars(
