@@ -77,7 +77,7 @@ def run(name: str, module: ModuleType, **budget: int) -> list[str]:
     start, rows = time.monotonic(), []
     for row in module.study(**budget):
         print(" | ".join(row), flush=True)
-        table.put(name, row)
+        table.put(name, row, rows)
         rows.append(row)
     table.save(name, rows, (time.monotonic() - start) / 60, runs.machine())
     return table.misses(rows, module.BESIDE)

@@ -2,12 +2,12 @@
 
 The JPEGs of CIFAR-10 (32x32, ten classes; by a hash of their names about 45,000 to train on, 2,500
 to validate on and 2,500 for tests) for a VAE and a ladder VAE, both with the residual network, and
-a deep VAE. Their networks are of a size that makes an epoch of each last about as long, and each
+a deep VAE. Their sizes are such that an epoch takes about as long for each on a CPU, and each
 trains for as many. All have the library's likelihood for bytes, `discretized_logistic`, and mirror
-images at random. Forty epochs are one to two minutes of an H200, or eight hours of a CPU core.
+images at random. Forty epochs take one to two minutes on an H200, or eight hours on a CPU core.
 Depth gains in bits per dimension, and in the distance and the coverage of samples. The ladder's
 bits are worse than those of one level, but its samples are closer to images. No model's samples
-show an object, and all Fréchet distances are 78 times that of real images or more.
+show an object: the smallest Fréchet distance is 78 times that of real images.
 
 Bits are of test images. The Fréchet distance is between features of samples (means of p(x|z)) and
 of a random half of the images that were not trained on, about 2,500 each, in a small classifier of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -88,14 +88,17 @@ def save(name: str, rows: list[Row], minutes: float, machine: str = CORES) -> No
     _write(_path(name), record | {"rows": [row._asdict() for row in rows]})
 
 
-def put(name: str, row: Row) -> None:
-    """Save one row, in the place of the saved one of the same quantity and data if there is one.
+def put(name: str, row: Row, found: Sequence[Row] = ()) -> None:
+    """Save one row, in the place of an older one of the same quantity and data if there is one.
 
-    So a study that is stopped keeps what it found.
+    So a study that is stopped keeps what it found. Of several such rows, the one with the same
+    budget gives way, or else the first; ``found`` are rows of this run, which all stay.
     """
     kept = load(name) or Kept([], 0, CORES)
-    same = [row if (row[:2] == each[:2]) else each for each in kept.rows]
-    save(name, same if row in same else [*same, row], kept.minutes, kept.machine)
+    rows = kept.rows
+    older = [i for i, each in enumerate(rows) if each[:2] == row[:2] and each not in found]
+    place = min(older, key=lambda i: rows[i].budget != row.budget, default=len(rows))
+    save(name, [*rows[:place], row, *rows[place + 1 :]], kept.minutes, kept.machine)
 
 
 def load(name: str) -> Kept | None:
@@ -139,8 +142,8 @@ def readme(studies: dict[str, ModuleType]) -> str:
         'image unless stated otherwise. "±" is a standard error over images, for one training.',
         '"-log p(x), k = 1,000" is an upper bound on -log p(x) from 1,000 importance samples.',
         '"Pixels in [0, 1]" under a Bernoulli, the default, give cross-entropies, which do not',
-        f"bound a log-density. Times were measured on {CORES}; where a GPU is named, while up",
-        "to four studies ran on it at once.",
+        f"bound a log-density. Times were measured on {CORES}, or on the GPU that is named,",
+        "which up to four studies shared.",
         "",
         "A number outside its expected range, on either side, fails the study and the tests: a",
         "number that is too good is an error as well. No setting should be chosen on the reported",

@@ -211,6 +211,23 @@ def test_a_compressed_tar_is_decompressed_once(tmp_path, photos, monkeypatch, da
     assert {entry.source for entry in everything.entries()} >= {"files in pets", str(path)}
 
 
+def test_a_compressed_tar_that_cannot_be_decompressed_again_is_one_fault(
+    tmp_path, photos, monkeypatch
+):
+    """Its files are known, but none can be read: that is no damage of each picture."""
+    path, tried = pack(tmp_path / "pets.tar.gz", photos), []
+    load(path)
+
+    def full(**_):
+        tried.append(1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(containers.tempfile, "TemporaryFile", full)
+    assert len(load(path).train.x) > 0 and not tried  # its pictures are kept
+    fails(path, "pets.tar.gz: cannot be read (No space left on device)", image_size=9)
+    assert tried
+
+
 def test_two_who_build_the_same_one(photos, monkeypatch, counting):
     begun, wait = threading.Event(), threading.Event()
     found = []

@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import tarfile
 import zipfile
 
@@ -366,6 +367,10 @@ def test_what_is_no_dataset(tmp_path, monkeypatch):
     fails(tmp_path / "no" / "where", "no such file or folder", f"nor a folder {tmp_path}/no")
     (tmp_path / "a.zip").write_bytes(b"PK no zip")
     fails(tmp_path / "a.zip", "a.zip: cannot be read")
+    damaged = bytearray(lzma.compress(np.random.default_rng(0).bytes(3000)))
+    damaged[1000] ^= 255
+    (tmp_path / "a.tar.xz").write_bytes(damaged)
+    fails(tmp_path / "a.tar.xz", "a.tar.xz: cannot be read (Corrupt input data)")
     monkeypatch.chdir(tmp_path)
     with typed_by("flaxvae"), pytest.raises(UsageError, match="did you mean 'texts'"):
         sources.load("textss")

@@ -74,6 +74,21 @@ def test_a_study_that_is_stopped_keeps_what_it_found(tmp_path, monkeypatch):
     assert table.load("study").rows == [new, last]
 
 
+def test_rows_that_differ_in_their_budgets_alone_are_all_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "HERE", tmp_path)
+    rows = [table.Row("a", "digits", f"{epochs} epochs", "2.0") for epochs in (10, 20, 40)]
+    found = []
+    for row in rows[:2]:  # of a study that was never run
+        table.put("study", row, found)
+        found.append(row)
+    assert table.load("study").rows == rows[:2]
+    better = rows[1]._replace(ours="1.0")
+    table.put("study", better)  # of one that is run again, in another order
+    assert table.load("study").rows == [rows[0], better]
+    table.put("study", rows[2], [better])  # with another budget
+    assert table.load("study").rows == [rows[2], better]
+
+
 @pytest.mark.parametrize("asked", [["unknown"], ["anomaly", "--epochs", "3"], ["--epochs", "3"]])
 def test_studies_refuse_what_they_cannot_do(asked, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -36,7 +36,8 @@ class Member(NamedTuple):
 class Container(NamedTuple):
     """The files of a folder or an archive; ``read`` gives the content of one, in any thread.
 
-    ``read`` raises OSError, or another exception where an archive is damaged.
+    ``read`` raises OSError, or another exception where an archive is damaged; DataError where no
+    file of it can be read.
     """
 
     path: Path
@@ -69,7 +70,7 @@ def opened(path: Path) -> Iterator[Container]:
     Raises DataError if it cannot be read, is encrypted, or expands to far more than it is.
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with _telling(path):
             if path.is_dir():
                 container = _folder(path)
             elif zipfile.is_zipfile(path):
@@ -77,15 +78,22 @@ def opened(path: Path) -> Iterator[Container]:
                 container = _zip(path, file, stack.enter_context(zipfile.ZipFile(file)))
             else:
                 container = _tar(path, stack)
-        except DataError:
-            raise
-        except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            seen = reason or " ".join(str(error).split())[:100] or "it ends too early"
-            path = Path(getattr(error, "filename", None) or path)
-            advice = remedy(reason, "expected a folder, a zip or a tar; write it again")
-            raise DataError(f"{path}: cannot be read ({seen}); {advice}") from None
         yield container
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """What goes wrong with a folder or an archive as a whole is a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and lzma raise almost anything on damage
+        reason = error.strerror if isinstance(error, OSError) else None
+        seen = reason or " ".join(str(error).split())[:100] or "it ends too early"
+        path = Path(getattr(error, "filename", None) or path)
+        advice = remedy(reason, "expected a folder, a zip or a tar; write it again")
+        raise DataError(f"{path}: cannot be read ({seen}); {advice}") from None
 
 
 @contextlib.contextmanager
@@ -275,7 +283,8 @@ class _Plain:
         """Some bytes, in any thread."""
         with self._lock:
             if self._read is None:
-                self._read = _reader(self.file())
+                with _telling(self._path):
+                    self._read = _reader(self.file())
         return self._read(offset, size)
 
     def _decompressed(self) -> Any:

@@ -200,9 +200,11 @@ def _rows(
 
 
 def content(container: Container, name: str) -> bytes:
-    """What is in a file. Raises Unreadable."""
+    """What is in a file. Raises Unreadable, or DataError if no file can be read."""
     try:
         return container.read(name)
+    except DataError:
+        raise
     except Exception as error:  # zipfile and zlib raise almost anything on damage
         said = getattr(error, "strerror", None) or " ".join(str(error).split())[:80]
         raise Unreadable(f"cannot be read ({said or type(error).__name__})") from None

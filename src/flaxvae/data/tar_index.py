@@ -54,8 +54,8 @@ def kept(path: Path, stamp: tuple[int, ...]) -> list[File] | None:
             names = bytes(file["names"]).decode("utf-8", "surrogateescape").split("\0")
             found = [names, file["sizes"].tolist(), file["offsets"].tolist()]
         files = [File(*one) for one in zip(*found, strict=True)]
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
-        return None
+    except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile):
+        return None  # RuntimeError: of damage that looks like encryption, or like another version
     with contextlib.suppress(OSError):
         os.utime(index)  # its last use
     return files
