@@ -13,6 +13,7 @@ from conftest import rare
 from flaxvae.analysis.anomaly import combined
 from flaxvae.errors import UsageError
 from flaxvae.export import hypercube, interpreter, onnx, onnx_graph, tracing
+from flaxvae.settings import DataSettings
 from test_zoo import RECIPES, SHAPE, data, run_of
 
 pytest.importorskip("onnx")
@@ -134,19 +135,20 @@ def test_files_take_images_as_decoded(conv, tmp_path, monkeypatch):
 
 def test_a_scorer_has_the_default_score_once_it_is_known(conv, monkeypatch):
     x = data().train.x
-    usual = conv.usual(x)
+    settings = DataSettings(binarization="threshold")  # which draws nothing
+    run = dataclasses.replace(conv, plan=dataclasses.replace(conv.plan, data=settings))
+    usual = run.usual(x)
     monkeypatch.setattr(onnx.export_folder, "usual", lambda run: usual)
     limits = {"elbo": {"threshold": 60.0}, "combined": {"threshold": 0.5}}
     monkeypatch.setattr(onnx.export_folder, "thresholds", lambda run: limits)
-    made = onnx.traced(onnx.functions(conv)["scorer"])
-    scorer = session(conv, "scorer", made)
+    scorer = session(run, "scorer", onnx.traced(onnx.functions(run)["scorer"]))
     score, anomalous = scorer.run(None, {"image": x[:7]})
-    close(score, interpreter.run(made, x[:7])[0])
+    close(score, run.scores(x[:7], ["combined"], usual=usual).scores["combined"])
     np.testing.assert_array_equal(anomalous, score > 0.5)
     assert scorer.get_modelmeta().custom_metadata_map["threshold"] == "0.5"
 
-    rng = np.random.default_rng(0)  # it is that of flaxvae, but for the draw of pixels
-    codes, costs = rng.normal(size=(20, 3)).astype(np.float32), rng.normal(90, 20, 20)
+    rng = np.random.default_rng(0)  # and so far from the training images
+    codes, costs = np.float32(rng.normal(0, 9, (20, 3))), rng.normal(90, 20, 20)
     close(onnx._combined(usual, codes, costs), combined.scores(usual, codes, costs))
 
 
