@@ -16,6 +16,22 @@ from flaxvae.report import plots
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 Rows = list[dict[str, Any]]
+LEGEND = """\
+| contender | what it is |
+|---|---|
+| flaxvae | the training of `flaxvae train`: many steps in one compiled program |
+| torch DataLoader | PyTorch as in the tutorials, one item at a time through a DataLoader |
+| torch tensors | PyTorch with all images in one tensor, on the device |
+| torch tuned | the same, in a process whose malloc keeps its memory |
+| torch channels_last | the same, with channels last |
+| torch compiled | PyTorch with `torch.compile` |
+| torch graph | PyTorch with a whole step, its batch included, recorded once as a CUDA graph |
+| flax loop | plain flax: images on the device, a jitted step called from a Python loop |
+| flax example | plain flax as in its own example: batches from NumPy |
+
+"flaxvae is 2x" means that it does twice as much in the same time. The GEMM peak is the rate of a
+product of two matrices of 4,096 x 4,096. All compute in float32; on a GPU, JAX and PyTorch alike
+round the factors of products to 10 bits (TF32).""".splitlines()
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -221,6 +237,8 @@ def write(results: Path = RESULTS, docs: Path = DOCS) -> None:
         "Written by `make bench` (`python -m benchmarks`). Contenders take short turns, one at a",
         "time. Numbers are medians over the turns, with quartiles; ratios compare neighbouring",
         "turns. Absolute numbers depend on the machine; ratios carry over better to others.",
+        "",
+        *LEGEND,
     ]
     here = {name: record["rows"] for name, record in records.items() if name in GROUPS}
     if table := claims.table(here):

@@ -7,6 +7,7 @@ import base64
 import io
 import os
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 import flaxvae
+from flaxvae.report.html.document import Html, Section, document
 from flaxvae.runs import pages
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -235,6 +237,27 @@ def test_a_comparison(browser, comparison, size, scheme):
 # ---- the explorer
 
 
+PRODUCT = (resources.files("flaxvae.report.explorer") / "product.js").read_text()
+ASSEMBLING = (
+    PRODUCT
+    + """
+const program = "let ok = true; try { flaxvaeProduct(); } catch { ok = false; } postMessage(ok);";
+const worker = new Worker(URL.createObjectURL(new Blob([`${flaxvaeProduct}; ${program}`])));
+worker.onmessage = ({ data }) => { document.body.dataset.assembled = data; };
+"""
+)
+
+
+@pytest.mark.parametrize("assembles", [False, True])
+def test_workers_compile_webassembly_where_the_policy_lets_them(browser, tmp_path, assembles):
+    file, part = tmp_path / "page.html", Section("a", "A", Html(), "", ASSEMBLING, assembles)
+    file.write_text(document("t", [part]))
+    visit = Visit(browser, file, "desktop", ready="body[data-assembled]")
+    found = visit.page.locator("body").get_attribute("data-assembled")
+    assert found == str(assembles).lower() and visit.complaints == []
+    visit.page.context.close()
+
+
 @pytest.fixture(scope="module", params=SIZES)
 def explorer(request, browser, trained):
     """The explorer of a run, once it has compared itself with JAX."""
@@ -275,7 +298,8 @@ def follows(page, act):
 def test_the_page_computes_what_jax_does(explorer):
     found = explorer.locator("#self-test").evaluate("(element) => ({...element.dataset})")
     bound = {"rounded": 1e-2, "float16": 1e-2, "float32": 1e-5}[found["weights"]]
-    assert 0 < float(found["decoder"]) <= bound and 0 < float(found["encoder"]) <= 5 * bound
+    assert 0 < float(found["decoder"]) <= bound  # codes of so short a training are not wide
+    assert 0 < float(found["encoder"]) <= bound
     wide, seen = explorer.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide <= seen
 

@@ -112,9 +112,19 @@ def test_only_the_pages_own_scripts_may_run():
     policy = next(own["content"] for _, own in Seen(page).elements if "http-equiv" in own)
     assert "default-src 'none'" in policy and "unsafe-inline" not in policy.split("script-src")[1]
     assert policy.count("'sha256-") == 3  # the theme's, the page's, the section's
+    assert "unsafe" not in policy.split("script-src")[1]
     assert "http:" not in page.replace("http://www.w3.org", "") and "https:" not in page
     with pytest.raises(ValueError, match="end itself"):
         document("t", [Section("a", "A", Html(), script="'</script>'")])
+
+
+def test_a_page_may_compile_webassembly_only_where_a_section_does():
+    part = Section("a", "A", Html(), script="let x = 1;", assembles=True)
+    policy = next(
+        own["content"] for _, own in Seen(document("t", [part])).elements if "content" in own
+    )
+    scripts = policy.split("script-src")[1].split(";")[0].split()
+    assert [word for word in scripts if "sha256" not in word] == ["'wasm-unsafe-eval'"]
 
 
 def parsed(figure):

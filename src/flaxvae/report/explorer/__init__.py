@@ -71,8 +71,9 @@ def section(of: Subject) -> Section | None:
         forms, said["weights"] = weights.choose(traced, found.arrays, labels)
         packed = packing.pack(traced.graphs, found.arrays, forms)
     scripts = "\n".join(map(_own, SCRIPTS))
-    live = traced is not None
-    return Section("explorer", "Explorer", _body(said, packed), _own("explorer.css"), scripts, live)
+    assembles = traced is not None and _convolves(traced)
+    style = _own("explorer.css")
+    return Section("explorer", "Explorer", _body(said, packed), style, scripts, assembles)
 
 
 def _nothing(why: str) -> Section:
@@ -88,6 +89,11 @@ def _body(said: dict[str, Any], packed: Packed) -> Html:
         tag("script", text, type="text/plain", id="explorer-data"),
     ]
     return Html("".join(inside))
+
+
+def _convolves(found: Functions) -> bool:
+    """Whether there are convolutions, for which ``engine.js`` may compile ``product.js``."""
+    return any(op.name == "conv_general_dilated" for g in found.graphs.values() for op in g.ops)
 
 
 def _fitting(found: Functions) -> Functions:

@@ -1,9 +1,9 @@
 // Runs the graphs of a model (export/graph.py) with the run's own weights.
 //
-// One function, without any outside it but flaxvaeProduct, so that the text of both can be the
-// program of a Web Worker as well. A graph becomes a plan once: buffers of fixed size, and for each operation a closure that
-// fills its own. To run it allocates nothing but the outputs. Sums are in double precision,
-// those of large convolutions in single, by WebAssembly where there is any.
+// One function that uses none outside it but flaxvaeProduct, so that the text of both can be the
+// program of a Web Worker as well. A graph becomes a plan once: buffers of fixed size, and for each
+// operation a closure that fills its own. A run allocates nothing but the outputs. Sums are in
+// double precision; those of large convolutions in single, by WebAssembly where there is any.
 function flaxvaeEngine() {
   "use strict";
 

@@ -1,4 +1,5 @@
-// The model of a page: its weights unpacked, its engine in a worker, or, where there can be none, here.
+// The model of a page: its weights unpacked, and its engine in a worker, or here where there can be
+// none.
 
 const unpacked = async () => {
   const source = document.getElementById("explorer-data");
