@@ -133,6 +133,14 @@ def test_files_take_images_as_decoded(conv, tmp_path, monkeypatch):
     np.testing.assert_allclose(again[::-1], score, rtol=1e-5)  # an image's own, in any batch
 
 
+def test_a_plain_autoencoder_has_no_bound_to_score_by():
+    found = {name: onnx._what(run_of(f"{name}-mlp"), "scorer") for name in ("ae", "vae")}
+    assert found == {
+        "ae": "-log p(x|z) in nats: high for unusual examples",
+        "vae": "-ELBO in nats, the mean of 16 draws: high for unusual examples",
+    }
+
+
 def test_a_scorer_has_the_default_score_once_it_is_known(conv, monkeypatch):
     x = data().train.x
     settings = DataSettings(binarization="threshold")  # which draws nothing

@@ -232,7 +232,7 @@ def _what(run: Run, what: str) -> str:
     if what != "scorer":
         return _WHAT[what]
     if export_folder.usual(run) is None:
-        score = f"-ELBO in nats, the mean of {SAMPLES} draws"
+        score = programs.score_words(run)
     else:
         score = "the score combined of flaxvae score"
     return f"{score}: high for unusual examples"

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from flaxvae import lookup
 from flaxvae.analysis import fitted_prior
+from flaxvae.analysis.anomaly import scores as scoring
 from flaxvae.analysis.anomaly.scores import SAMPLES
 from flaxvae.core import Batch
 from flaxvae.devices import batches
@@ -49,6 +50,12 @@ def native(run: Run, **others: Any) -> Recipe:
     if not changed:
         return run.recipe
     return lookup.build(run.plan.function, run.spec, **{**given, **changed})
+
+
+def score_words(run: Run) -> str:
+    """What ``score`` is."""
+    draws = f", the mean of {SAMPLES} draws" if run.recipe.has_bound else ""
+    return f"{scoring.words(run.recipe, 'elbo')}{draws}"
 
 
 def coders(model: Any, variables: Any) -> tuple[Callable[..., Array], Callable[..., Array]]:
@@ -94,9 +101,7 @@ def programs(run: Run) -> dict[str, Program]:
         "encode": Program(encode, images | labels, f"the {recipe.code} of each image"),
         "decode": Program(decode, codes | labels, "the mean of p(x|z)"),
         "sample": Program(sample, seeds | labels, "images from the prior, one for each seed"),
-        "score": Program(
-            score, images | seeds | labels, f"-ELBO in nats, the mean of {SAMPLES} draws"
-        ),
+        "score": Program(score, images | seeds | labels, score_words(run)),
     }
     if not run.generates:
         del found["sample"]
