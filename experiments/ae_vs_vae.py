@@ -17,15 +17,15 @@ other networks, trained longer, and of another feature space, so only the ratios
 ours.
 
 Interpolations take ten steps between the codes of 200 pairs of test images: on a straight line, on
-a sphere, and on a geodesic of the decoder. Their rows have three numbers, in this order: how many
-of the images between the ends are read as a digit; how long the path is, in the classifier's
-features and in pixels, as a multiple of the straight line between its ends; and how long its
-longest step in features is, as a multiple of the mean: 1 if the digit changes at an even pace, 10
-if it jumps. Geodesics are the shortest in pixels and the most even, but more of their images are no
-digit; with 2 and 8 latents, paths on a sphere are the opposite. AE and VAE differ little, except
-that with 2 latents the VAE's paths are more even. By none of these measures is the best path much
-better than a cross-fade of the pixels: the classifier is as sure of two digits on top of each
-other.
+a sphere, and on a geodesic of the decoder. Each row has three numbers, of these paths in this
+order. The rows say how many of the images between the ends are read as a digit; how long the path
+is, in the classifier's features and in pixels, as a multiple of the straight line between its ends;
+and how long its longest step in features is, as a multiple of the mean: 1 if the digit changes at
+an even pace, 10 if it jumps. Geodesics are the shortest in pixels and the most even, but more of
+their images are no digit; with 2 and 8 latents, paths on a sphere are the opposite. AE and VAE
+differ little, except that with 2 latents the VAE's paths are more even. By none of these measures
+is the best path much better than a cross-fade of the pixels: the classifier is as sure of two
+digits on top of each other.
 """
 
 from __future__ import annotations

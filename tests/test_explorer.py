@@ -393,6 +393,19 @@ def test_no_rounding_is_better_than_one_that_is_off():
     assert rounding.rounded(matrices, lambda forms: float("nan"), 0.05) is None
 
 
+@pytest.mark.parametrize(("off", "close"), [([0.5, 0], True), ([0, 0.5], False)])
+def test_each_code_is_close_in_its_own_spread(off, close):
+    x = jax.ShapeDtypeStruct((1, 2), jnp.float32)
+    decode = tracing.trace(lambda z: z, x, names=["z"], outputs=["image"])
+    look = tracing.trace(
+        lambda x: (x + np.float32([off]), x), x, names=["image"], outputs=["z", "image"]
+    )
+    zeros = dict.fromkeys(["probe_codes", "probe_images", "probe_pixels"], np.zeros((1, 2), "f4"))
+    arrays = zeros | {"sd": np.float32([100, 1])}
+    found = functions.Functions({"decode": decode, "look": look}, {})
+    assert weights.is_close(found, arrays, {}) == close
+
+
 def test_weights_take_the_fewest_bytes_that_are_close(monkeypatch):
     recipe = zoo.RECIPES["vae"](SPEC, Body(net="mlp", widths=(300,)), latent_dim=4)
     shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), jnp.zeros((1, *SPEC.shape)), None)

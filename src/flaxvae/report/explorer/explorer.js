@@ -640,6 +640,7 @@ const start = async () => {
         const values = pixels(), label = here.label;
         const inputs = classes ? { image: values, label: Int32Array.of(label) } : { image: values };
         const found = await run("look", inputs), code = found.z ?? found.indices;
+        if (empty) continue; // cleared in the meantime
         paint(seen, values);
         paint(again, found.image);
         here.place = discrete ? null : code;

@@ -32,12 +32,12 @@ Call = Sequence[Array]
 
 
 class _Coder(NamedTuple):
-    """A graph, calls of it, and how far what it computes may move."""
+    """A graph, calls of it, and the scale of its first output, which may move by CLOSE of that."""
 
     graph: Graph
     held: Sequence[Call]
     fitted: Sequence[Call]
-    tolerance: float
+    scale: Array
 
 
 def choose(
@@ -70,17 +70,16 @@ def is_close(found: Functions, arrays: Mapping[str, Array], forms: Forms) -> boo
         (image,) = interpreter.run(graphs["decode"], *_row(codes, labels, i))
         if not np.abs(image - arrays["probe_images"][i]).max() <= CLOSE:
             return False
-        if "look" in graphs:
+        if "look" in graphs and codes.dtype.kind == "f":
             code, _ = interpreter.run(graphs["look"], *_row(arrays["probe_pixels"], labels, i))
-            near = np.abs(code - codes[i]).max() <= CLOSE * _scale(arrays)
-            if codes.dtype.kind == "f" and not (near and np.isfinite(code).all()):
+            if not (np.abs(code[0] - codes[i]) <= CLOSE * _scale(arrays)).all():
                 return False
     return True
 
 
-def _scale(arrays: Mapping[str, Array]) -> float:
-    """Of codes, where they are far from N(0, I)."""
-    return float(np.maximum(arrays["sd"].max(), 1))
+def _scale(arrays: Mapping[str, Array]) -> Array:
+    """Of each latent: the standard deviation of its codes, where that is more than 1."""
+    return np.maximum(arrays["sd"], 1)
 
 
 def _row(given: Array, labels: Array | None, i: int) -> Call:
@@ -97,26 +96,27 @@ def _rounded(
         matrices = {key: one for key, one in matrices.items() if key not in forms}
         if not matrices:
             continue
-        fitting = rounding.rounded(matrices, _error(coder), coder.tolerance)
+        fitting = rounding.rounded(matrices, _error(coder), CLOSE)
         forms |= fitting or {}
     return forms
 
 
 def _error(coder: _Coder) -> Callable[[Forms], float]:
-    """The most by which the first output moves on what is held out."""
+    """The most by which the first output moves on what is held out, in its scale."""
     exact = [interpreter.run(coder.graph, *call)[0] for call in coder.held]
 
     def error(forms: Forms) -> float:
         graph = packing.shown(coder.graph, forms)
         runs = (interpreter.run(graph, *call)[0] for call in coder.held)
-        return max(float(np.abs(a - b).max()) for a, b in zip(runs, exact, strict=True))
+        moved = [np.abs((a - b) / coder.scale).max() for a, b in zip(runs, exact, strict=True)]
+        return float(np.max(moved))
 
     return error
 
 
 def _coders(found: Functions, arrays: Mapping[str, Array], labels: Array | None) -> list[_Coder]:
     """The decoder, and the encoder of codes that are no whole numbers."""
-    rng = np.random.default_rng(0)
+    rng, one = np.random.default_rng(0), np.ones(1, np.float32)
     codes = arrays["codes"]
 
     def calls(name: str, given: Array, moved: Array) -> tuple[list[Call], list[Call]]:
@@ -130,15 +130,15 @@ def _coders(found: Functions, arrays: Mapping[str, Array], labels: Array | None)
         return []
     if codes.dtype.kind != "f":
         drawn = rng.permuted(codes, axis=0)
-        return [_Coder(found.graphs["decode"], *calls("decode", codes, drawn), CLOSE)]
+        return [_Coder(found.graphs["decode"], *calls("decode", codes, drawn), one)]
     normal = rng.normal(size=codes.shape)
     drawn = (arrays["mean"] + WIDE * arrays["sd"] * normal).astype(np.float32)
-    coders = [_Coder(found.graphs["decode"], *calls("decode", codes, drawn), CLOSE)]
+    coders = [_Coder(found.graphs["decode"], *calls("decode", codes, drawn), one)]
     if "look" in found.graphs:
         images = (arrays["pictures"] / 255).astype(np.float32)
         shifted = np.stack([_shifted(image, rng) for image in images])
-        tolerance = CLOSE * _scale(arrays)
-        coders.append(_Coder(found.graphs["look"], *calls("look", images, shifted), tolerance))
+        both = calls("look", images, shifted)
+        coders.append(_Coder(found.graphs["look"], *both, _scale(arrays)))
     return coders
 
 
