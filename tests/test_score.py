@@ -83,7 +83,10 @@ def test_a_threshold_is_set_on_held_out_images_and_kept(run, capsys, monkeypatch
 
 
 def test_the_default_keeps_what_it_compares_with(run, capsys, monkeypatch):
-    assert said(f"score {run}", capsys)[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("flaxvae.report.terminal.QUIET", 0.0)
+        code, _, err = said(f"score {run}", capsys)
+    assert code == 0 and "codes of training images: " in err
     loaded, record = flaxvae.load(run), kept(run)
     data = loaded.data()
     usual = Reference.open(loaded, (), Settings()).usual

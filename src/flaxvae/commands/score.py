@@ -240,7 +240,7 @@ def _known(
                 raise DataError(how) from None
             terminal.note(f"without percentiles and a threshold: {error}")
             return False
-        reference.extend(missing, data, measure)
+        reference.extend(missing, data, measure, terminal.watch("codes of training images"))
     reference.decide(rate)
     if reference.threshold(scores[0]) is None:
         terminal.note(

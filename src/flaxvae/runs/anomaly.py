@@ -26,6 +26,7 @@ from flaxvae.data import pipeline
 from flaxvae.data.dataset import taken
 from flaxvae.data.pipeline import Data, Split
 from flaxvae.declared import Count, Positive, Rate
+from flaxvae.devices.batches import Watch
 from flaxvae.errors import DataError
 from flaxvae.runs import records
 from flaxvae.runs.contents import digest
@@ -181,10 +182,12 @@ class Reference:
         names: Sequence[AnomalyScore],
         data: Data,
         measure: Callable[[Split, Sequence[AnomalyScore]], Measured],
+        watch: Watch | None = None,
     ) -> None:
         """Compute the scores ``names`` of the run's own images.
 
-        With ``combined`` goes ``elbo``, which models exported to JAX and PyTorch compute.
+        With ``combined`` goes ``elbo``, which models exported to JAX and PyTorch compute. ``watch``
+        hears how many codes there are to compare with.
 
         Raises DataError if there are no normal ones.
         """
@@ -206,7 +209,7 @@ class Reference:
         }
         if "combined" in names and self.usual is None:
             some = pipeline.binarized(_some(normal, combined.IMAGES), data.binarization, 4)
-            record["usual"] = _written(self.run.usual(some))
+            record["usual"] = _written(self.run.usual(some, watch=watch))
         parts = {"training": measure(train, names)}
         if held is not None and len(held.x):
             parts["held_out"] = measure(held, names)

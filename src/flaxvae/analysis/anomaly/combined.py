@@ -53,7 +53,7 @@ def terms(model: Model) -> Callable[[Variables, jax.Array, Batch], dict[str, jax
     def function(variables: Variables, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         features = model.encode(variables, batch.x, batch.y)
         latent = model.reparameterize(variables, None, features, False)
-        px = latent.px or model.decode(variables, latent.z, batch.y)
+        px = model.decode(variables, latent.z, batch.y) if latent.px is None else latent.px
         return {"code": latent.code, "cost": -px.log_prob(batch.x)}
 
     return function
