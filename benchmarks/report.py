@@ -126,7 +126,8 @@ def _likelihood(rows: Rows) -> list[str]:
                 f"{'' if who == OURS else _times(found)} | "
                 f"{100 * found['of_peak']['middle']:.2g} % |"
             )
-    return [*lines, "", f"Temporary memory: {row['mib']:.1f} MiB."]
+    chunks = "Draws are decoded in chunks, by PyTorch 500 at a time on any device."
+    return [*lines, "", f"{chunks} flaxvae's temporary memory: {row['mib']:.1f} MiB."]
 
 
 def _sprites(rows: Rows) -> list[str]:
