@@ -94,6 +94,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+def encrypted(raw: bytes) -> bytes:
+    """An .npz whose first array is damaged so that it looks encrypted: a RuntimeError to read."""
+    at = raw.index(b"PK\1\2") + 8
+    return raw[:at] + bytes([raw[at] | 1]) + raw[at + 1 :]
+
+
 def rare(values, *slow):
     """Parameters of a test of which some are run by ``make test-slow`` alone."""
     values = list(values)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import flaxvae
+from conftest import encrypted
 from flaxvae import cli, plan, zoo
 from flaxvae.analysis import fitted_prior
 from flaxvae.data import pipeline
@@ -132,6 +133,8 @@ def test_other_arrays_are_no_weights(tmp_path):
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     np.savez(tmp_path / "in.npz", **{"a": one, "a.b.c": one})
     np.savez(tmp_path / "on.npz", **{"a.b": one, "a": one})
+    np.savez(tmp_path / "un.npz", a=one)
+    (tmp_path / "un.npz").write_bytes(encrypted((tmp_path / "un.npz").read_bytes()))
     safetensors.write(tmp_path / "in.safetensors", {"a": one, "a.b": one}, {})
     for path in tmp_path.iterdir():
         with pytest.raises(DataError, match=rf"{path.name} is damaged .*: expected the weights"):

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import flaxvae
-from conftest import TINY
+from conftest import TINY, encrypted
 from flaxvae import cli
 from flaxvae.analysis import fitted_prior, mixtures
 from flaxvae.errors import DataError, DivergedError, UsageError
@@ -201,10 +201,11 @@ def test_a_damaged_prior_is_refused(with_prior, tmp_path, capsys):
     np.savez(path / "prior.npz", **arrays)
     with pytest.raises(DataError, match=r"its arrays are not those .*fit it again"):
         flaxvae.load(path).sample(1)
-    (path / "prior.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["verify", str(path)])
-    assert stop.value.code == 3 and "prior.npz" in capsys.readouterr().err
+    for damaged in (whole[: len(whole) // 2], encrypted(whole)):
+        (path / "prior.npz").write_bytes(damaged)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["verify", str(path)])
+        assert stop.value.code == 3 and "prior.npz" in capsys.readouterr().err
 
 
 def test_from_the_command_line(trained, tmp_path, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import flaxvae
-from conftest import said
+from conftest import encrypted, said
 from flaxvae.analysis import features, quality
 from flaxvae.errors import DataError, UsageError, typed_by
 from flaxvae.runs import classified
@@ -39,15 +39,16 @@ def test_a_classifier_is_trained_once_for_the_same_data(run, tmp_path, monkeypat
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
     (kept,) = (tmp_path / "cache" / "classifiers").iterdir()
     assert seen == [(data.train.x.shape, len(data.train.y))]
-    kept.write_bytes(kept.read_bytes()[:1000])
-    repaired = classified.classifier(data)
-    assert len(seen) == 2
-    jax.tree.map(np.testing.assert_array_equal, first.params, repaired.params)
+    for number, damaged in enumerate((kept.read_bytes()[:1000], encrypted(kept.read_bytes())), 2):
+        kept.write_bytes(damaged)
+        repaired = classified.classifier(data)
+        assert len(seen) == number
+        jax.tree.map(np.testing.assert_array_equal, first.params, repaired.params)
     for other in (data._replace(sha256="0" * 64), data._replace(binarization="dynamic")):
         assert classified._path(other, 10, 1) != classified._path(data, 10, 1)
     monkeypatch.setattr(classified, "IMAGES", 200)
     classified.classifier(data)
-    assert seen[2] == ((200, 8, 8, 1), 200)
+    assert seen[3] == ((200, 8, 8, 1), 200)
     monkeypatch.setenv("FLAXVAE_CACHE_DIR", "")
     assert classified._path(data, 10, 1) is None
 

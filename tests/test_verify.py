@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import flaxvae
-from conftest import TINY
+from conftest import TINY, encrypted
 from flaxvae import api, cli
 from flaxvae.code_prior import fit_prior
 from flaxvae.errors import DataError
@@ -210,6 +210,10 @@ def test_what_other_commands_wrote(run):
     (run / "latents.npz").write_bytes(raw[:500] + b"\xff" + raw[501:])
     edit(run / "evaluation.json", elbo=float("nan"))
     assert "z.npy is damaged" in wrong(run)["latents.npz"]
+    np.savez(run / "latents.npz", z=np.zeros(3))
+    path = run / "latents.npz"
+    path.write_bytes(encrypted(path.read_bytes()))
+    assert "cannot be read" in wrong(run)["latents.npz"]
     assert "elbo is nan" in wrong(run)["evaluation.json"]
     (run / "latents.npz").write_bytes(raw[:-30])
     assert "cannot be read" in wrong(run)["latents.npz"]

@@ -8,7 +8,6 @@ convolution as those of the convolution that it transposes, [height, width, outp
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,9 @@ def read(path: str | Path) -> Variables:
             return nested(safetensors.read(path)[0])
         with np.load(path, allow_pickle=False) as file:
             return nested({name: file[name] for name in file.files})
-    # A file of one array is no context manager: a TypeError.
-    except (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (DataError, OSError):
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise almost anything on damage
         raise DataError(
             f"{path} is damaged ({error}): expected the weights of `flaxvae export`; export them "
             "again"

@@ -7,7 +7,6 @@ has the sha256 of the arrays and of the variables of the model. A prior is of us
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -80,7 +79,9 @@ def read(path: Path) -> tuple[FittedPrior, Mapping[str, Any]]:
         wanted = {name: leaf.shape for name, leaf in _flat(like).items()}
         if wanted != {name: array.shape for name, array in arrays.items()}:
             raise ValueError("arrays of other names or shapes")
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+    except DataError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise almost anything on damage
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise records.damaged(path, reason, ADVICE) from None
     return FittedPrior(about["kind"], _nested(arrays), about["size"]), about

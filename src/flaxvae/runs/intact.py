@@ -113,7 +113,9 @@ def arrays(path: Path) -> str:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
             names = file.namelist()
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # zipfile and zlib raise almost anything on damage
         raise DataError(f"cannot be read ({error})") from None
     if damaged:
         raise DataError(f"its {damaged} is damaged")
