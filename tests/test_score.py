@@ -131,6 +131,16 @@ def test_the_default_keeps_what_it_compares_with(run, capsys, monkeypatch):
     assert (code, err) == (3, words)
 
 
+def test_a_run_of_an_older_flaxvae_gets_the_default_beside_its_scores(run, capsys):
+    assert said(f"score {run} --scores elbo --false-positive-rate 0.3", capsys)[0] == 0
+    old = kept(run)
+    assert "usual" not in old and [*old["scores"]] == ["elbo"]
+    assert said(f"score {run}", capsys)[0] == 0
+    new = kept(run)
+    assert new["scores"]["elbo"] == old["scores"]["elbo"] and "combined" in new["scores"]
+    assert new["false_positive_rate"] == 0.3 and "usual" in new
+
+
 def test_the_page_says_which_score_it_shows(run, capsys, monkeypatch):
     monkeypatch.setattr(
         pictured.anomaly,
