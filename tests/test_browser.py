@@ -57,7 +57,9 @@ def browser():
 class Visit:
     """A page that is open, and all that it complained of or asked for."""
 
-    def __init__(self, browser, file, size, scheme="light", ready="#explorer-live[data-ready]"):
+    READY = "#explorer-live[data-ready]"
+
+    def __init__(self, browser, file, size, scheme="light", ready=READY, without="nothing"):
         context = browser.new_context(
             viewport=dict(zip(("width", "height"), SIZES[size])), color_scheme=scheme
         )
@@ -66,6 +68,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda box: (self.complaints.append(box.message), box.dismiss()))
         self.page.on("request", self._asked)
+        self.page.add_init_script(f"delete globalThis.{without}")
         self.page.goto(file.as_uri())
         self.page.wait_for_selector(ready)  # nothing moves from then on
 
@@ -246,6 +249,23 @@ const worker = new Worker(URL.createObjectURL(new Blob([`${flaxvaeProduct}; ${pr
 worker.onmessage = ({ data }) => { document.body.dataset.assembled = data; };
 """
 )
+
+
+def test_a_browser_without_workers_computes_in_the_page(browser, trained):
+    visit = Visit(browser, trained / pages.NAME, "desktop", without="Worker")
+    assert float(visit.page.locator("#self-test").get_attribute("data-decoder")) <= 1e-2
+    assert follows(visit.page, visit.page.locator(".ex-strip button").nth(3).click)
+    assert visit.complaints == []
+    visit.page.context.close()
+
+
+def test_a_browser_that_cannot_unpack_the_weights_says_so(browser, trained):
+    failed, without = "#explorer-live[data-failed]", "DecompressionStream"
+    visit = Visit(browser, trained / pages.NAME, "desktop", ready=failed, without=without)
+    (said,) = visit.page.locator("#explorer-live [role=alert]").all_text_contents()
+    assert said.startswith("The explorer could not start: ") and without in said
+    assert visit.complaints == []
+    visit.page.context.close()
 
 
 @pytest.mark.parametrize("assembles", [False, True])

@@ -1,6 +1,8 @@
 """The table of figures: what applies to which model, what is computed, and what --only picks."""
 
 import inspect
+import json
+import re
 import subprocess
 import sys
 from typing import get_type_hints
@@ -9,13 +11,13 @@ import numpy as np
 import pytest
 
 import flaxvae
-from conftest import TINY
+from conftest import TINY, rare
 from conftest import said as run
 from flaxvae import commands
 from flaxvae.analysis import latent_space
 from flaxvae.data.dataset import taken
 from flaxvae.errors import UsageError
-from flaxvae.report import disentanglement, figures, levels, plots, shown
+from flaxvae.report import disentanglement, explorer, figures, levels, plots, shown
 from flaxvae.runs.run import Run
 
 ALWAYS = {"reconstructions", "latent_scatter", "interpolations"}
@@ -62,6 +64,20 @@ def test_those_that_apply(model, subjects):
         refusal = rf"only='{name}': does not apply to model {model}; .*curves"
         with pytest.raises(UsageError, match=refusal):
             figures.suited(of, [name])
+
+
+@pytest.mark.parametrize("model", rare(APPLY, *({*APPLY} - {"ae", "vq_vae"})))
+def test_each_has_a_page_with_its_model_in_it(model, subjects):
+    """A plain autoencoder, too, which has no KL to order its sliders by."""
+    found = explorer.section(subjects[model])
+    facts = re.search(r"<script[^>]*id=\"explorer-facts\"[^>]*>(.*?)</script>", found.body, re.S)
+    said = json.loads(facts[1])
+    assert {"decode", "look", "bound"} <= {*said["packed"]["graphs"]}
+    assert said["weights"] in ("rounded", "float16")
+    if "order" in said:
+        assert sorted(said["order"]) == list(range(said["latents"]))
+        joint = ("ae", "ladder_vae", "mog_vae")  # these have no KL of each dimension
+        assert said["measure"] == ("variance" if model in joint else "KL")
 
 
 @pytest.mark.parametrize("name", [name for name in figures.FIGURES if name not in OF_FACTORS])

@@ -317,7 +317,7 @@ def collapse(evaluation: Evaluation) -> str:
 
 def used(run: Run, evaluation: Evaluation) -> np.ndarray:
     """[D] how much each unit is used: its KL if known, else the variance of its code."""
-    kl = np.asarray(evaluation.kl_per_unit)
+    kl = np.asarray(evaluation.kl_per_unit or ())  # a plain autoencoder has none
     return kl if len(kl) == run.latent_size else np.asarray(evaluation.code_variance)
 
 
