@@ -74,6 +74,7 @@ def test_each_has_a_page_with_its_model_in_it(model, subjects):
     said = json.loads(facts[1])
     assert {"decode", "look", "bound"} <= {*said["packed"]["graphs"]}
     assert said["weights"] in ("rounded", "float16")
+    assert said["posterior"] == (model != "ae") and said["standard"] <= said["posterior"]
     if "order" in said:
         assert sorted(said["order"]) == list(range(said["latents"]))
         joint = ("ae", "ladder_vae", "mog_vae")  # these have no KL of each dimension

@@ -483,7 +483,7 @@ const start = async () => {
         go(Int32Array.from({ length }, () => Math.floor(random() * facts.grid.size)), "a draw from the prior: codes at random");
       } }));
     }
-    if (!discrete) made.push(element("button", { type: "button", textContent: "Back to the middle", onclick: () => go(middle, facts.standard ? "the prior's mean" : "the mean code") }));
+    if (!discrete) made.push(element("button", { type: "button", textContent: "Back to the middle", onclick: () => go(middle, facts.standard ? "the prior’s mean" : "the mean code") }));
     return made.length ? element("div", { className: "ex-row" }, made) : "";
   };
 
@@ -796,7 +796,7 @@ const start = async () => {
       }
       const { cost, kl, z } = await run("bound", inputs);
       scores.push(cost[0] + kl[0]);
-      if (discrete) continue;
+      if (discrete || !facts.posterior) continue;
       for (let d = 0; d < latents; d++) squares[d] += (z[d] - codes[i * latents + d]) ** 2;
       if (i % 32 === 31 || i === images - 1) {
         spread = squares.map((sum) => Math.sqrt(sum / (i + 1)));

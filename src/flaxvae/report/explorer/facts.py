@@ -58,7 +58,8 @@ def of(subject: Subject, functions: Functions | None) -> Facts:
         "binary": run.spec.binary,
         "classes": classes,
         "latents": length,
-        "standard": run.recipe.standard_prior,
+        "standard": run.recipe.standard_prior and run.recipe.has_bound,
+        "posterior": run.recipe.has_bound,  # of a plain autoencoder, z is the code itself
         "random": not run.recipe.has_bound and run.fitted is None,  # no prior to draw from
         "code": run.recipe.code,
         **_labelled(run, some),
