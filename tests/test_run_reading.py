@@ -138,8 +138,8 @@ def test_encode_and_score_keep_names(project, run, new, capsys, tmp_path):
         assert found["files"].tolist() == read.files and found["labels"].tolist() == list(read.y)
         np.testing.assert_array_equal(found["z"], run.encode(read))
         scores = dict(zip(read.files, found["score"], strict=True))
-    code, out, err = command(capsys, f"score {project / 'run'} --images {new}")
-    path = project / "run" / "scores-images-new.csv"
+    code, out, err = command(capsys, f"score {project / 'run'} --images {new} --scores elbo")
+    path = project / "run" / "scores-images-new-scores-elbo.csv"
     assert code == 0 and out.splitlines()[-1] == str(path) and "cat/c.png" in err
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
