@@ -49,13 +49,15 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="module", autouse=True)
 def collected():
-    """Garbage waits for the end of a file: a search in the middle of tracing is long."""
+    """Garbage waits for the end of a file: a search in the middle of tracing is long.
+
+    Compiled programs go then, too; with those of all files a process would need 6 GB.
+    """
     gc.disable()
     yield
     gc.enable()
-    if gc.get_count()[0] > 300_000:
-        gc.collect()
-        gc.freeze()  # what is left is JAX's for good: the next file need not look through it
+    jax.clear_caches()
+    gc.collect()
 
 
 # Of tests that train for every parameter: how many parameters make test runs. Slow tests run all.
