@@ -40,7 +40,7 @@ TORCH_PHOTOGRAPHS_GPU = ("torch tensors", "torch channels_last", "torch graph")
 PHOTOGRAPHS = 4096  # so many, for 60,000 of the larger ones would not fit
 SHORT = Turns(7, 0.5)
 LONG = Turns(5, 1.0)  # of cases that differ in size: the largest takes seconds a step
-GPU = Turns(7, 0.25)  # which differ less, on a machine that is lent by the minute
+GPU = Turns(7, 0.25)  # a GPU's turns differ less
 BLOCKS = Turns(4, 11.0)  # a turn begins with nothing read, and takes some blocks of images
 PAIRS, TURN = 60, 0.3  # what costs a percent or two is seen in many turns of so many seconds
 

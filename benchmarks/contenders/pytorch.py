@@ -17,7 +17,8 @@ from benchmarks.case import Case
 from benchmarks.nets import IMAGES_AT_ONCE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-torch.set_float32_matmul_precision("high")  # on a GPU, factors of 10 bits, as JAX has by default
+if DEVICE == "cuda":
+    torch.set_float32_matmul_precision("high")  # factors of 10 bits, as JAX has by default
 
 
 class Vae(nn.Module):
